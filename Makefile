@@ -1,0 +1,61 @@
+# make repro and make test are the two commands a newcomer needs; each sets up .venv first if it is not there.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PYTHONPATH := src
+export DVC_NO_ANALYTICS := 1
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test lint types check ui publish report profile ledger bench pretrain model-card clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(READY): requirements.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@touch $@
+
+setup: $(READY) ## make the virtual environment from requirements.txt (about 3 minutes)
+
+repro: $(READY) ## run what is out of date of the experiment, then publish it to MLflow; ends with metrics/report.html
+	dvc repro
+	python -m t2i_feedback.publish
+	@echo "open metrics/report.html"
+
+test: $(READY) ## all tests, lint and types
+	pytest
+	$(MAKE) --no-print-directory lint types
+
+lint: $(READY) ## ruff
+	ruff check . && ruff format --check .
+
+types: $(READY) ## mypy
+	mypy
+
+ui: $(READY) ## the MLflow UI on this repository's runs, http://127.0.0.1:5000
+	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" --host 127.0.0.1 --port 5000
+
+publish: $(READY) ## log the present metrics, pictures and report to MLflow again (idempotent)
+	python -m t2i_feedback.publish
+
+profile: $(READY) ## print a named set-up as a dvc exp run line: make profile NAME=paper (APPLY=1 writes it to params.yaml)
+	@python -m t2i_feedback.profile $(NAME) $(if $(APPLY),--apply)
+
+ledger: $(READY) ## what the MLLMs were asked: calls, failures, tokens, seconds, cost
+	@python -m t2i_feedback.mllm.ledger
+
+bench: $(READY) ## measure the pipeline: seconds and peak memory of every stage, and of a repeated run
+	python benchmarks/pipeline.py
+
+pretrain: $(READY) ## train the embedded models from nothing (hours); the weights are committed, nobody needs this
+	dvc repro pretrain/dvc.yaml
+
+model-card: $(READY) ## measure the embedded models and rewrite their card
+	python pretrain/measure.py
+	python pretrain/mllm_measure.py
+
+clean: ## delete partial work and the ledger; results stay
+	rm -rf .cache

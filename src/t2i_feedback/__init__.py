@@ -1,0 +1,1 @@
+"""t2i-feedback: improve text-to-image models with feedback from multimodal language models."""

@@ -1,0 +1,1 @@
+"""DDPO (Black et al., *Training Diffusion Models with Reinforcement Learning*, 2023): the denoising process as a policy."""

@@ -1,0 +1,1 @@
+"""Loading a latent diffusion model and drawing with it."""

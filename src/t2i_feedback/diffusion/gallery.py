@@ -1,0 +1,60 @@
+"""A folder of drawn pictures that fills up batch by batch and is taken up where it stopped."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from t2i_feedback.diffusion.sampling import draw, noise_seed
+from t2i_feedback.params import Model
+from t2i_feedback.records import PromptRow
+
+
+def image_name(caption_id: int, round: int) -> str:
+    return f"images/{caption_id}-round{round}.png"
+
+
+def draw_missing(
+    load: Callable[[], object], prompts: Sequence[PromptRow], folder: Path, *, model: Model, seed: int, title: str
+) -> None:
+    """Draw every prompt's picture into folder/images; its noise depends on caption id and round alone.
+
+    Batches are composed by order of the rows, and one that is not complete on disk is drawn whole, so that an
+    interrupted run ends with the same bytes. `load` yields the pipeline and is called only if something is missing.
+    """
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    batches = [prompts[i : i + model.batch_size] for i in range(0, len(prompts), model.batch_size)]
+    missing = [
+        batch for batch in batches if not all((folder / image_name(row.caption_id, row.round)).exists() for row in batch)
+    ]
+    if not missing:
+        return
+    pipe = load()
+    with tqdm(total=sum(map(len, missing)), unit="picture", desc=title, mininterval=1) as bar:
+        for batch in missing:
+            images = draw(
+                pipe,  # type: ignore[arg-type]
+                [row.prompt for row in batch],
+                [noise_seed(seed, row.caption_id, row.round) for row in batch],
+                steps=model.steps,
+                guidance=model.guidance,
+                eta=model.eta,
+                size=model.size,
+            )
+            for row, image in zip(batch, images, strict=True):
+                save_png(image, folder / image_name(row.caption_id, row.round))
+            bar.update(len(batch))
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Write the file in one step: an interrupted run leaves no half picture under its name."""
+    partial = path.with_suffix(".partial")
+    image.save(partial, format="PNG")
+    partial.replace(path)
+
+
+def open_png(path: Path) -> Image.Image:
+    """The very pixels that are saved, as RGB, with the file closed."""
+    with Image.open(path) as image:
+        return image.convert("RGB")

@@ -1,0 +1,137 @@
+"""Drawing pictures, and drawing trajectories whose every step has a log-probability."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+
+from t2i_feedback.diffusion import ddim
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+
+def noise_seed(seed: int, *labels: int | str) -> int:
+    """A 63-bit seed for one picture's noise, from the run's seed and what names the picture (caption id, round)."""
+    text = ":".join(map(str, (seed, *labels)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def noise_sources(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One generator per picture, on the CPU: the noise depends on neither batch size, order nor device."""
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+
+@torch.inference_mode()
+def draw(
+    pipe: "StableDiffusionPipeline",
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    steps: int,
+    guidance: float,
+    eta: float,
+    size: int,
+) -> list[Image.Image]:
+    """One picture per prompt, `size` pixels square, from the noise that its seed names."""
+    return pipe(
+        prompt=list(prompts),
+        generator=noise_sources(seeds),
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        eta=eta,
+        height=size,
+        width=size,
+    ).images
+
+
+def tokens_lost(tokenizer, prompts: Sequence[str]) -> list[int]:
+    """How many tokens of each prompt lie beyond the text encoder's window."""
+    window = tokenizer.model_max_length
+    full = tokenizer(list(prompts), truncation=False, verbose=False).input_ids
+    return [max(0, len(ids) - window) for ids in full]
+
+
+@dataclass
+class Policy:
+    """The UNet under classifier-free guidance as the policy of the denoising process."""
+
+    unet: torch.nn.Module
+    schedule: ddim.Schedule
+    guidance: float  # 1 = none; the same in sampling and training, else the ratio is not 1
+    null: torch.Tensor  # [1, tokens, width] embedding of the empty prompt
+
+    def mean(self, x_t: torch.Tensor, step: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
+        """Mean of the transition from x_t [B, C, H, W] at the steps with indices `step` [B]; embeddings [B, tokens, width]."""
+        timesteps = self.schedule.timesteps[step].to(x_t.device)
+        if self.guidance == 1:
+            output = self.unet(x_t, timesteps, encoder_hidden_states=embeddings, return_dict=False)[0]
+        else:
+            both = torch.cat([self.null.expand(len(x_t), -1, -1), embeddings])
+            halves = self.unet(
+                torch.cat([x_t, x_t]), torch.cat([timesteps, timesteps]), encoder_hidden_states=both, return_dict=False
+            )[0]
+            unconditional, conditional = halves.chunk(2)
+            output = unconditional + self.guidance * (conditional - unconditional)
+        return ddim.transition_mean(self.schedule, step.to(x_t.device), output, x_t)
+
+
+@dataclass
+class Trajectories:
+    """What a rollout of N pictures leaves behind; all of it on the CPU."""
+
+    latents: torch.Tensor  # [N, steps + 1, C, H, W]; [:, 0] is pure noise, [:, -1] is decoded
+    log_probs: torch.Tensor  # [N, steps] of latents[:, i + 1] given latents[:, i]
+    prompt_index: torch.Tensor  # [N] into the embeddings
+    images: list[Image.Image]
+
+
+@torch.no_grad()
+def embed(pipe: "StableDiffusionPipeline", prompts: Sequence[str]) -> torch.Tensor:
+    """Text embeddings [len(prompts), tokens, width] as the pipeline itself computes them."""
+    return pipe.encode_prompt(list(prompts), pipe.device, 1, do_classifier_free_guidance=False)[0]
+
+
+@torch.no_grad()
+def roll_out(
+    pipe: "StableDiffusionPipeline",
+    policy: Policy,
+    embeddings: torch.Tensor,
+    prompt_index: torch.Tensor,
+    seeds: Sequence[int],
+    *,
+    size: int,
+    batch_size: int,
+    progress: Callable[[int], object] = lambda drawn: None,
+) -> Trajectories:
+    """Draw one picture per entry of `prompt_index` and keep every latent and log-probability on the way.
+
+    `progress` is told how many pictures were just finished.
+    """
+    side = size // pipe.vae_scale_factor
+    shape = (pipe.unet.config.in_channels, side, side)
+    kept_latents, kept_log_probs, images = [], [], []
+    for start in range(0, len(seeds), batch_size):
+        sources = noise_sources(seeds[start : start + batch_size])
+        given = embeddings[prompt_index[start : start + batch_size]].to(pipe.device)
+
+        def fresh_noise(sources: list[torch.Generator] = sources) -> torch.Tensor:
+            return torch.stack([torch.randn(shape, generator=source) for source in sources]).to(pipe.device, pipe.dtype)
+
+        x = fresh_noise()
+        latents, log_probs = [x], []
+        for index in range(len(policy.schedule)):
+            step = torch.full((len(x),), index)
+            mean = policy.mean(x, step, given)
+            x = (mean + policy.schedule.sigma[index].to(mean.device) * fresh_noise()).to(pipe.dtype)
+            log_probs.append(ddim.log_prob(policy.schedule, step, mean, x))  # of the latent as stored
+            latents.append(x)
+        pixels = pipe.vae.decode(x / pipe.vae.config.scaling_factor, return_dict=False)[0]
+        images += pipe.image_processor.postprocess(pixels, output_type="pil")
+        kept_latents.append(torch.stack(latents, 1).cpu())
+        kept_log_probs.append(torch.stack(log_probs, 1).cpu())
+        progress(len(x))
+    return Trajectories(torch.cat(kept_latents), torch.cat(kept_log_probs), prompt_index, images)

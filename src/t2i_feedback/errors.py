@@ -1,0 +1,5 @@
+"""The one exception whose text is meant for the user: a stage prints it as a single line and exits with status 1."""
+
+
+class UserError(Exception):
+    """Something the user can mend. The message names the key, file or command and the way out."""

@@ -1,0 +1,43 @@
+"""Multimodal language models: where they run (`local`, `endpoint`), what they said (`ledger`), what they do (`roles`)."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from t2i_feedback.mllm.base import Backend, Mllm
+from t2i_feedback.params import EndpointEntry, LocalEntry
+
+
+@contextmanager
+def open(name: str, entry: LocalEntry | EndpointEntry, ledger_path: Path) -> Iterator[Mllm]:
+    """The model that the catalogue calls `name`, behind the ledger. A run whose answers are all there loads nothing.
+
+    Raises UserError when a local checkpoint is nowhere to be had.
+    """
+    from t2i_feedback.mllm.ledger import Ledger, Ledgered
+
+    if isinstance(entry, LocalEntry):
+        from t2i_feedback.mllm import checkpoint
+
+        revision = checkpoint.revision(name, entry)
+        facts = ["local", revision, entry.dtype, entry.quantisation]
+
+        def load() -> Backend:
+            from t2i_feedback.mllm.local import LocalMllm
+
+            return LocalMllm(name, entry, revision)
+
+    else:
+        facts = ["endpoint", entry.base_url, entry.model, entry.logprobs]
+
+        def load() -> Backend:
+            from t2i_feedback.mllm.endpoint import EndpointMllm
+
+            return EndpointMllm(name, entry)
+
+    model = Ledgered(entry, json.dumps(facts), load, Ledger(ledger_path))
+    try:
+        yield model
+    finally:
+        model.close()

@@ -1,0 +1,100 @@
+"""What every multimodal language model looks like to the rest: requests in, typed replies out.
+
+Only a `valid` reply carries an answer. The other statuses say why there is none, and no number is made of them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from PIL import Image
+
+from t2i_feedback.params import EndpointEntry, LocalEntry
+from t2i_feedback.records import Status
+
+Value = TypeVar("Value")
+
+MIN_MASS = 0.05  # an answer whose candidates together have less probability is not one of the candidates
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question. `sample` tells repeated askings apart; `role` is for the ledger's accounts only."""
+
+    text: str
+    image: Image.Image | None = None
+    sample: int = 0
+    role: str = ""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How to answer: freely with at most `max_new_tokens`, or, with candidates, by the probability of each."""
+
+    max_new_tokens: int
+    candidates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer. `probabilities` sum to 1 over the candidates; `mass` is what they had before that."""
+
+    status: Status
+    text: str
+    probabilities: dict[str, float] | None = None
+    mass: float | None = None
+    tokens_in: int = 0
+    tokens_out: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Value]):
+    """What a role made of a reply. `value` is None unless the status is valid; `raw` is the reply's own text."""
+
+    status: Status
+    value: Value | None
+    raw: str
+
+
+class Backend(Protocol):
+    """Where answers come from: a checkpoint in this process or a server."""
+
+    def answers(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[list[tuple[int, Reply]]]:
+        """Yield groups of (position in `requests`, reply) as they come, in any order; every request is answered."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Mllm(Protocol):
+    """A model that roles talk to. Replies stand in the order of the requests."""
+
+    @property
+    def templates(self) -> str:
+        """Which folder of templates words its requests."""
+        ...
+
+    def generate(self, requests: Sequence[Request], max_new_tokens: int | None = None) -> list[Reply]:
+        """Free text, greedily decoded."""
+        ...
+
+    def choose(self, requests: Sequence[Request], candidates: tuple[str, ...]) -> list[Reply]:
+        """The probability of each candidate as the answer (or, from a backend without probabilities, a text)."""
+        ...
+
+
+def cost_usd(entry: LocalEntry | EndpointEntry, reply: Reply) -> float:
+    """What a reply cost, in dollars."""
+    if isinstance(entry, LocalEntry):
+        return 0.0
+    millions = entry.usd_per_million_input_tokens * reply.tokens_in + entry.usd_per_million_output_tokens * reply.tokens_out
+    return millions / 1e6
+
+
+def chosen(mass: dict[str, float], text: str) -> Reply:
+    """The reply that candidates' probability masses make: unparseable when they are hardly among the answers."""
+    total = sum(mass.values())
+    if total < MIN_MASS:
+        return Reply("unparseable", text, None, total, tokens_out=1)
+    return Reply("valid", text, {name: value / total for name, value in mass.items()}, total, tokens_out=1)

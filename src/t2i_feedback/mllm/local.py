@@ -1,0 +1,242 @@
+"""A checkpoint that transformers loads into this process (LLaVA and everything else of `AutoModelForImageTextToText`)."""
+
+import copy
+import os
+import time
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import constants
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature
+from transformers.utils import logging as transformers_logging
+
+from t2i_feedback.errors import UserError
+from t2i_feedback.mllm import checkpoint
+from t2i_feedback.mllm.base import Decoding, Reply, Request, chosen
+from t2i_feedback.params import LocalEntry
+
+MIN_PREFIX = 1e-3  # continuations of less probable beginnings are not looked into; bounds the error of a mass
+
+Tokens = tuple[int, ...]
+
+
+class LocalMllm:
+    """A Backend. Loading takes seconds to minutes; answers come in batches of `entry.batch_size`."""
+
+    def __init__(self, name: str, entry: LocalEntry, revision: str):
+        self._name, self._entry = name, entry
+        self._device = _device(name, entry.device)
+        self._processor, self._model = _load(name, entry, revision, self._device)
+        self._tokenizer = self._processor.tokenizer
+        self._tokenizer.padding_side = "left"
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        text_config = self._model.config.get_text_config()
+        self._context = getattr(text_config, "max_position_embeddings", None) or 1 << 30
+        self._rendered = lru_cache(maxsize=4096)(self._render)
+        self._sequences = lru_cache(maxsize=64)(self._candidate_tokens)
+
+    def close(self) -> None:
+        del self._model
+        if self._device == "cuda":
+            torch.cuda.empty_cache()
+
+    def answers(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[list[tuple[int, Reply]]]:
+        """One group per batch. A batch is all pictures or all text."""
+        for with_image in (True, False):
+            positions = [i for i, request in enumerate(requests) if (request.image is not None) == with_image]
+            for start in range(0, len(positions), self._entry.batch_size):
+                batch = positions[start : start + self._entry.batch_size]
+                try:
+                    replies = self._batch([requests[i] for i in batch], decoding)
+                except torch.OutOfMemoryError:
+                    raise UserError(
+                        f"mllms.{self._name}: {len(batch)} requests at once do not fit into the memory of "
+                        f"{self._device}; lower mllms.{self._name}.batch_size."
+                    ) from None
+                yield list(zip(batch, replies, strict=True))
+
+    @torch.inference_mode()
+    def _batch(self, requests: Sequence[Request], decoding: Decoding) -> list[Reply]:
+        start = time.perf_counter()
+        new_tokens = 1 if decoding.candidates else decoding.max_new_tokens
+        inputs = self._inputs(requests)
+        lengths = inputs["attention_mask"].sum(1).tolist()
+        long = [length + new_tokens > self._context for length in lengths]
+        if any(long):  # those are answered as truncated; the others are asked without them
+            rest = [request for request, too_long in zip(requests, long, strict=True) if not too_long]
+            replies = iter(self._batch(rest, decoding) if rest else [])
+            return [
+                Reply("truncated", f"{n} tokens and {new_tokens} new ones exceed the context of {self._context}", tokens_in=n)
+                if too_long
+                else next(replies)
+                for n, too_long in zip(lengths, long, strict=True)
+            ]
+        if decoding.candidates:
+            replies = self._chosen(inputs, decoding.candidates)
+        else:
+            replies = self._generated(inputs, new_tokens)
+        seconds = (time.perf_counter() - start) / len(requests)
+        return [
+            Reply(r.status, r.text, r.probabilities, r.mass, n, r.tokens_out, seconds)
+            for r, n in zip(replies, lengths, strict=True)
+        ]
+
+    # ------------------------------------------------------------------------------------------ in
+
+    def _render(self, text: str, with_image: bool) -> str:
+        """The request in the checkpoint's own chat template; control tokens that a user typed are made harmless."""
+        for token in self._tokenizer.all_special_tokens:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        content: list[dict[str, str]] = [{"type": "image"}] if with_image else []
+        conversation = [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
+        return self._processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+
+    def _inputs(self, requests: Sequence[Request]) -> BatchFeature:
+        """Left-padded token ids and preprocessed pictures of a batch, on the device."""
+        texts = [self._rendered(request.text, request.image is not None) for request in requests]
+        begin = self._tokenizer.bos_token
+        arguments: dict[str, Any] = {
+            "return_tensors": "pt",
+            "padding": True,
+            "add_special_tokens": not (begin and texts[0].startswith(begin)),
+        }
+        if requests[0].image is None:
+            inputs = BatchFeature(dict(self._tokenizer(texts, **arguments)))
+        else:
+            images = [request.image.convert("RGB") for request in requests if request.image is not None]
+            inputs = self._processor(images=images, text=texts, **arguments)
+        inputs.pop("token_type_ids", None)
+        return inputs.to(self._device, dtype=self._model.dtype)
+
+    # ------------------------------------------------------------------------------------------ out
+
+    def _generated(self, inputs: BatchFeature, max_new_tokens: int) -> list[Reply]:
+        """Greedy answers; one without its end is truncated."""
+        prompt_length = inputs["input_ids"].shape[1]
+        output = self._model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+        ends = self._model.generation_config.eos_token_id
+        ends = {ends} if isinstance(ends, int) else set(ends or ())
+        replies = []
+        for row in output[:, prompt_length:].tolist():
+            length = next((i + 1 for i, token in enumerate(row) if token in ends), None)
+            text = self._tokenizer.decode(row[:length], skip_special_tokens=True).strip()
+            replies.append(Reply("truncated" if length is None else "valid", text, tokens_out=length or len(row)))
+        return replies
+
+    def _chosen(self, inputs: BatchFeature, candidates: tuple[str, ...]) -> list[Reply]:
+        """Probabilities of the candidates as answers: the summed probabilities of all their spellings in tokens."""
+        output = self._next(**inputs)
+        first = output.logits[0].float().log_softmax(-1)
+        reach: dict[Tokens, Tensor] = {(): torch.zeros(len(first), device=first.device)}  # log P of a beginning, [batch]
+        following: dict[Tokens, Tensor] = {(): first}  # log P of the next token after it, [batch, vocabulary]
+        spellings = self._sequences(candidates)
+        sequences = {sequence for some in spellings.values() for sequence in some}
+        for prefix in sorted({s[:n] for s in sequences for n in range(1, len(s))}, key=len):
+            if prefix[:-1] not in following:
+                continue
+            reach[prefix] = reach[prefix[:-1]] + following[prefix[:-1]][:, prefix[-1]]
+            if (reach[prefix].exp() >= MIN_PREFIX).any():
+                following[prefix] = self._continued(inputs, output.past_key_values, prefix)
+
+        def probability(sequence: Tokens) -> Tensor:
+            prefix = sequence[:-1]
+            if prefix not in following:
+                return torch.zeros_like(reach[()])
+            likely = reach[prefix].exp() >= MIN_PREFIX
+            return torch.where(likely, (reach[prefix] + following[prefix][:, sequence[-1]]).exp(), 0.0)
+
+        whole = {sequence: probability(sequence) for sequence in sequences}
+        masses = {}
+        for candidate, some in spellings.items():
+            longer = {s for s in sequences - some if any(s[: len(own)] == own for own in some)}
+            mass = sum(whole[s] for s in some) - sum(whole[s] for s in longer)  # "1" is not the beginning of "10"
+            masses[candidate] = torch.as_tensor(mass).clamp(min=0).tolist()
+        texts = self._tokenizer.batch_decode(first.argmax(-1, keepdim=True))
+        return [
+            chosen({candidate: mass[row] for candidate, mass in masses.items()}, text.strip())
+            for row, text in enumerate(texts)
+        ]
+
+    def _next(self, **inputs: Any) -> Any:
+        """One step of generation: its logits and the cache of what was read."""
+        return self._model.generate(
+            **inputs, max_new_tokens=1, do_sample=False, num_beams=1, output_logits=True, return_dict_in_generate=True
+        )
+
+    def _continued(self, inputs: BatchFeature, cache: Any, prefix: Tokens) -> Tensor:
+        """Log P of the token after the request and `prefix`, float [batch, vocabulary]."""
+        more = torch.tensor(prefix, device=self._device).expand(len(inputs["input_ids"]), -1)
+        output = self._next(
+            input_ids=torch.cat([inputs["input_ids"], more], 1),
+            attention_mask=torch.cat([inputs["attention_mask"], torch.ones_like(more)], 1),
+            past_key_values=copy.deepcopy(cache),
+        )
+        return output.logits[0].float().log_softmax(-1)
+
+    def _candidate_tokens(self, candidates: tuple[str, ...]) -> dict[str, frozenset[Tokens]]:
+        """Every way to write each candidate in tokens: with a space before it or none, with a capital or none."""
+        spellings = {}
+        for candidate in candidates:
+            forms = {before + word for before in ("", " ") for word in (candidate, candidate.capitalize())}
+            ids = {tuple(self._tokenizer.encode(form, add_special_tokens=False)) for form in forms}
+            ids |= {(token,) for form in forms if (token := self._single_token(form)) is not None}
+            spellings[candidate] = frozenset(i for i in ids if i)
+        return spellings
+
+    def _single_token(self, form: str) -> int | None:
+        """The token that is this very text: SentencePiece and byte-level vocabularies hold words with their space."""
+        vocabulary = self._tokenizer.get_vocab()
+        spelt = [form.replace(" ", mark) for mark in ("\u2581", "\u0120")]
+        return next((vocabulary[text] for text in spelt if text in vocabulary), None)
+
+
+def _device(name: str, wanted: str) -> str:
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        return next(device for device in ("cuda", "mps", "cpu") if available[device])
+    if not available[wanted]:
+        raise UserError(f"mllms.{name}.device: {wanted} is not available here; use auto or cpu.")
+    return wanted
+
+
+def _load(name: str, entry: LocalEntry, revision: str, device: str) -> tuple[Any, Any]:
+    """Processor and model, in evaluation mode. Raises UserError when files are missing or do not fit the class."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    where: dict[str, Any] = {"trust_remote_code": entry.trust_remote_code}
+    if Path(entry.model).is_dir():
+        where["local_files_only"] = True
+    else:
+        where["revision"] = revision
+    quantised: dict[str, Any] = {}
+    if entry.quantisation != "none":
+        quantised = {"quantization_config": _quantisation(name, entry, device), "device_map": device}
+    try:
+        processor = AutoProcessor.from_pretrained(entry.model, **where)
+        model = AutoModelForImageTextToText.from_pretrained(
+            entry.model, dtype=getattr(torch, entry.dtype), **quantised, **where
+        )
+    except OSError as error:
+        raise checkpoint.missing(name, entry, os.fspath(constants.HF_HUB_CACHE), error) from None
+    except ValueError as error:
+        raise UserError(f"mllms.{name}: {entry.model} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    model = model if quantised else model.to(device)
+    return processor, model.eval()
+
+
+def _quantisation(name: str, entry: LocalEntry, device: str) -> Any:
+    from importlib.util import find_spec
+
+    from transformers import BitsAndBytesConfig
+
+    if device != "cuda" or find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"mllms.{name}.quantisation: {entry.quantisation} needs a CUDA device and the package bitsandbytes; "
+            "use quantisation: none."
+        )
+    return BitsAndBytesConfig(load_in_8bit=entry.quantisation == "8bit", load_in_4bit=entry.quantisation == "4bit")

@@ -1,0 +1,221 @@
+"""The typed mirror of params.yaml: the only module that reads it. Every problem is reported at once, with its key."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from t2i_feedback import paths
+from t2i_feedback.errors import UserError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class Data(Section):
+    source: Literal["postcards", "coco", "folder"]
+    path: Path
+    train_split: str
+    val_split: str
+    caption: Literal["shortest", "first", "random"]
+    finetune_captions: Count
+    evaluation_captions: Annotated[int, Field(ge=4)]
+    reference_images: Annotated[int, Field(ge=4)]
+
+    @model_validator(mode="after")
+    def _reference_is_large_enough(self) -> "Data":
+        if self.reference_images < self.evaluation_captions:
+            raise ValueError("reference_images must be at least evaluation_captions: FID compares with all of them")
+        return self
+
+
+class Model(Section):
+    name: Annotated[str, Field(min_length=1)]
+    revision: str
+    dtype: Literal["float32", "bfloat16", "float16"]
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    size: Annotated[int, Field(ge=8, multiple_of=8)]
+    steps: Annotated[int, Field(ge=2, le=1000)]
+    guidance: Annotated[float, Field(ge=1)]
+    eta: Share
+    batch_size: Count
+
+
+class LocalEntry(Section):
+    """A checkpoint that transformers loads into this process."""
+
+    backend: Literal["local"]
+    model: Annotated[str, Field(min_length=1)]
+    revision: str = "main"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    quantisation: Literal["none", "8bit", "4bit"] = "none"
+    templates: Literal["general", "postcards"] = "general"
+    batch_size: Count = 8
+    max_new_tokens: Count = 96
+    trust_remote_code: bool = False
+
+
+class EndpointEntry(Section):
+    """A model behind an OpenAI-compatible server."""
+
+    backend: Literal["endpoint"]
+    model: Annotated[str, Field(min_length=1)]
+    base_url: Annotated[str, Field(pattern=r"^https?://")]
+    api_key_env: str | None = None  # name of the environment variable that holds the key
+    templates: Literal["general", "postcards"] = "general"
+    concurrency: Count = 8
+    max_new_tokens: Count = 96
+    timeout_seconds: Positive = 60
+    retries: Annotated[int, Field(ge=0)] = 4
+    logprobs: bool = True  # ask for token probabilities; without them answers are parsed
+    max_calls: Count | None = None  # budget of one stage; None = no limit
+    max_cost_usd: Positive | None = None
+    usd_per_million_input_tokens: Annotated[float, Field(ge=0)] = 0
+    usd_per_million_output_tokens: Annotated[float, Field(ge=0)] = 0
+
+
+MllmEntry = Annotated[LocalEntry | EndpointEntry, Field(discriminator="backend")]
+
+
+class Stage1(Section):
+    mllm: str
+    max_rounds: Count
+    threshold: Share
+    feedback: bool
+    max_invalid_fraction: Share
+
+
+class Calibrate(Section):
+    images: Annotated[int, Field(ge=2)]
+    levels: Annotated[int, Field(ge=3)]
+    min_rank_correlation: Annotated[float, Field(ge=-1, le=1)]
+
+
+class Finetune(Section):
+    judge: str
+    preference: Annotated[str, Field(min_length=3)]
+    enhance_prompts: bool
+    require_calibrated: bool
+    epochs: Count
+    prompts_per_epoch: Count
+    images_per_prompt: Annotated[int, Field(ge=2)]
+    eta: Annotated[float, Field(gt=0, le=1)]
+    inner_epochs: Count
+    updates_per_epoch: Count
+    timestep_share: Annotated[float, Field(gt=0, le=1)]
+    train_batch_size: Count
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    max_grad_norm: Positive
+    clip_range: Positive
+    advantage: Literal["per_prompt", "per_batch"]
+    advantage_clip: Positive
+    kl_weight: Annotated[float, Field(ge=0)]
+    lora_rank: Count
+    lora_alpha: Count
+    lora_targets: Annotated[list[str], Field(min_length=1)]
+    gradient_checkpointing: bool
+    keep_last: Count
+    max_invalid_fraction: Share
+
+    @property
+    def pictures_per_epoch(self) -> int:
+        return self.prompts_per_epoch * self.images_per_prompt
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> "Finetune":
+        if not self.preference.strip():
+            raise ValueError("preference must not be blank")
+        if self.pictures_per_epoch % self.updates_per_epoch:
+            raise ValueError(
+                f"updates_per_epoch {self.updates_per_epoch} must divide prompts_per_epoch * images_per_prompt "
+                f"= {self.pictures_per_epoch}"
+            )
+        return self
+
+
+class Evaluate(Section):
+    judge: str
+    extractor: Literal["efficientnet-lite0", "inception-v3-compat"]
+    resamples: Annotated[int, Field(ge=50)]
+    splits: Count
+    kid_subset: Annotated[int, Field(ge=2)]
+    kid_subsets: Count
+    neighbourhood: Count
+    max_invalid_fraction: Share
+
+
+class Report(Section):
+    grid: Count
+    stories: Annotated[int, Field(ge=0)]
+
+
+class Params(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    data: Data
+    model: Model
+    mllms: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], MllmEntry]
+    stage1: Stage1
+    calibrate: Calibrate
+    finetune: Finetune
+    evaluate: Evaluate
+    report: Report
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> "Params":
+        problems = []
+        for key, name in (
+            ("stage1.mllm", self.stage1.mllm),
+            ("finetune.judge", self.finetune.judge),
+            ("evaluate.judge", self.evaluate.judge),
+        ):
+            if name not in self.mllms:
+                problems.append(f"{key}: no entry of mllms is called {name!r}; there are {', '.join(sorted(self.mllms))}")
+        if self.finetune.prompts_per_epoch > self.data.finetune_captions:
+            problems.append(
+                f"finetune.prompts_per_epoch: {self.finetune.prompts_per_epoch} prompts cannot be drawn from "
+                f"data.finetune_captions = {self.data.finetune_captions}"
+            )
+        if self.evaluate.kid_subset > self.data.evaluation_captions:
+            problems.append(
+                f"evaluate.kid_subset: {self.evaluate.kid_subset} is more than data.evaluation_captions = "
+                f"{self.data.evaluation_captions}"
+            )
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def load(path: Path = paths.PARAMS) -> Params:
+    """Read and check params.yaml. Raises UserError that lists every problem with its key."""
+    import yaml
+
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run from the repository's root") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{path} has problems:\n" + "\n".join(f"  {line}" for line in _problems(error))) from None
+
+
+def _problems(error: ValidationError) -> list[str]:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"] if part not in ("local", "endpoint"))
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = "unknown key; is it misspelt?"
+        elif problem["type"] != "value_error":
+            message = f"{message[0].lower()}{message[1:]}, not {problem['input']!r}"
+        lines += [f"{key}: {part}" if key else part for part in message.splitlines()]
+    return lines

@@ -1,0 +1,52 @@
+"""Every path of the DAG, once. Relative to the repository's root, where DVC runs each stage."""
+
+import os
+from pathlib import Path
+
+ARMS = ("raw", "enhanced", "best_of_n", "validated", "finetuned", "combined")
+
+PARAMS = Path("params.yaml")
+DATASET = Path("data/dataset")  # images/, finetune.jsonl, evaluation.jsonl, reference.jsonl
+FINETUNE_CAPTIONS = DATASET / "finetune.jsonl"  # CaptionRow
+EVALUATION_CAPTIONS = DATASET / "evaluation.jsonl"  # CaptionRow
+REFERENCE_CAPTIONS = DATASET / "reference.jsonl"  # CaptionRow: the real images that FID compares with
+REFERENCE = Path("data/reference")  # features.safetensors, card.json
+CALIBRATION = Path("data/calibration")  # CalibrationRow sweeps.jsonl
+PROMPTS = Path("data/prompts")
+FIRST_PROMPTS = PROMPTS / "prompts.jsonl"  # PromptRow: the enhancer's prompt of round 1 per evaluation caption
+ADAPTER = Path("models/lora")  # peft adapter, history.jsonl, pairs/
+ORACLE = Path("models/postcards/oracle")
+
+METRICS = Path("metrics")
+CALIBRATION_METRICS = METRICS / "calibration.json"
+FINETUNE_METRICS = METRICS / "finetune.json"
+REPORT = METRICS / "report.html"
+SUMMARY = METRICS / "summary.json"
+
+
+def arm(name: str) -> Path:
+    """An arm's folder: pictures.jsonl (one PictureRow per caption), rounds.jsonl (every picture drawn), images/."""
+    return Path("data/arms") / name
+
+
+def evaluation(name: str) -> Path:
+    """What `evaluate` measured of an arm: per_image.jsonl (EvaluationRow), features.safetensors, card.json."""
+    return Path("data/evaluation") / name
+
+
+def arm_metrics(name: str) -> Path:
+    return METRICS / "arms" / f"{name}.json"
+
+
+def root() -> Path:
+    """The repository that keeps what outlives a run: DVC names it even in temporary experiment folders."""
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
+def cache() -> Path:
+    """Partial work and the ledger: outside DVC's outputs, shared by experiments, safe to delete."""
+    return root() / ".cache"
+
+
+def ledger() -> Path:
+    return cache() / "ledger.sqlite"

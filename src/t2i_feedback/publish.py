@@ -1,0 +1,62 @@
+"""Bring MLflow up to date with what is on disk: `python -m t2i_feedback.publish`.
+
+A stage that DVC restores from its cache does not execute and logs nothing; this replays metrics, the reward curve,
+pictures, the report and the adapter into the run of the present code and parameters. Twice is the same as once.
+"""
+
+import json
+
+from t2i_feedback import params, paths, records, stages, tracking
+
+
+def main() -> None:
+    publish(params.load())
+
+
+def publish(p: params.Params) -> bool:
+    """True when MLflow has everything. When it cannot be reached: False, one warning line, nothing lost."""
+    if not tracking.wanted():
+        return False
+    try:
+        run = tracking.parent_run(p)
+        run.replay({0: metrics()})
+        run.replay(reward_curve())
+        files = (paths.REPORT, paths.SUMMARY, paths.METRICS / "plots")
+        run.keep(path for path in files if path.exists())
+        if paths.ADAPTER.exists():
+            run.keep([paths.ADAPTER], "models")
+        run.finish("FINISHED")
+    except Exception as error:  # MLflow, SQLAlchemy, requests and the disk each raise their own
+        tracking.warn(error)
+        return False
+    print(f"published to MLflow at {tracking.shown(tracking.uri())}, run {run.run_id}")
+    return True
+
+
+def metrics() -> dict[str, float]:
+    """Every number of the metrics folder by a flat name: `arms.raw.fid`, `summary.…`, `finetune.…`."""
+    numbers: dict[str, float] = {}
+    for path in sorted(paths.METRICS.rglob("*.json")):
+        prefix = ".".join(path.relative_to(paths.METRICS).with_suffix("").parts)
+        numbers |= dict(_numbers(json.loads(path.read_text()), prefix))
+    return numbers
+
+
+def _numbers(value: object, name: str) -> list[tuple[str, float]]:
+    if isinstance(value, dict):
+        return [found for key, inner in value.items() for found in _numbers(inner, f"{name}.{key}")]
+    return [(name, float(value))] if isinstance(value, (int, float)) else []
+
+
+def reward_curve() -> dict[int, dict[str, float]]:
+    """epoch -> its numbers, named `finetune.curve.…`; empty before anything was fine-tuned."""
+    path = paths.ADAPTER / "history.jsonl"
+    rows = records.read(path, records.EpochRow) if path.exists() else []
+    return {
+        row.epoch: {f"finetune.curve.{k}": float(v) for k, v in row.model_dump(exclude={"epoch"}, exclude_none=True).items()}
+        for row in rows
+    }
+
+
+if __name__ == "__main__":
+    stages.run(main)

@@ -1,0 +1,198 @@
+"""Arms against each other, caption by caption, with 95 % intervals; and what the validator's loop did."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from t2i_feedback.evaluation import intervals
+from t2i_feedback.evaluation.intervals import Interval
+from t2i_feedback.reporting.evidence import Arm, Evidence, RoundRow
+
+KEPT_SHARE = 0.9  # of raw's alignment and diversity that fine-tuning must keep, else it counts as collapse
+STAGE1_PAIRS = (
+    ("enhanced", "raw"),
+    ("best_of_n", "raw"),
+    ("validated", "raw"),
+    ("combined", "raw"),
+    ("validated", "enhanced"),
+    ("validated", "best_of_n"),
+)
+STAGE1_MEASURES = ("alignment", "whole")
+STAGE2_MEASURES = ("judge_score", "held_out_score", "brightness", "contrast", "sharpness")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How `arm` differs from `base` in one measure, over the captions that both have it for."""
+
+    measure: str
+    arm: str
+    base: str
+    pairs: int
+    base_value: float
+    arm_value: float
+    interval: Interval  # of the mean difference arm - base, or of the ratio arm / base
+    is_ratio: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.measure}_{self.arm}_{'over' if self.is_ratio else 'minus'}_{self.base}"
+
+    @property
+    def direction(self) -> int:
+        """1: above the base, -1: below it, 0: the interval holds both."""
+        neutral = 1.0 if self.is_ratio else 0.0
+        return int(self.interval.low > neutral) - int(self.interval.high < neutral)
+
+
+def values_of_both(arm: Arm, base: Arm, measure: str) -> tuple[np.ndarray, np.ndarray]:
+    """float [N] each: the measure for the captions that both arms have it for, in one order."""
+    shared = sorted(arm.measured.keys() & base.measured.keys())
+    found = [(getattr(arm.measured[i], measure), getattr(base.measured[i], measure)) for i in shared]
+    kept = [(float(a), float(b)) for a, b in found if a is not None and b is not None]
+    both = np.array(kept, dtype=np.float64).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
+
+
+def compare(evidence: Evidence, arm: str, base: str, measure: str, ratio: bool = False) -> Comparison | None:
+    """None when an arm was not run, or when fewer than two captions have the measure in both."""
+    if arm not in evidence.arms or base not in evidence.arms:
+        return None
+    a, b = values_of_both(evidence.arms[arm], evidence.arms[base], measure)
+    if len(a) < 2 or (ratio and b.mean() <= 0):
+        return None
+    make = intervals.ratio if ratio else intervals.difference
+    interval = make(a, b, resamples=evidence.params.evaluate.resamples, seed=evidence.params.seed)
+    return Comparison(measure, arm, base, len(a), float(b.mean()), float(a.mean()), interval, ratio)
+
+
+def stage1(evidence: Evidence) -> list[Comparison]:
+    found = [compare(evidence, arm, base, m) for m in STAGE1_MEASURES for arm, base in STAGE1_PAIRS]
+    return [comparison for comparison in found if comparison]
+
+
+def stage2(evidence: Evidence) -> list[Comparison]:
+    found = [compare(evidence, "finetuned", "raw", measure) for measure in STAGE2_MEASURES]
+    found.append(compare(evidence, "finetuned", "raw", "alignment", ratio=True))
+    return [comparison for comparison in found if comparison]
+
+
+def diversity_ratio(evidence: Evidence) -> float | None:
+    """Fine-tuned over raw. One number per arm: it has no interval."""
+    found = [evidence.arms[arm].metrics.get("diversity") for arm in ("finetuned", "raw") if arm in evidence.arms]
+    return found[0] / found[1] if len(found) == 2 and found[0] is not None and found[1] else None
+
+
+# ------------------------------------------------------------------------------------------------ the loop
+
+
+@dataclass(frozen=True)
+class RoundSummary:
+    """One round of an arm's loop."""
+
+    arm: str
+    round: int
+    drawn: int
+    judged: int  # verdicts that were valid
+    accepted: int
+    alignment: float | None  # mean over the round's pictures
+
+
+def rounds(arm: Arm) -> list[RoundSummary]:
+    alignments = {(row.caption_id, row.round): row.alignment for row in arm.measured_rounds}
+    summaries = []
+    for number in sorted({row.round for row in arm.rounds}):
+        rows = [row for row in arm.rounds if row.round == number]
+        known = [a for row in rows if (a := alignments.get((row.caption_id, number))) is not None]
+        summaries.append(
+            RoundSummary(
+                arm.name,
+                number,
+                drawn=len(rows),
+                judged=sum(row.accepted is not None for row in rows),
+                accepted=sum(row.accepted is True for row in rows),
+                alignment=float(np.mean(known)) if known else None,
+            )
+        )
+    return summaries
+
+
+@dataclass(frozen=True)
+class Split:
+    """Mean alignment of accepted and of rejected pictures, and how far apart they are."""
+
+    accepted: int
+    rejected: int
+    accepted_alignment: float
+    rejected_alignment: float
+    interval: Interval
+
+
+def accepted_against_rejected(rows: Iterable[RoundRow], resamples: int, seed: int) -> Split | None:
+    """Over all rounds. The interval resamples captions, as the pictures of one caption are alike."""
+    known = [row for row in rows if row.accepted is not None and row.alignment is not None]
+    captions = {caption_id: i for i, caption_id in enumerate(sorted({row.caption_id for row in known}))}
+    sums = np.zeros((len(captions), 4))  # alignment of accepted, their count, the same of rejected
+    for row in known:
+        sums[captions[row.caption_id], slice(0, 2) if row.accepted else slice(2, 4)] += (row.alignment, 1)
+    totals = sums.sum(0)
+    if not totals[1] or not totals[3]:
+        return None
+    draws = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), resamples) @ sums
+    draws = draws[(draws[:, 1] > 0) & (draws[:, 3] > 0)]
+    low, high = np.percentile(draws[:, 0] / draws[:, 1] - draws[:, 2] / draws[:, 3], [2.5, 97.5])
+    means = totals[0] / totals[1], totals[2] / totals[3]
+    return Split(int(totals[1]), int(totals[3]), means[0], means[1], Interval(means[0] - means[1], float(low), float(high)))
+
+
+def feedback_effect(evidence: Evidence) -> Comparison | None:
+    """Alignment of second pictures: drawn from a prompt with feedback (validated) and without (best_of_n), same noise."""
+    if "validated" not in evidence.arms or "best_of_n" not in evidence.arms:
+        return None
+    told, untold = (_second(evidence.arms[name].measured_rounds) for name in ("validated", "best_of_n"))
+    shared = sorted(told.keys() & untold.keys())
+    if len(shared) < 2:
+        return None
+    a, b = (np.array([side[i] for i in shared]) for side in (told, untold))
+    interval = intervals.difference(a, b, resamples=evidence.params.evaluate.resamples, seed=evidence.params.seed)
+    return Comparison("second_alignment", "validated", "best_of_n", len(shared), float(b.mean()), float(a.mean()), interval)
+
+
+def _second(rows: Sequence[RoundRow]) -> dict[int, float]:
+    return {row.caption_id: row.alignment for row in rows if row.round == 2 and row.alignment is not None}
+
+
+# ------------------------------------------------------------------------------------------------ calibration
+
+
+def sweep_means(evidence: Evidence) -> dict[tuple[str, str], list[tuple[float, float, float]]]:
+    """(judge, trait) -> (level, mean score, its standard error), by level; answers that were not valid are left out."""
+    scores: dict[tuple[str, str], dict[float, list[float]]] = {}
+    for row in evidence.calibration:
+        if row.score is not None:
+            scores.setdefault((row.judge, row.trait), {}).setdefault(row.level, []).append(row.score)
+    error: Callable[[list[float]], float] = lambda s: float(np.std(s, ddof=1) / np.sqrt(len(s))) if len(s) > 1 else 0.0
+    return {
+        key: [(level, float(np.mean(levels[level])), error(levels[level])) for level in sorted(levels)]
+        for key, levels in sorted(scores.items())
+    }
+
+
+def summary(evidence: Evidence) -> dict[str, float]:
+    """Flat numbers for `dvc metrics diff`: each comparison with its interval's ends."""
+    numbers: dict[str, float] = {}
+    found = [*stage1(evidence), *stage2(evidence), feedback_effect(evidence)]
+    for comparison in filter(None, found):
+        numbers |= _with_ends(comparison.key, comparison.interval)
+    if (ratio := diversity_ratio(evidence)) is not None:
+        numbers["diversity_finetuned_over_raw"] = ratio
+    for name, arm in evidence.arms.items():
+        split = accepted_against_rejected(arm.measured_rounds, evidence.params.evaluate.resamples, evidence.params.seed)
+        if split:
+            numbers |= _with_ends(f"alignment_{name}_accepted_minus_rejected", split.interval)
+    return numbers
+
+
+def _with_ends(key: str, interval: Interval) -> Mapping[str, float]:
+    return {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}

@@ -1,0 +1,64 @@
+"""What a report is made from: the arms' numbers, rows and pictures, and the records of calibration and fine-tuning."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from t2i_feedback.params import Params
+from t2i_feedback.records import CalibrationRow, CaptionRow, EpochRow, EvaluationRow, PictureRow
+
+LABELS = {
+    "raw": "raw",
+    "enhanced": "enhanced",
+    "best_of_n": "best of n",
+    "validated": "validated",
+    "finetuned": "fine-tuned",
+    "combined": "combined",
+}
+
+
+class RoundRow(BaseModel):
+    """What was measured of one picture of a loop, kept or not; None = not measurable."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    caption_id: int
+    round: int
+    alignment: float | None = None
+    whole: bool | None = None
+    accepted: bool | None = None
+    p_yes: float | None = None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of making the evaluation pictures, as drawn and as measured."""
+
+    name: str
+    folder: Path  # picture names are relative to it
+    metrics: Mapping[str, float]
+    card: Mapping[str, object]
+    measured: Mapping[int, EvaluationRow]  # by caption_id
+    pictures: Mapping[int, PictureRow]  # by caption_id: the ones that the arm ends with
+    rounds: Sequence[PictureRow] = ()  # every picture drawn
+    measured_rounds: Sequence[RoundRow] = ()
+
+    @property
+    def label(self) -> str:
+        return LABELS.get(self.name, self.name)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything at hand. An arm that was not run is absent; so are calibration and history when nobody made them."""
+
+    params: Params
+    dataset: Path  # real images are relative to it
+    captions: Mapping[int, CaptionRow]
+    arms: Mapping[str, Arm]
+    calibration: Sequence[CalibrationRow] = ()
+    calibration_metrics: Mapping[str, float] = field(default_factory=dict)
+    history: Sequence[EpochRow] = ()
+    finetune_metrics: Mapping[str, float] = field(default_factory=dict)

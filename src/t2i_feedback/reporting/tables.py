@@ -1,0 +1,207 @@
+"""Numbers as text: how a metric is written, and the report's tables."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from t2i_feedback.reporting import paper
+from t2i_feedback.reporting.evidence import Arm
+
+MINUS = "\N{MINUS SIGN}"
+NOTHING = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a number of an arm is named and written."""
+
+    key: str
+    label: str
+    digits: int
+    better: str = ""  # "higher", "lower" or, where that depends on the preference, nothing
+    spread: str = ""  # key of its ±
+    invalid: str = ""  # key of the share of answers that were not valid
+
+    @property
+    def title(self) -> str:
+        return f"{self.label} {ARROWS[self.better]}".strip()
+
+
+ARROWS = {"higher": "↑", "lower": "↓", "": ""}
+METRICS: Mapping[str, tuple[Metric, ...]] = {
+    "Fidelity to the real images": (
+        Metric("fid", "FID", 2, "lower", spread="fid_std"),
+        Metric("is", "Inception Score", 2, "higher", spread="is_std"),
+        Metric("kid", "KID", 4, "lower", spread="kid_std"),
+        Metric("precision", "precision", 3, "higher"),
+        Metric("recall", "recall", 3, "higher"),
+        Metric("diversity", "diversity", 3, "higher"),
+    ),
+    "What the caption asks for": (
+        Metric("alignment", "alignment", 3, "higher"),
+        Metric("whole", "whole caption right", 3, "higher"),
+    ),
+    "Light and focus": (
+        Metric("brightness", "brightness", 1),
+        Metric("contrast", "contrast", 1),
+        Metric("sharpness", "sharpness", 3),
+    ),
+    "What the models say": (
+        Metric("judge_score", "judge's score", 2, "higher", invalid="invalid_judge"),
+        Metric("held_out_score", "held-out judge's score", 2, "higher", invalid="invalid_held_out"),
+        Metric("p_yes", "validator's P(yes)", 3, "higher", invalid="invalid_validator"),
+    ),
+    "The loop": (
+        Metric("acceptance_rate", "accepted", 3, "higher", invalid="invalid_validator"),
+        Metric("rounds_mean", "rounds", 2, "lower", spread="rounds_std"),
+    ),
+}
+BY_KEY = {metric.key: metric for group in METRICS.values() for metric in group}
+
+GLOSSARY = {
+    "alignment": "share of what the caption states that an oracle sees in the picture, strictly: an object that nobody "
+    "asked for counts against it. The oracle measures only; it is neither validator nor judge.",
+    "whole caption right": "share of pictures that show everything the caption states and nothing uninvited.",
+    "brightness, contrast": "mean and standard deviation of the 0–255 luma (Rec. 601), averaged over pictures.",
+    "sharpness": "1 − blur_effect of scikit-image: 0 is blurred, 1 is sharp.",
+    "diversity": "mean distance between an arm's pictures in the extractor's features.",
+    "judge's score": "how well pictures meet the preference, 1–10, by the judge whose scores were the reward. "
+    "The held-out judge was never used in training.",
+    "invalid": "share of a model's answers that were refused, unparseable, cut off or lost. They are left out, "
+    "never counted as a score or a verdict.",
+    "rounds": "enhance, generate, validate passes per caption: the paper's Iteration.",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    cells: tuple[str, ...]
+    heading: bool = False  # a line that names a group of rows
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """`columns` name the cells of each row; the first cell of a row names the row."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    caption: str = ""
+    note: str = ""
+
+
+def number(value: float | None, digits: int, spread: float | None = None) -> str:
+    """ "0.71", "24.95 ± 0.51", or a dash for None."""
+    if value is None:
+        return NOTHING
+    text = f"{value:.{digits}f}".replace("-", MINUS)
+    return text if spread is None else f"{text} ± {spread:.{digits}f}"
+
+
+def signed(value: float, digits: int) -> str:
+    """ "+0.12" or "−3.4"; a change that rounds to nothing has no sign."""
+    text = f"{value:+.{digits}f}"
+    return text.replace("-", MINUS) if float(text) else f"{0:.{digits}f}"
+
+
+def percent(share: float | None) -> str:
+    """ "0.4 %"; whole per cents from 10 on."""
+    if share is None:
+        return NOTHING
+    return f"{100 * share:.{0 if share >= 0.0995 else 1}f} %"
+
+
+def measured(metric: Metric, metrics: Mapping[str, float]) -> str:
+    """One cell: the number, its spread, and how many answers were invalid if any were asked for."""
+    if metrics.get(metric.key) is None:
+        return NOTHING
+    text = number(metrics[metric.key], metric.digits, metrics.get(metric.spread))
+    invalid = metrics.get(metric.invalid)
+    return text if invalid is None else f"{text} ({percent(invalid)} invalid)"
+
+
+def arms_table(arms: Iterable[Arm]) -> Table:
+    """Metrics down, arms across; a metric that no arm has is left out, and so is a group without metrics."""
+    arms = list(arms)
+    rows: list[Row] = []
+    for group, metrics in METRICS.items():
+        lines = [(metric.title, *(measured(metric, arm.metrics) for arm in arms)) for metric in metrics]
+        kept = [Row(line) for line in lines if any(cell != NOTHING for cell in line[1:])]
+        if kept:
+            rows += [Row((group,), heading=True), *kept]
+    counts = [int(arm.metrics["n"]) for arm in arms if "n" in arm.metrics]
+    pictures = f"{counts[0]} pictures per arm. " if counts and len(set(counts)) == 1 else ""
+    return Table(
+        ("", *(arm.label for arm in arms)),
+        tuple(rows),
+        note=f"{pictures}↑ higher is better, ↓ lower is better; no arrow where it depends on the preference.",
+    )
+
+
+def cards_table(arms: Iterable[Arm]) -> Table | None:
+    """Protocol cards: one column if all arms were measured alike, else one per arm."""
+    cards = {arm.label: arm.card for arm in arms if arm.card}
+    if not cards:
+        return None
+    keys = list(dict.fromkeys(key for card in cards.values() for key in card))
+    rows = []
+    for key in keys:
+        values = [_plain(card.get(key)) for card in cards.values()]
+        cells = (values[0],) if len(set(values)) == 1 else tuple(f"{a}: {v}" for a, v in zip(cards, values, strict=True))
+        rows.append(Row((key.replace("_", " "), "; ".join(cells))))
+    return Table(("protocol", "ours"), tuple(rows))
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return NOTHING if value is None else str(value)
+
+
+def paper_stage1() -> Table:
+    rows = [
+        Row((enhancer, validator, number(fid, 2, fid_std), number(score, 2, score_std), number(rounds, 0 if spread is None else 2, spread)))
+        for enhancer, validator, fid, fid_std, score, score_std, rounds, spread in paper.STAGE1
+    ]
+    return Table(("Prompt enhancer", "Validator", "FID ↓", "IS ↑", "Iteration"), tuple(rows), caption="The paper, stage 1")
+
+
+def our_stage1(arms: Mapping[str, Arm], mllm: str) -> Table:
+    """Our arms under the paper's columns."""
+    roles = {
+        "raw": ("None", "None"),
+        "enhanced": (mllm, "None"),
+        "best_of_n": (mllm, f"{mllm}, picks the best of n"),
+        "validated": (mllm, mllm),
+        "combined": (mllm, f"{mllm}, adapter loaded"),
+    }
+    rows = []
+    for name, (enhancer, validator) in roles.items():
+        if name in arms:
+            metrics = arms[name].metrics
+            cells = [measured(BY_KEY[key], metrics) for key in ("fid", "is")]
+            rounds = measured(BY_KEY["rounds_mean"], metrics) if name in ("validated", "combined", "best_of_n") else "1"
+            rows.append(Row((enhancer, validator, *cells, rounds)))
+    return Table(("Prompt enhancer", "Validator", "FID ↓", "IS ↑", "Iteration"), tuple(rows), caption="Ours, stage 1")
+
+
+def paper_stage2() -> Table:
+    rows = [
+        Row((model, number(fid, 2), number(score, 2, spread), number(contrast, 2), number(brightness, 2)))
+        for model, fid, score, spread, contrast, brightness in paper.STAGE2
+    ]
+    return Table(("Model", "FID ↓", "IS ↑", "Contrast ↓", "Brightness ↓"), tuple(rows), caption="The paper, stage 2")
+
+
+def our_stage2(arms: Mapping[str, Arm], model: str) -> Table:
+    rows = []
+    for name, label in (("raw", model), ("finetuned", f"{model}, fine-tuned")):
+        if name in arms:
+            metrics = arms[name].metrics
+            fidelity = [measured(BY_KEY[key], metrics) for key in ("fid", "is")]
+            light = [number(metrics.get(key), 2) for key in ("contrast", "brightness")]
+            rows.append(Row((label, *fidelity, *light)))
+    return Table(("Model", "FID ↓", "IS ↑", "Contrast ↓", "Brightness ↓"), tuple(rows), caption="Ours, stage 2")
+
+
+def plain_table(columns: Sequence[str], lines: Iterable[Sequence[str]], caption: str = "", note: str = "") -> Table:
+    return Table(tuple(columns), tuple(Row(tuple(line)) for line in lines), caption, note)

@@ -1,0 +1,29 @@
+"""The DAG's stages: each reads its inputs, calls plain functions and writes complete outputs."""
+
+import errno
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+
+def run(stage: Callable[..., None], *arguments: str) -> None:
+    """Run a stage's function as a program: what the user can mend is one line on stderr, not a traceback."""
+    from t2i_feedback.errors import UserError
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "diffusers", "transformers", "PIL"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    name = stage.__module__.rpartition(".")[2] if stage.__module__ != "__main__" else sys.argv[0].split("/")[-1].removesuffix(".py")
+    try:
+        stage(*arguments)
+    except UserError as error:
+        sys.exit(f"{name}: {error}")
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; what was done is kept, and the same command takes it up.", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.exit(f"{name}: no disk space is left; free some and run the same command again, it goes on where it stopped.")

@@ -1,0 +1,59 @@
+"""best_of_n: the control for the loop. As many pictures per caption as `validated` used, no feedback, the best P(yes) wins.
+
+Every picture has the prompt of round 1 and the noise of its round, so only the feedback differs from `validated`.
+"""
+
+import shutil
+
+from t2i_feedback import loop, params, paths, records, stages, workspace
+
+
+def main() -> None:
+    p = params.load()
+    entry = p.mllms[p.stage1.mllm]
+    captions = {row.caption_id: row for row in records.read(paths.EVALUATION_CAPTIONS, records.CaptionRow)}
+    prompts = {row.caption_id: row for row in records.read(paths.FIRST_PROMPTS, records.PromptRow)}
+    budget = loop.by_caption(records.read(paths.arm("validated") / "rounds.jsonl", records.PictureRow))
+    wanted = [
+        prompts[caption_id].model_copy(update={"round": number})
+        for caption_id, used in budget.items()
+        for number in range(1, len(used) + 1)
+    ]
+    print(f"best_of_n: {len(wanted)} pictures for {len(budget)} captions, as many as validated used")
+    from t2i_feedback import mllm
+    from t2i_feedback.diffusion.gallery import image_name
+    from t2i_feedback.stages.drawing import Studio
+
+    inputs = [paths.EVALUATION_CAPTIONS, paths.FIRST_PROMPTS, paths.arm("enhanced"), paths.arm("validated")]
+    with (
+        workspace.partial("best_of_n", workspace.digest([p.seed, p.model, p.stage1, entry], inputs)) as work,
+        mllm.open(p.stage1.mllm, entry, paths.ledger()) as validator,
+    ):
+        folder = work / "arm"
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        for caption_id in budget:
+            name = image_name(caption_id, 1)
+            shutil.copyfile(paths.arm("enhanced") / name, folder / name)
+        studio = Studio(p, None, folder, validator)
+        again = [row for row in wanted if row.round > 1]
+        if again:
+            studio.draw(again)
+        drawn = [
+            records.PictureRow(
+                caption_id=row.caption_id,
+                round=row.round,
+                prompt=row.prompt,
+                image=image_name(row.caption_id, row.round),
+            )
+            for row in wanted
+        ]
+        judged = loop.judge([captions[row.caption_id] for row in wanted], drawn, studio.validate, p.stage1.threshold)
+        final = [max(rows, key=lambda row: row.p_yes or 0.0) for rows in loop.by_caption(judged).values()]
+        records.write(folder / "rounds.jsonl", judged)
+        records.write(folder / "pictures.jsonl", final)
+        workspace.publish(folder, paths.arm("best_of_n"))
+    print(f"best_of_n: {sum(bool(row.accepted) for row in final)} of {len(final)} would be accepted")
+
+
+if __name__ == "__main__":
+    stages.run(main)

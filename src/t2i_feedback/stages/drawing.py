@@ -1,0 +1,57 @@
+"""What the stages of the validation loop share: models and files behind the loop's roles. Not a stage itself."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from t2i_feedback.diffusion.gallery import draw_missing, image_name, open_png
+from t2i_feedback.diffusion.load import load_pipeline
+from t2i_feedback.loop import Roles
+from t2i_feedback.mllm import roles
+from t2i_feedback.mllm.base import Mllm
+from t2i_feedback.params import Params
+from t2i_feedback.records import CaptionRow, PromptRow
+from t2i_feedback.stages import prompting
+
+
+class Studio:
+    """Draws into one arm's folder and asks one MLLM, under the run's parameters."""
+
+    def __init__(self, params: Params, adapter: Path | None, folder: Path, mllm: Mllm):
+        self.params, self.adapter, self.folder, self.mllm = params, adapter, folder, mllm
+
+    @cached_property
+    def pipeline(self):
+        return load_pipeline(self.params.model, self.adapter)
+
+    def roles(self) -> Roles:
+        return Roles(self.draw, self.validate, self.explain, self.enhance)
+
+    def draw(self, prompts: list[PromptRow]) -> list[str]:
+        draw_missing(
+            lambda: self.pipeline,
+            prompts,
+            self.folder,
+            model=self.params.model,
+            seed=self.params.seed,
+            title=f"round {prompts[0].round}",
+        )
+        return [image_name(row.caption_id, row.round) for row in prompts]
+
+    def validate(self, captions: Sequence[CaptionRow], images: list[str], attempt: int) -> Sequence[roles.Verdict]:
+        verdicts = roles.validate(self.mllm, self._open(images), [row.caption for row in captions], sample=attempt)
+        if attempt == 0:
+            roles.check_invalid(verdicts, self.params.stage1.max_invalid_fraction, "verdicts")
+        return verdicts
+
+    def explain(self, captions: Sequence[CaptionRow], images: list[str]) -> list[str | None]:
+        answers = roles.explain(self.mllm, self._open(images), [row.caption for row in captions])
+        return [answer.value for answer in answers]
+
+    def enhance(self, captions: Sequence[CaptionRow], feedback: list[str | None], round: int) -> list[PromptRow]:
+        return prompting.enhance(
+            self.mllm, captions, feedback, round, self.params.model, self.params.stage1.max_invalid_fraction
+        )
+
+    def _open(self, images: list[str]) -> list:
+        return [open_png(self.folder / name) for name in images]

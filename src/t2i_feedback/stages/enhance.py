@@ -1,0 +1,27 @@
+"""enhance: the MLLM rewrites every evaluation caption as a detailed prompt (round 1 of stage 1)."""
+
+from t2i_feedback import params, paths, records, stages, workspace
+
+
+def main() -> None:
+    p = params.load()
+    captions = records.read(paths.EVALUATION_CAPTIONS, records.CaptionRow)
+    entry = p.mllms[p.stage1.mllm]
+    print(f"enhance: {p.stage1.mllm} rewrites {len(captions)} captions")
+    from t2i_feedback import mllm
+    from t2i_feedback.stages.prompting import first_prompts
+
+    with (
+        workspace.partial("enhance", workspace.digest([p.stage1, entry, p.model], [paths.EVALUATION_CAPTIONS])) as work,
+        mllm.open(p.stage1.mllm, entry, paths.ledger()) as enhancer,
+    ):
+        rows = first_prompts(enhancer, captions, p.model, p.stage1.max_invalid_fraction)
+        finished = work / "prompts"
+        records.write(finished / paths.FIRST_PROMPTS.name, rows)
+        workspace.publish(finished, paths.PROMPTS)
+    lost = sum(row.tokens_lost for row in rows)
+    print(f"enhance: {sum(row.status == 'valid' for row in rows)} prompts, {lost} tokens beyond the model's window")
+
+
+if __name__ == "__main__":
+    stages.run(main)

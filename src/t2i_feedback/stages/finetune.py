@@ -1,0 +1,95 @@
+"""finetune: DDPO. The judge plays a user with a preference, its scores are the rewards, the adapter learns."""
+
+import json
+
+from t2i_feedback import params, paths, records, stages, workspace
+from t2i_feedback.errors import UserError
+
+
+def main() -> None:
+    p = params.load()
+    config = p.finetune
+    captions = records.read(paths.FINETUNE_CAPTIONS, records.CaptionRow)
+    if config.require_calibrated:
+        require_calibrated(p)
+    print(
+        f"finetune: {config.epochs} epochs of {config.pictures_per_epoch} pictures, rewarded by {config.judge} for "
+        f"“{config.preference}”"
+    )
+    from t2i_feedback import mllm, photometry, rewards, tracking
+    from t2i_feedback.ddpo.trainer import HISTORY, Trainer
+    from t2i_feedback.diffusion.load import add_adapter, load_pipeline, save_adapter
+    from t2i_feedback.stages.prompting import as_typed, first_prompts
+
+    judge, held_out, enhancer = (p.mllms[name] for name in (config.judge, p.evaluate.judge, p.stage1.mllm))
+    depends = [p.seed, p.model, config, judge, held_out, enhancer if config.enhance_prompts else None]
+    with (
+        workspace.partial("finetune", workspace.digest(depends, [paths.FINETUNE_CAPTIONS])) as work,
+        mllm.open(config.judge, judge, paths.ledger()) as user,
+        mllm.open(p.evaluate.judge, held_out, paths.ledger()) as second_user,
+        tracking.stage_run(p, "finetune") as run,
+    ):
+        if config.enhance_prompts:
+            with mllm.open(p.stage1.mllm, enhancer, paths.ledger()) as writer:
+                prompts = first_prompts(writer, captions, p.model, p.stage1.max_invalid_fraction)
+        else:
+            prompts = as_typed(captions)
+        pipe = load_pipeline(p.model)
+        parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, p.seed)
+        trainer = Trainer(
+            pipe,
+            parameters,
+            [row.prompt for row in prompts],
+            rewards.preference(user, config.preference, config.max_invalid_fraction),
+            photometry.means,
+            model=p.model,
+            finetune=config,
+            seed=p.seed,
+            folder=work,
+            held_out=rewards.preference(second_user, config.preference, config.max_invalid_fraction),
+        )
+
+        def report(row: records.EpochRow) -> None:
+            numbers = row.model_dump(exclude={"epoch"}, exclude_none=True)
+            run.log(row.epoch, {name: float(value) for name, value in numbers.items()})
+            print(
+                f"finetune: epoch {row.epoch}/{config.epochs} reward {row.reward_mean:.2f} ± {row.reward_std:.2f}, "
+                f"brightness {row.brightness:.0f}, kl {row.kl:.2g}, {row.seconds:.0f} s",
+                flush=True,
+            )
+
+        history = trainer.run(report)
+        save_adapter(pipe.unet, work / "adapter")
+        records.write(work / "adapter" / HISTORY, history)
+        workspace.publish(work / "adapter", paths.ADAPTER)
+        records.write_json(paths.FINETUNE_METRICS, summary(history))
+    print(f"finetune: reward {history[0].reward_mean:.2f} -> {history[-1].reward_mean:.2f}, adapter in {paths.ADAPTER}")
+
+
+def summary(history: list[records.EpochRow]) -> dict[str, float]:
+    first, last = history[0], history[-1]
+    fields = ("reward_mean", "held_out_mean", "diversity", "brightness", "contrast", "sharpness")
+    found = {f"{name}_{when}": getattr(row, name) for name in fields for when, row in (("first", first), ("last", last))}
+    return {name: value for name, value in found.items() if value is not None} | {
+        "kl_last": last.kl,
+        "masked": float(sum(row.masked for row in history)),
+        "epochs": float(len(history)),
+    }
+
+
+def require_calibrated(p: params.Params) -> None:
+    """Refuse a judge that cannot rank its own preference."""
+    try:
+        found = json.loads(paths.CALIBRATION_METRICS.read_text())[p.finetune.judge]["rank_correlation"]
+    except FileNotFoundError:
+        raise UserError(f"{paths.CALIBRATION_METRICS} is missing: run `dvc repro calibrate`") from None
+    if found < p.calibrate.min_rank_correlation:
+        raise UserError(
+            f"finetune.judge {p.finetune.judge} ranks its own preference with a correlation of {found:.2f} only, below "
+            f"calibrate.min_rank_correlation {p.calibrate.min_rank_correlation} (sweeps in {paths.CALIBRATION}). Choose "
+            "another judge, or set finetune.require_calibrated to false"
+        )
+
+
+if __name__ == "__main__":
+    stages.run(main)

@@ -1,0 +1,52 @@
+"""generate ARM: draw one picture per evaluation caption (arms raw, enhanced, finetuned)."""
+
+import sys
+from pathlib import Path
+
+from t2i_feedback import params, paths, records, stages, workspace
+from t2i_feedback.errors import UserError
+
+ARMS = {  # arm -> where its prompts come from, the adapter it draws with
+    "raw": (paths.EVALUATION_CAPTIONS, None),
+    "enhanced": (paths.FIRST_PROMPTS, None),
+    "finetuned": (paths.EVALUATION_CAPTIONS, paths.ADAPTER),
+}
+
+
+def main(arm: str = "") -> None:
+    if arm not in ARMS:
+        raise UserError(f"which arm? one of {', '.join(ARMS)}, not {arm!r}")
+    source, adapter = ARMS[arm]
+    p = params.load()
+    prompts = read_prompts(source)
+    print(f"generate {arm}: {len(prompts)} pictures, {p.model.steps} steps each, by {p.model.name}{' + adapter' * bool(adapter)}")
+    from t2i_feedback.diffusion.gallery import draw_missing, image_name
+    from t2i_feedback.diffusion.load import load_pipeline
+
+    inputs = [source, *([adapter] if adapter else [])]
+    with workspace.partial(f"generate-{arm}", workspace.digest([p.seed, p.model], inputs)) as work:
+        draw_missing(
+            lambda: load_pipeline(p.model, adapter), prompts, work / "arm", model=p.model, seed=p.seed, title=arm
+        )
+        rows = [
+            records.PictureRow(
+                caption_id=row.caption_id, round=1, prompt=row.prompt, image=image_name(row.caption_id, 1)
+            )
+            for row in prompts
+        ]
+        records.write(work / "arm/rounds.jsonl", rows)
+        records.write(work / "arm/pictures.jsonl", rows)
+        workspace.publish(work / "arm", paths.arm(arm))
+    print(f"generate {arm}: done, {paths.arm(arm)}/images")
+
+
+def read_prompts(source: Path) -> list[records.PromptRow]:
+    if source == paths.FIRST_PROMPTS:
+        return records.read(source, records.PromptRow)
+    from t2i_feedback.stages.prompting import as_typed
+
+    return as_typed(records.read(source, records.CaptionRow))
+
+
+if __name__ == "__main__":
+    stages.run(main, *sys.argv[1:])

@@ -1,0 +1,41 @@
+"""What the stages that ask an enhancer share: captions in, PromptRows out. Not a stage itself."""
+
+from collections.abc import Sequence
+
+from t2i_feedback.mllm import roles
+from t2i_feedback.mllm.base import Mllm
+from t2i_feedback.params import Model
+from t2i_feedback.records import CaptionRow, PromptRow
+
+
+def enhance(
+    enhancer: Mllm,
+    captions: Sequence[CaptionRow],
+    feedback: list[str | None] | None,
+    round: int,
+    model: Model,
+    max_invalid_fraction: float,
+) -> list[PromptRow]:
+    """One prompt per caption. Where the enhancer gave no valid answer the caption itself is drawn, and the row says so."""
+    from t2i_feedback.diffusion.load import load_tokenizer
+    from t2i_feedback.diffusion.sampling import tokens_lost
+
+    outcomes = roles.enhance(enhancer, [row.caption for row in captions], feedback)
+    roles.check_invalid(outcomes, max_invalid_fraction, "enhanced prompts")
+    texts = [outcome.value or row.caption for outcome, row in zip(outcomes, captions, strict=True)]
+    lost = tokens_lost(load_tokenizer(model), texts)
+    return [
+        PromptRow(caption_id=row.caption_id, round=round, prompt=text, status=outcome.status, tokens_lost=count)
+        for row, text, outcome, count in zip(captions, texts, outcomes, lost, strict=True)
+    ]
+
+
+def first_prompts(
+    enhancer: Mllm, captions: Sequence[CaptionRow], model: Model, max_invalid_fraction: float
+) -> list[PromptRow]:
+    return enhance(enhancer, captions, None, 1, model, max_invalid_fraction)
+
+
+def as_typed(captions: Sequence[CaptionRow]) -> list[PromptRow]:
+    """The captions themselves as prompts of round 1."""
+    return [PromptRow(caption_id=row.caption_id, round=1, prompt=row.caption, status="valid") for row in captions]

@@ -1,0 +1,58 @@
+"""validate ARM: the paper's loop, round after round until the validator accepts (arms validated, combined).
+
+`validated` begins with the pictures of `enhanced`; `combined` draws its own with the adapter, from the same noise.
+"""
+
+import shutil
+import sys
+
+from t2i_feedback import loop, params, paths, records, stages, workspace
+from t2i_feedback.errors import UserError
+
+ADAPTERS = {"validated": None, "combined": paths.ADAPTER}
+
+
+def main(arm: str = "") -> None:
+    if arm not in ADAPTERS:
+        raise UserError(f"which arm? one of {', '.join(ADAPTERS)}, not {arm!r}")
+    adapter = ADAPTERS[arm]
+    p = params.load()
+    entry = p.mllms[p.stage1.mllm]
+    captions = records.read(paths.EVALUATION_CAPTIONS, records.CaptionRow)
+    prompts = records.read(paths.FIRST_PROMPTS, records.PromptRow)
+    print(f"validate {arm}: {len(captions)} captions, at most {p.stage1.max_rounds} rounds, judged by {p.stage1.mllm}")
+    from t2i_feedback import mllm
+    from t2i_feedback.diffusion.gallery import image_name
+    from t2i_feedback.stages.drawing import Studio
+
+    first_round = adapter or paths.arm("enhanced")
+    inputs = [paths.EVALUATION_CAPTIONS, paths.FIRST_PROMPTS, first_round]
+    with (
+        workspace.partial(f"validate-{arm}", workspace.digest([p.seed, p.model, p.stage1, entry], inputs)) as work,
+        mllm.open(p.stage1.mllm, entry, paths.ledger()) as validator,
+    ):
+        folder = work / "arm"
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        if arm == "validated":
+            for row in prompts:
+                name = image_name(row.caption_id, 1)
+                shutil.copyfile(paths.arm("enhanced") / name, folder / name)
+        studio = Studio(p, adapter, folder, validator)
+        pictures = loop.run_rounds(
+            captions,
+            prompts,
+            studio.roles(),
+            max_rounds=p.stage1.max_rounds,
+            threshold=p.stage1.threshold,
+            feedback=p.stage1.feedback,
+        )
+        final = [loop.keep(rows) for rows in loop.by_caption(pictures).values()]
+        records.write(folder / "rounds.jsonl", pictures)
+        records.write(folder / "pictures.jsonl", final)
+        workspace.publish(folder, paths.arm(arm))
+    accepted = sum(bool(row.accepted) for row in final)
+    print(f"validate {arm}: {accepted} of {len(final)} accepted, {len(pictures) / len(final):.2f} rounds on average")
+
+
+if __name__ == "__main__":
+    stages.run(main, *sys.argv[1:])
