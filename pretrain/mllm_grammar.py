@@ -118,7 +118,7 @@ def complaints(facts: Scene, shown: Scene) -> list[str]:
         else:
             missing.append(stated)
     found = [f"there is no {stated.kind}" for stated in missing]
-    found += [f"there is an extra {thing.kind}" for thing in left]
+    found += [f"there is an extra {thing.kind if thing.kind in KINDS else 'thing'}" for thing in left]
     if facts.background not in (None, shown.background):
         found.append(f"it is {PLACES[shown.background or ''][1][0]}")
     found += [f"the {thing.kind} is {thing.colour}" for stated, thing in pairs if stated.colour not in (None, thing.colour)]

@@ -138,16 +138,22 @@ def false_caption(shown: Scene, rng: random.Random, level: str) -> tuple[str, Sc
                 return text, facts, attribute
 
 
+def clear_part(shown: Scene) -> Scene:
+    """The scene without what a labeller of drawn pictures could not name; a caption of it is false where that is less."""
+    return replace(shown, things=tuple(thing for thing in shown.things if thing.kind in KINDS))
+
+
 def _any_caption(shown: Scene, rng: random.Random) -> tuple[str, Scene]:
     """A caption, true or false with equal chances; now and then it begins with a capital letter."""
     level = rng.choices(LEVELS, (0.4, 0.25, 0.35))[0]
-    text, facts = caption(shown, rng, level) if rng.random() < 0.5 else false_caption(shown, rng, level)[:2]
+    clear = clear_part(shown)
+    text, facts = caption(clear, rng, level) if rng.random() < 0.5 else false_caption(clear, rng, level)[:2]
     return (text[0].upper() + text[1:] if rng.random() < 0.05 else text), facts
 
 
-def validate_question(shown: Scene, rng: random.Random) -> Question:
-    """Does the picture show it? Strict: every stated fact, and nothing uninvited."""
-    text, facts = _any_caption(shown, rng)
+def validate_question(shown: Scene, asked: tuple[str, Scene], rng: random.Random) -> Question:
+    """Does the picture show the caption that was asked for? Strict: every stated fact, and nothing uninvited."""
+    text, facts = asked
     question = phrase(VALIDATE, rng, text)
     start = question.index(text)
     marked = tuple((start + end, fits) for end, fits in marks(text, shown))
@@ -156,9 +162,9 @@ def validate_question(shown: Scene, rng: random.Random) -> Question:
 
 def part_question(shown: Scene, rng: random.Random) -> Question:
     """Is there this thing, whatever else there is? Half of them are true."""
-    scene = shown
+    scene = clear_part(shown)
     if rng.random() < 0.5:
-        scene = falsify(shown, rng.choice(("kind", "colour", "size", "column")), rng) or shown
+        scene = falsify(scene, rng.choice(("kind", "colour", "size", "column")), rng) or scene
     thing = rng.choice(scene.things)
     thing = Thing(
         thing.kind,
@@ -172,9 +178,9 @@ def part_question(shown: Scene, rng: random.Random) -> Question:
     return Question(question, "yes" if marked[-1][1] else "no", marked)
 
 
-def feedback_question(shown: Scene, rng: random.Random) -> Question:
+def feedback_question(shown: Scene, asked: tuple[str, Scene], rng: random.Random) -> Question:
     """What is wrong? One short complaint, the gravest, or `nothing`."""
-    text, facts = _any_caption(shown, rng)
+    text, facts = asked
     question = phrase(FEEDBACK, rng, text)
     marked = tuple((question.index(text) + end, fits) for end, fits in marks(text, shown))
     return Question(question, complaints(facts, shown)[0], marked)
@@ -216,13 +222,32 @@ def describe_question(shown: Scene, rng: random.Random) -> Question:
     return Question(phrase(DESCRIBE, rng), caption(shown, rng, "detailed")[0])
 
 
-def picture_questions(shown: Scene, levels: tuple[float, ...], rng: random.Random, easy: float) -> list[Question]:
-    """A dozen questions about one picture; `easy` is the share of whole-caption questions replaced by easier ones."""
-    asked = [part_question(shown, rng) if rng.random() < easy else validate_question(shown, rng) for _ in range(7)]
-    asked += [feedback_question(shown, rng) for _ in range(2)]
-    asked += [judge_question(levels, rng) for _ in range(2)]
-    asked.append(describe_question(shown, rng) if rng.random() < 0.7 else Question(HOW_MANY, str(len(shown.things))))
-    return asked
+def picture_questions(
+    shown: Scene,
+    levels: tuple[float, ...],
+    rng: random.Random,
+    easy: float,
+    asked: tuple[str, Scene] | None = None,
+) -> list[Question]:
+    """A dozen questions about one picture; `easy` is the share of whole-caption questions replaced by easier ones.
+
+    `asked` is the caption that a drawn picture was meant to show, with its facts.
+    """
+    clear = clear_part(shown)
+    questions = [judge_question(levels, rng) for _ in range(2)]
+    if asked:
+        questions += [validate_question(shown, asked, rng), feedback_question(shown, asked, rng)]
+    if not clear.things:
+        return questions
+    for _ in range(6 if asked else 7):
+        easier = rng.random() < easy
+        questions.append(
+            part_question(shown, rng) if easier else validate_question(shown, _any_caption(shown, rng), rng)
+        )
+    questions += [feedback_question(shown, _any_caption(shown, rng), rng) for _ in range(1 if asked else 2)]
+    if clear == shown and rng.random() < 0.7:
+        return [*questions, describe_question(shown, rng)]
+    return [*questions, Question(HOW_MANY, str(len(shown.things)))]
 
 
 def _same_order(facts: Scene, prompt: Scene) -> bool:

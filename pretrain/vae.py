@@ -3,7 +3,7 @@
     PYTHONPATH=src python pretrain/vae.py
 
 Writes `pretrain/work/vae/` (a diffusers AutoencoderKL) and `pretrain/work/latents.safetensors`: `mean` and `deviation`,
-fp16 [N, 4, 16, 16] each, of the rendered training pictures.
+fp16 [N, 4, 16, 16] each, of the first rendered training pictures.
 
 Most steps see crops of half the side that show a thing, since things are what is hard to reconstruct; the last steps see
 whole pictures. Part of the pictures is dark, subdued and blurred, as fine-tuning will ask for.
@@ -153,7 +153,7 @@ def main() -> None:
     recipe = read_recipe(__doc__, "vae")
     pictures, scenes = load_renders(recipe.work / "renders")
     vae = train(recipe, pictures, scenes)
-    mean, deviation = fold(vae, *encode(vae, pictures))
+    mean, deviation = fold(vae, *encode(vae, pictures[: recipe.params["encode"]]))
     vae.save_pretrained(recipe.work / "vae")
     save_file({"mean": mean.half(), "deviation": deviation.half()}, recipe.work / "latents.safetensors")
     oracle = Oracle.from_pretrained(recipe.models / "oracle")

@@ -202,10 +202,15 @@ def load(path: Path = paths.PARAMS) -> Params:
         raise UserError(f"{path} is missing: run from the repository's root") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    return check(raw, str(path))
+
+
+def check(raw: object, source: str) -> Params:
+    """Type what a YAML file held. Raises UserError that lists every problem of `source` with its key."""
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{path} has problems:\n" + "\n".join(f"  {line}" for line in _problems(error))) from None
+        raise UserError(f"{source} has problems:\n" + "\n".join(f"  {line}" for line in _problems(error))) from None
 
 
 def _problems(error: ValidationError) -> list[str]:

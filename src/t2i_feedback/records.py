@@ -66,6 +66,17 @@ class EvaluationRow(Row):
     rounds: int
 
 
+class RoundRow(Row):
+    """What was measured of one picture of an arm's rounds, kept or not; None = not measurable."""
+
+    caption_id: int
+    round: int
+    alignment: float | None
+    whole: bool | None
+    p_yes: float | None  # the validator's, where the arm asked it
+    accepted: bool | None
+
+
 class CalibrationRow(Row):
     """A judge's score of one real picture after one change (a step of a sweep)."""
 

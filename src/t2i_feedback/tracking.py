@@ -69,7 +69,7 @@ class Identity:
 
 
 def identify(params: Params) -> Identity:
-    """Of the repository that the current directory is in. dvc.lock and results change while DVC runs: they are left out."""
+    """Of the repository around the current directory. dvc.lock and results change while DVC runs and do not count."""
     diff = _git("diff", "HEAD", "--", *CODE)
     return Identity(
         sha=_git("rev-parse", "HEAD").strip() or "none",
@@ -254,7 +254,10 @@ def _child(params: Params, stage: str) -> Run | None:
 def warn(error: Exception) -> None:
     """One line that says what to do."""
     reason = shown(" ".join(str(error).split())[:200])
-    print(f"warning: MLflow at {shown(uri())} did not take this: {reason}; publish again with `make publish`", file=sys.stderr)
+    print(
+        f"warning: MLflow at {shown(uri())} did not take this: {reason}; publish again with `make publish`",
+        file=sys.stderr,
+    )
 
 
 def shown(text: str) -> str:

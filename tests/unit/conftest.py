@@ -13,7 +13,7 @@ CORPUS = ("does this picture show a red house? yes no Yes No", "rate this pictur
 
 
 def build_llava(folder: Path) -> Path:
-    """A LLaVA of 40 k parameters with a byte-level vocabulary, its longest word a few letters, and digits of one each."""
+    """A LLaVA of 40 k parameters, 32 x 32 pixels and a byte-level vocabulary in which "10" is two tokens."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import (
@@ -33,7 +33,9 @@ def build_llava(folder: Path) -> Path:
     bpe.decoder = decoders.ByteLevel()
     special = ["<pad>", "<|im_start|>", "<|im_end|>", "<image>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet))
+    bpe.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
+    )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         pad_token="<pad>",
@@ -55,7 +57,12 @@ def build_llava(folder: Path) -> Path:
     torch.manual_seed(0)
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
-            hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=16,
         ),
         text_config=LlamaConfig(
             vocab_size=len(tokenizer),

@@ -23,7 +23,9 @@ def refusal(root: Path) -> str:
 def test_json_lines_and_a_table_say_the_same(tmp_path: Path) -> None:
     for name in ("lines", "table"):
         (tmp_path / name).mkdir()
-    write_jsonl(tmp_path / "lines", {"image": "a.jpg", "caption": 'a "dog", brown'}, {"image": "b.jpg", "caption": "a cat"})
+    write_jsonl(
+        tmp_path / "lines", {"image": "a.jpg", "caption": 'a "dog", brown'}, {"image": "b.jpg", "caption": "a cat"}
+    )
     (tmp_path / "table" / "captions.csv").write_text('image,caption\na.jpg,"a ""dog"", brown"\nb.jpg,a cat\n')
     lines, table = folder.read(tmp_path / "lines"), folder.read(tmp_path / "table")
     assert [(i.image_id, i.file_name, i.captions[0].text) for i in lines] == [
@@ -32,7 +34,9 @@ def test_json_lines_and_a_table_say_the_same(tmp_path: Path) -> None:
 
 
 def test_an_image_on_several_lines_has_several_captions(tmp_path: Path) -> None:
-    entries = [{"image": name, "caption": text} for name, text in (("a.jpg", "one"), ("b.jpg", "two"), ("./a.jpg", "three"))]
+    entries = [
+        {"image": name, "caption": text} for name, text in (("a.jpg", "one"), ("b.jpg", "two"), ("./a.jpg", "three"))
+    ]
     write_jsonl(tmp_path, *entries)
     images = folder.read(tmp_path)
     assert [[caption.text for caption in image.captions] for image in images] == [["one", "three"], ["two"]]

@@ -45,7 +45,7 @@ def read(root: Path, split: str) -> list[CaptionedImage]:
     if not captions:
         raise UserError(f"{file} has no captions")
     folder = _image_folder(root, split)
-    return [CaptionedImage(image_id, folder, names[image_id], tuple(captions[image_id])) for image_id in sorted(captions)]
+    return [CaptionedImage(i, folder, names[i], tuple(captions[i])) for i in sorted(captions)]
 
 
 def _parse(file: Path) -> tuple[list[dict], list[dict]]:

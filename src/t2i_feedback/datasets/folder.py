@@ -71,7 +71,7 @@ def _table(file: Path) -> Iterator[tuple[int, dict]]:
     try:
         missing = {"image", "caption"} - set(rows.fieldnames or ())
         if missing:
-            raise UserError(f"{file} has no column called {' or '.join(sorted(missing))}: its first line must name them")
+            raise UserError(f"{file} has no column called {' or '.join(sorted(missing))}: line 1 must name both")
         for row in rows:
             yield rows.line_num, {"image": row["image"], "caption": row["caption"]}
     except csv.Error as error:

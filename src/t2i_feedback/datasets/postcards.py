@@ -128,7 +128,9 @@ class _Brush:
         self.draw.ellipse(self._at([(x0, y0), (x1, y1)]), **self._style(fill))
 
     def line(self, x0, y0, x1, y1, fill, width: float) -> None:
-        self.draw.line(self._at([(x0, y0), (x1, y1)]), fill=fill, width=max(1, round(width * self.scale * OVERSAMPLING)))
+        self.draw.line(
+            self._at([(x0, y0), (x1, y1)]), fill=fill, width=max(1, round(width * self.scale * OVERSAMPLING))
+        )
 
     def gradient(self, y0: float, y1: float, top: tuple, bottom: tuple) -> None:
         first, last = round(y0 * OVERSAMPLING), round(y1 * OVERSAMPLING)
@@ -284,11 +286,23 @@ def render(scene: Scene, rng: random.Random) -> Image.Image:
 # ------------------------------------------------------------------------------------------------ captions
 
 PLACES = {
-    "meadow": (("in a meadow", "on a green meadow", "in a grassy field"), ("a meadow", "a green meadow"), "under a blue sky"),
+    "meadow": (
+        ("in a meadow", "on a green meadow", "in a grassy field"),
+        ("a meadow", "a green meadow"),
+        "under a blue sky",
+    ),
     "beach": (("on a beach", "at the beach", "on a sandy beach"), ("a beach", "a sandy beach"), "by the sea"),
-    "snow": (("in the snow", "on a snowy field", "in a snowy landscape"), ("a snowy landscape", "a snowy field"), "in winter"),
+    "snow": (
+        ("in the snow", "on a snowy field", "in a snowy landscape"),
+        ("a snowy landscape", "a snowy field"),
+        "in winter",
+    ),
     "desert": (("in the desert", "in a sandy desert"), ("a desert", "a sandy desert"), "under a pale sky"),
-    "city": (("in the city at night", "on a city street at night"), ("a city at night", "a night city"), "under a dark sky"),
+    "city": (
+        ("in the city at night", "on a city street at night"),
+        ("a city at night", "a night city"),
+        "under a dark sky",
+    ),
     "sunset": (("at sunset", "on a hill at sunset"), ("a sunset", "hills at sunset"), "under a pink sky"),
     "lake": (("on a lake", "at the lake", "by a blue lake"), ("a lake", "a blue lake"), "on a clear day"),
 }
@@ -306,7 +320,7 @@ KIND_WORDS = {kind: (kind,) for kind in KINDS} | {
 
 
 def describe_thing(thing: Thing, rng: random.Random, article: bool = True) -> str:
-    """"a small red house on the left", with the words for whatever the thing leaves as `None` left out."""
+    """Such as "a small red house on the left", with the words for whatever the thing leaves as `None` left out."""
     words = [rng.choice(SIZE_WORDS[thing.size])] if thing.size else []
     words += [thing.colour] if thing.colour else []
     words += [rng.choice(KIND_WORDS[thing.kind])]
@@ -353,7 +367,14 @@ def caption(scene: Scene, rng: random.Random, level: str) -> tuple[str, Scene]:
     else:
         more = f" {extra}" if rng.random() < 0.5 else ""
         noun = f"{rng.choice(nouns)}{more}"
-        text = rng.choice((f"{noun}: {body}", f"{noun} with {body}", f"{body}, {rng.choice(wheres)}{more}", f"a postcard of {noun} with {body}"))
+        text = rng.choice(
+            (
+                f"{noun}: {body}",
+                f"{noun} with {body}",
+                f"{body}, {rng.choice(wheres)}{more}",
+                f"a postcard of {noun} with {body}",
+            )
+        )
     return text, Scene(scene.background, tuple(stated))
 
 
@@ -374,7 +395,7 @@ CAPTIONS_PER_IMAGE = ("terse", "terse", "medium", "detailed", "detailed")
 
 
 def write_dataset(root: Path, counts: dict[str, int], seed: int) -> Iterator[str]:
-    """Write `annotations/captions_{split}.json` and `{split}/*.jpg|png` in COCO's layout; yield each file's name when done.
+    """Write `annotations/captions_{split}.json` and `{split}/*.png` in COCO's layout; yield each file's name when done.
 
     `counts` maps a split (`train`, `val`) to its number of images. No scene and no caption is in two splits, and no
     terse caption is used twice within one. Raises UserError when the world has no captions left.
@@ -384,7 +405,8 @@ def write_dataset(root: Path, counts: dict[str, int], seed: int) -> Iterator[str
     for split in sorted(counts, reverse=True):  # val first: the smaller share of scenes has the first choice of words
         folder = root / split
         folder.mkdir(parents=True)
-        images, annotations = [], []
+        images: list[dict] = []
+        annotations: list[dict] = []
         rng = random.Random(f"{seed}/{split}")
         misses = 0
         while len(images) < counts[split]:

@@ -42,7 +42,7 @@ class Schedule:
             worst = int(timesteps[sigma.argmin()])
             raise ValueError(
                 f"the noise of the step at timestep {worst} is 0 (eta {eta}, {steps} steps): its log-probability does "
-                "not exist. Raise eta, or use a scheduler with set_alpha_to_one=False"
+                "not exist. Raise eta, or use a scheduler with steps_offset=1 and set_alpha_to_one=False"
             )
         clip = config.clip_sample_range if config.clip_sample else None
         return cls(timesteps, alpha.float(), alpha_prev.float(), sigma.float(), config.prediction_type, clip)

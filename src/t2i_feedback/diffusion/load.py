@@ -39,7 +39,7 @@ def load_pipeline(model: Model, adapter: Path | None = None) -> "StableDiffusion
         pipe = StableDiffusionPipeline.from_pretrained(
             model.name,
             revision=None if local else model.revision,
-            torch_dtype=getattr(torch, model.dtype),
+            dtype=getattr(torch, model.dtype),
             safety_checker=None,
             requires_safety_checker=False,
             use_safetensors=True,

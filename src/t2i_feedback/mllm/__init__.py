@@ -1,4 +1,4 @@
-"""Multimodal language models: where they run (`local`, `endpoint`), what they said (`ledger`), what they do (`roles`)."""
+"""Multimodal language models: where they run (local, endpoint), what they said (ledger), what they do (roles)."""
 
 import json
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def open(name: str, entry: LocalEntry | EndpointEntry, ledger_path: Path) -> Ite
             return LocalMllm(name, entry, revision)
 
     else:
-        facts = ["endpoint", entry.base_url, entry.model, entry.logprobs]
+        facts = ["endpoint", entry.base_url, entry.model, "logprobs" if entry.logprobs else "text"]
 
         def load() -> Backend:
             from t2i_feedback.mllm.endpoint import EndpointMllm

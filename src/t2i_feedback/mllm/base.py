@@ -88,8 +88,8 @@ def cost_usd(entry: LocalEntry | EndpointEntry, reply: Reply) -> float:
     """What a reply cost, in dollars."""
     if isinstance(entry, LocalEntry):
         return 0.0
-    millions = entry.usd_per_million_input_tokens * reply.tokens_in + entry.usd_per_million_output_tokens * reply.tokens_out
-    return millions / 1e6
+    read, written = entry.usd_per_million_input_tokens, entry.usd_per_million_output_tokens
+    return (read * reply.tokens_in + written * reply.tokens_out) / 1e6
 
 
 def chosen(mass: dict[str, float], text: str) -> Reply:

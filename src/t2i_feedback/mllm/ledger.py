@@ -37,6 +37,9 @@ CREATE TABLE IF NOT EXISTS failures (
 CREATE TABLE IF NOT EXISTS hits (model TEXT, role TEXT, count INTEGER, PRIMARY KEY (model, role));
 """
 
+_KEEP_ANSWER = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, CURRENT_TIMESTAMP)"
+_NOTE_FAILURE = "INSERT INTO failures VALUES (?, ?, ?, ?, ?, CURRENT_TIMESTAMP)"
+
 _SUMMARY = """
 WITH accounts AS (
     SELECT role, model, 1 AS calls, 0 AS hits, status, tokens_in, tokens_out, seconds, cost_usd FROM answers
@@ -49,7 +52,8 @@ SELECT role, model, SUM(calls), SUM(hits), SUM(status = 'refusal'), SUM(status =
 FROM accounts GROUP BY role, model ORDER BY role, model
 """
 
-_COLUMNS = "role,model,calls,hits,refusal,unparseable,truncated,transport,tokens in,tokens out,seconds,cost $".split(",")
+_TITLES = ("role", "model", "calls", "hits", "refusal", "unparseable", "truncated", "transport")
+_COLUMNS = (*_TITLES, "tokens in", "tokens out", "seconds", "cost $")
 
 
 class Ledger:
@@ -92,13 +96,14 @@ class Ledger:
             if r.status != "transport"
         ]
         with self._connection() as connection:
-            connection.executemany("INSERT INTO failures VALUES (?,?,?,?,?,CURRENT_TIMESTAMP)", lost)
-            connection.executemany("INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?,?,CURRENT_TIMESTAMP)", answered)
+            connection.executemany(_NOTE_FAILURE, lost)
+            connection.executemany(_KEEP_ANSWER, answered)
 
     def count_hits(self, model: str, role: str, count: int) -> None:
         with self._connection() as connection:
             connection.execute(
-                "INSERT INTO hits VALUES (?,?,?) ON CONFLICT (model, role) DO UPDATE SET count = count + excluded.count",
+                "INSERT INTO hits VALUES (?, ?, ?) "
+                "ON CONFLICT (model, role) DO UPDATE SET count = count + excluded.count",
                 (model, role, count),
             )
 
@@ -111,9 +116,7 @@ class Ledger:
 class Ledgered:
     """A model behind the ledger. The backend is loaded when the first question is really asked."""
 
-    def __init__(
-        self, entry: LocalEntry | EndpointEntry, identity: str, load: Callable[[], Backend], ledger: Ledger
-    ):
+    def __init__(self, entry: LocalEntry | EndpointEntry, identity: str, load: Callable[[], Backend], ledger: Ledger):
         self._entry, self._identity, self._load, self._ledger = entry, identity, load, ledger
         self._backend: Backend | None = None
 
@@ -148,10 +151,10 @@ class Ledgered:
             self._backend = self._load()
         asked = sorted(open_requests.items(), key=lambda item: len(item[1].text))  # batches of like length
         replies: dict[str, Reply] = {}
-        progress = tqdm(total=len(asked), desc=asked[0][1].role, unit=" answers", disable=len(asked) < MANY, mininterval=1)
-        with progress:
+        role = asked[0][1].role
+        with tqdm(total=len(asked), desc=role, unit=" answers", disable=len(asked) < MANY, mininterval=1) as progress:
             for group in self._backend.answers([request for _, request in asked], decoding):
-                found = [(asked[index][0], asked[index][1].role, reply, cost_usd(self._entry, reply)) for index, reply in group]
+                found = [(asked[i][0], role, reply, cost_usd(self._entry, reply)) for i, reply in group]
                 self._ledger.keep(self._entry.model, found)
                 replies |= {key: reply for key, _, reply, _ in found}
                 progress.update(len(found))
@@ -168,13 +171,18 @@ def _pixels(image: Image.Image) -> str:
     return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
 
 
-def _table(rows: Sequence[tuple]) -> str:
-    def cell(value: object) -> str:
-        return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value or "-")
+def _cell(value: str | float | None) -> str:
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    return f"{value:,}" if isinstance(value, int) else str(value or "-")
 
-    cells = [_COLUMNS, *([cell(value) for value in row] for row in rows)]
+
+def _table(rows: Sequence[tuple]) -> str:
+    """Text to the left, numbers to the right."""
+    cells = [_COLUMNS, *(tuple(_cell(value) for value in row) for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(_COLUMNS))]
-    return "\n".join("  ".join(t.ljust(w) if i < 2 else t.rjust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True))) for line in cells)
+    layout = "  ".join(f"{{:{'<' if i < 2 else '>'}{width}}}" for i, width in enumerate(widths))
+    return "\n".join(layout.format(*line) for line in cells)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""A checkpoint that transformers loads into this process (LLaVA and everything else of `AutoModelForImageTextToText`)."""
+"""A checkpoint that transformers loads into this process: LLaVA and whatever else is an image-text-to-text model."""
 
 import copy
 import os
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -62,29 +63,29 @@ class LocalMllm:
 
     @torch.inference_mode()
     def _batch(self, requests: Sequence[Request], decoding: Decoding) -> list[Reply]:
-        start = time.perf_counter()
+        """Replies in order; a request that does not fit into the model's context is truncated, and not asked."""
         new_tokens = 1 if decoding.candidates else decoding.max_new_tokens
         inputs = self._inputs(requests)
         lengths = inputs["attention_mask"].sum(1).tolist()
-        long = [length + new_tokens > self._context for length in lengths]
-        if any(long):  # those are answered as truncated; the others are asked without them
-            rest = [request for request, too_long in zip(requests, long, strict=True) if not too_long]
-            replies = iter(self._batch(rest, decoding) if rest else [])
-            return [
-                Reply("truncated", f"{n} tokens and {new_tokens} new ones exceed the context of {self._context}", tokens_in=n)
-                if too_long
-                else next(replies)
-                for n, too_long in zip(lengths, long, strict=True)
-            ]
+        fits = [length + new_tokens <= self._context for length in lengths]
+        if all(fits):
+            return self._timed(inputs, lengths, decoding)
+        rest = [request for request, fit in zip(requests, fits, strict=True) if fit]
+        answered = iter(self._batch(rest, decoding) if rest else [])
+        reason = f"{{}} tokens and {new_tokens} new ones exceed the model's context of {self._context}"
+        return [
+            next(answered) if fit else Reply("truncated", reason.format(length), tokens_in=length)
+            for length, fit in zip(lengths, fits, strict=True)
+        ]
+
+    def _timed(self, inputs: BatchFeature, lengths: list[int], decoding: Decoding) -> list[Reply]:
+        start = time.perf_counter()
         if decoding.candidates:
             replies = self._chosen(inputs, decoding.candidates)
         else:
-            replies = self._generated(inputs, new_tokens)
-        seconds = (time.perf_counter() - start) / len(requests)
-        return [
-            Reply(r.status, r.text, r.probabilities, r.mass, n, r.tokens_out, seconds)
-            for r, n in zip(replies, lengths, strict=True)
-        ]
+            replies = self._generated(inputs, decoding.max_new_tokens)
+        seconds = (time.perf_counter() - start) / len(replies)
+        return [replace(r, tokens_in=n, seconds=seconds) for r, n in zip(replies, lengths, strict=True)]
 
     # ------------------------------------------------------------------------------------------ in
 
@@ -132,7 +133,7 @@ class LocalMllm:
         """Probabilities of the candidates as answers: the summed probabilities of all their spellings in tokens."""
         output = self._next(**inputs)
         first = output.logits[0].float().log_softmax(-1)
-        reach: dict[Tokens, Tensor] = {(): torch.zeros(len(first), device=first.device)}  # log P of a beginning, [batch]
+        reach: dict[Tokens, Tensor] = {(): torch.zeros_like(first[:, 0])}  # log P of a beginning, [batch]
         following: dict[Tokens, Tensor] = {(): first}  # log P of the next token after it, [batch, vocabulary]
         spellings = self._sequences(candidates)
         sequences = {sequence for some in spellings.values() for sequence in some}
@@ -218,14 +219,15 @@ def _load(name: str, entry: LocalEntry, revision: str, device: str) -> tuple[Any
         quantised = {"quantization_config": _quantisation(name, entry, device), "device_map": device}
     try:
         processor = AutoProcessor.from_pretrained(entry.model, **where)
-        model = AutoModelForImageTextToText.from_pretrained(
+        model: Any = AutoModelForImageTextToText.from_pretrained(
             entry.model, dtype=getattr(torch, entry.dtype), **quantised, **where
         )
     except OSError as error:
         raise checkpoint.missing(name, entry, os.fspath(constants.HF_HUB_CACHE), error) from None
     except ValueError as error:
         raise UserError(f"mllms.{name}: {entry.model} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
-    model = model if quantised else model.to(device)
+    if not quantised:
+        model.to(device)
     return processor, model.eval()
 
 

@@ -25,7 +25,9 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _COURTESY = re.compile(r"^(sure|certainly|of course|absolutely|okay|ok|great)\b( thing)?\s*[!,.:]\s*", re.IGNORECASE)
-_ANNOUNCEMENT = re.compile(r"^here(['’]s| is| are)\b[^:\n]{0,120}\b(prompt|description|caption)\b[^:\n]{0,80}:\s*", re.IGNORECASE)
+_ANNOUNCEMENT = re.compile(
+    r"^here(['’]s| is| are)\b[^:\n]{0,120}\b(prompt|description|caption)\b[^:\n]{0,80}:\s*", re.IGNORECASE
+)
 _LABEL = re.compile(r"^([a-z]+ ){0,2}(prompt|description)\s*:\s*", re.IGNORECASE)
 _LIST_MARKER = re.compile(r"^\s*([-*•]|\d{1,2}[.)])\s+", re.MULTILINE)
 _QUOTES = (('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("«", "»"), ("`", "`"), ("**", "**"))
@@ -80,9 +82,7 @@ def enhance(
     return [_text_outcome(reply) for reply in mllm.generate(requests)]
 
 
-def validate(
-    mllm: Mllm, images: Sequence[Image.Image], captions: Sequence[str], sample: int = 0
-) -> list[Verdict]:
+def validate(mllm: Mllm, images: Sequence[Image.Image], captions: Sequence[str], sample: int = 0) -> list[Verdict]:
     """Does each picture show its caption?"""
     requests = [
         Request(render(mllm.templates, "validate", caption=caption), image, sample, "validate")
@@ -112,11 +112,12 @@ def score_preference(
 def describe(mllm: Mllm, images: Sequence[Image.Image], sample: int = 0) -> list[Outcome[str]]:
     """A sentence about each picture."""
     text = render(mllm.templates, "describe")
-    return [_text_outcome(reply) for reply in mllm.generate([Request(text, image, sample, "describe") for image in images], REMARK_TOKENS)]
+    requests = [Request(text, image, sample, "describe") for image in images]
+    return [_text_outcome(reply) for reply in mllm.generate(requests, REMARK_TOKENS)]
 
 
 def check_invalid(outcomes: Sequence[Typed], limit: float, what: str) -> None:
-    """Raise UserError, with the three most frequent raw answers, when more than `limit` of the answers are not valid."""
+    """Raise UserError, with the three most frequent raw answers, when a larger share than `limit` is not valid."""
     masked = [outcome for outcome in outcomes if outcome.status != "valid"]
     if not masked or len(masked) <= limit * len(outcomes):
         return

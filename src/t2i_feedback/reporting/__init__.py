@@ -1,1 +1,1 @@
-"""From measured numbers and pictures to one page that anyone can open. Knows no paths: the report stage hands data in."""
+"""From measured numbers and pictures to one page that anyone can open. The report stage hands the data in."""

@@ -1,6 +1,6 @@
 """Arms against each other, caption by caption, with 95 % intervals; and what the validator's loop did."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,6 @@ class Comparison:
     measure: str
     arm: str
     base: str
-    pairs: int
     base_value: float
     arm_value: float
     interval: Interval  # of the mean difference arm - base, or of the ratio arm / base
@@ -46,25 +45,42 @@ class Comparison:
         return int(self.interval.low > neutral) - int(self.interval.high < neutral)
 
 
-def values_of_both(arm: Arm, base: Arm, measure: str) -> tuple[np.ndarray, np.ndarray]:
-    """float [N] each: the measure for the captions that both arms have it for, in one order."""
-    shared = sorted(arm.measured.keys() & base.measured.keys())
-    found = [(getattr(arm.measured[i], measure), getattr(base.measured[i], measure)) for i in shared]
-    kept = [(float(a), float(b)) for a, b in found if a is not None and b is not None]
-    both = np.array(kept, dtype=np.float64).reshape(-1, 2)
-    return both[:, 0], both[:, 1]
-
-
 def compare(evidence: Evidence, arm: str, base: str, measure: str, ratio: bool = False) -> Comparison | None:
-    """None when an arm was not run, or when fewer than two captions have the measure in both."""
+    """None when an arm was not run, or when no caption has the measure in both."""
     if arm not in evidence.arms or base not in evidence.arms:
         return None
-    a, b = values_of_both(evidence.arms[arm], evidence.arms[base], measure)
-    if len(a) < 2 or (ratio and b.mean() <= 0):
-        return None
+    a, b = (values(evidence.arms[name], measure) for name in (arm, base))
+    return _compare(evidence, (arm, a), (base, b), measure, ratio)
+
+
+def _compare(
+    evidence: Evidence, arm: tuple[str, intervals.Values], base: tuple[str, intervals.Values], measure: str, ratio: bool
+) -> Comparison | None:
+    a, b = arm[1], base[1]
     make = intervals.ratio if ratio else intervals.difference
-    interval = make(a, b, resamples=evidence.params.evaluate.resamples, seed=evidence.params.seed)
-    return Comparison(measure, arm, base, len(a), float(b.mean()), float(a.mean()), interval, ratio)
+    interval = make(a, b, evidence.params.evaluate.resamples, np.random.default_rng(evidence.params.seed))
+    if interval is None:
+        return None
+    shared = [i for i in sorted(a.keys() & b.keys()) if a[i] is not None and b[i] is not None]
+    arm_value, base_value = (float(np.mean([side[i] for i in shared])) for side in (a, b))
+    return Comparison(measure, arm[0], base[0], base_value, arm_value, interval, ratio)
+
+
+def values(arm: Arm, measure: str) -> intervals.Values:
+    """caption_id -> the measure, or None where there is none."""
+    found = {caption_id: getattr(row, measure) for caption_id, row in arm.measured.items()}
+    return {caption_id: None if value is None else float(value) for caption_id, value in found.items()}
+
+
+def arm_means(evidence: Evidence, measure: str) -> dict[str, Interval]:
+    """Each arm's mean, for arms that have the measure."""
+    means = {
+        name: intervals.mean(
+            values(arm, measure), evidence.params.evaluate.resamples, np.random.default_rng(evidence.params.seed)
+        )
+        for name, arm in evidence.arms.items()
+    }
+    return {name: mean for name, mean in means.items() if mean}
 
 
 def stage1(evidence: Evidence) -> list[Comparison]:
@@ -131,36 +147,36 @@ class Split:
 
 def accepted_against_rejected(rows: Iterable[RoundRow], resamples: int, seed: int) -> Split | None:
     """Over all rounds. The interval resamples captions, as the pictures of one caption are alike."""
-    known = [row for row in rows if row.accepted is not None and row.alignment is not None]
-    captions = {caption_id: i for i, caption_id in enumerate(sorted({row.caption_id for row in known}))}
+    known = [
+        (row.caption_id, row.accepted, row.alignment)
+        for row in rows
+        if row.accepted is not None and row.alignment is not None
+    ]
+    captions = {caption_id: i for i, caption_id in enumerate(sorted({caption_id for caption_id, *_ in known}))}
     sums = np.zeros((len(captions), 4))  # alignment of accepted, their count, the same of rejected
-    for row in known:
-        sums[captions[row.caption_id], slice(0, 2) if row.accepted else slice(2, 4)] += (row.alignment, 1)
+    for caption_id, accepted, alignment in known:
+        sums[captions[caption_id], slice(0, 2) if accepted else slice(2, 4)] += np.array([alignment, 1.0])
     totals = sums.sum(0)
     if not totals[1] or not totals[3]:
         return None
     draws = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), resamples) @ sums
     draws = draws[(draws[:, 1] > 0) & (draws[:, 3] > 0)]
     low, high = np.percentile(draws[:, 0] / draws[:, 1] - draws[:, 2] / draws[:, 3], [2.5, 97.5])
-    means = totals[0] / totals[1], totals[2] / totals[3]
-    return Split(int(totals[1]), int(totals[3]), means[0], means[1], Interval(means[0] - means[1], float(low), float(high)))
+    means = float(totals[0] / totals[1]), float(totals[2] / totals[3])
+    interval = Interval(means[0] - means[1], float(low), float(high), n=len(sums), left_out=0)
+    return Split(int(totals[1]), int(totals[3]), *means, interval)
 
 
 def feedback_effect(evidence: Evidence) -> Comparison | None:
-    """Alignment of second pictures: drawn from a prompt with feedback (validated) and without (best_of_n), same noise."""
+    """Alignment of second pictures with feedback in the prompt (validated) and without (best_of_n), same noise."""
     if "validated" not in evidence.arms or "best_of_n" not in evidence.arms:
         return None
     told, untold = (_second(evidence.arms[name].measured_rounds) for name in ("validated", "best_of_n"))
-    shared = sorted(told.keys() & untold.keys())
-    if len(shared) < 2:
-        return None
-    a, b = (np.array([side[i] for i in shared]) for side in (told, untold))
-    interval = intervals.difference(a, b, resamples=evidence.params.evaluate.resamples, seed=evidence.params.seed)
-    return Comparison("second_alignment", "validated", "best_of_n", len(shared), float(b.mean()), float(a.mean()), interval)
+    return _compare(evidence, ("validated", told), ("best_of_n", untold), "second_alignment", ratio=False)
 
 
-def _second(rows: Sequence[RoundRow]) -> dict[int, float]:
-    return {row.caption_id: row.alignment for row in rows if row.round == 2 and row.alignment is not None}
+def _second(rows: Sequence[RoundRow]) -> intervals.Values:
+    return {row.caption_id: row.alignment for row in rows if row.round == 2}
 
 
 # ------------------------------------------------------------------------------------------------ calibration
@@ -172,11 +188,14 @@ def sweep_means(evidence: Evidence) -> dict[tuple[str, str], list[tuple[float, f
     for row in evidence.calibration:
         if row.score is not None:
             scores.setdefault((row.judge, row.trait), {}).setdefault(row.level, []).append(row.score)
-    error: Callable[[list[float]], float] = lambda s: float(np.std(s, ddof=1) / np.sqrt(len(s))) if len(s) > 1 else 0.0
     return {
-        key: [(level, float(np.mean(levels[level])), error(levels[level])) for level in sorted(levels)]
+        key: [(level, float(np.mean(levels[level])), _standard_error(levels[level])) for level in sorted(levels)]
         for key, levels in sorted(scores.items())
     }
+
+
+def _standard_error(scores: Sequence[float]) -> float:
+    return float(np.std(scores, ddof=1) / np.sqrt(len(scores))) if len(scores) > 1 else 0.0
 
 
 def summary(evidence: Evidence) -> dict[str, float]:

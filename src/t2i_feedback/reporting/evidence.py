@@ -59,6 +59,6 @@ class Evidence:
     captions: Mapping[int, CaptionRow]
     arms: Mapping[str, Arm]
     calibration: Sequence[CalibrationRow] = ()
-    calibration_metrics: Mapping[str, float] = field(default_factory=dict)
+    calibration_metrics: Mapping[str, object] = field(default_factory=dict)
     history: Sequence[EpochRow] = ()
     finetune_metrics: Mapping[str, float] = field(default_factory=dict)

@@ -72,11 +72,14 @@ GLOSSARY = {
 }
 
 
+STAGE1_COLUMNS = ("Prompt enhancer", "Validator", "FID ↓", "IS ↑", "Iteration")  # as the paper has them
+STAGE2_COLUMNS = ("Model", "FID ↓", "IS ↑", "Contrast ↓", "Brightness ↓")
+
+
 @dataclass(frozen=True)
 class Row:
     cells: tuple[str, ...]
     heading: bool = False  # a line that names a group of rows
-    strong: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,8 +149,8 @@ def cards_table(arms: Iterable[Arm]) -> Table | None:
     rows = []
     for key in keys:
         values = [_plain(card.get(key)) for card in cards.values()]
-        cells = (values[0],) if len(set(values)) == 1 else tuple(f"{a}: {v}" for a, v in zip(cards, values, strict=True))
-        rows.append(Row((key.replace("_", " "), "; ".join(cells))))
+        each = "; ".join(f"{arm}: {value}" for arm, value in zip(cards, values, strict=True))
+        rows.append(Row((key.replace("_", " "), values[0] if len(set(values)) == 1 else each)))
     return Table(("protocol", "ours"), tuple(rows))
 
 
@@ -158,11 +161,11 @@ def _plain(value: object) -> str:
 
 
 def paper_stage1() -> Table:
-    rows = [
-        Row((enhancer, validator, number(fid, 2, fid_std), number(score, 2, score_std), number(rounds, 0 if spread is None else 2, spread)))
-        for enhancer, validator, fid, fid_std, score, score_std, rounds, spread in paper.STAGE1
-    ]
-    return Table(("Prompt enhancer", "Validator", "FID ↓", "IS ↑", "Iteration"), tuple(rows), caption="The paper, stage 1")
+    rows = []
+    for enhancer, validator, fid, fid_std, score, score_std, rounds, spread in paper.STAGE1:
+        iteration = number(rounds, 0 if spread is None else 2, spread)
+        rows.append(Row((enhancer, validator, number(fid, 2, fid_std), number(score, 2, score_std), iteration)))
+    return Table(STAGE1_COLUMNS, tuple(rows), caption="The paper, stage 1")
 
 
 def our_stage1(arms: Mapping[str, Arm], mllm: str) -> Table:
@@ -181,7 +184,7 @@ def our_stage1(arms: Mapping[str, Arm], mllm: str) -> Table:
             cells = [measured(BY_KEY[key], metrics) for key in ("fid", "is")]
             rounds = measured(BY_KEY["rounds_mean"], metrics) if name in ("validated", "combined", "best_of_n") else "1"
             rows.append(Row((enhancer, validator, *cells, rounds)))
-    return Table(("Prompt enhancer", "Validator", "FID ↓", "IS ↑", "Iteration"), tuple(rows), caption="Ours, stage 1")
+    return Table(STAGE1_COLUMNS, tuple(rows), caption="Ours, stage 1")
 
 
 def paper_stage2() -> Table:
@@ -189,7 +192,7 @@ def paper_stage2() -> Table:
         Row((model, number(fid, 2), number(score, 2, spread), number(contrast, 2), number(brightness, 2)))
         for model, fid, score, spread, contrast, brightness in paper.STAGE2
     ]
-    return Table(("Model", "FID ↓", "IS ↑", "Contrast ↓", "Brightness ↓"), tuple(rows), caption="The paper, stage 2")
+    return Table(STAGE2_COLUMNS, tuple(rows), caption="The paper, stage 2")
 
 
 def our_stage2(arms: Mapping[str, Arm], model: str) -> Table:
@@ -200,7 +203,7 @@ def our_stage2(arms: Mapping[str, Arm], model: str) -> Table:
             fidelity = [measured(BY_KEY[key], metrics) for key in ("fid", "is")]
             light = [number(metrics.get(key), 2) for key in ("contrast", "brightness")]
             rows.append(Row((label, *fidelity, *light)))
-    return Table(("Model", "FID ↓", "IS ↑", "Contrast ↓", "Brightness ↓"), tuple(rows), caption="Ours, stage 2")
+    return Table(STAGE2_COLUMNS, tuple(rows), caption="Ours, stage 2")
 
 
 def plain_table(columns: Sequence[str], lines: Iterable[Sequence[str]], caption: str = "", note: str = "") -> Table:

@@ -1,13 +1,10 @@
-"""Choose the captions to fine-tune on, the captions to evaluate on and the real images to compare with.
+"""data: choose the captions to fine-tune on, the captions to evaluate on and the real images to compare with.
 
-    PYTHONPATH=src python -m t2i_feedback.stages.data
-
-Writes data/dataset: images/, finetune.jsonl, evaluation.jsonl (the first rows of) reference.jsonl. No image and no
-sentence is in both fine-tuning and evaluation.
+The evaluation captions are those of the first reference images. No image and no raw prompt is in both fine-tuning and
+evaluation.
 """
 
 import hashlib
-import logging
 import random
 import shutil
 from collections.abc import Iterable, Sequence
@@ -15,51 +12,37 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from t2i_feedback import params, paths, records, workspace
+from t2i_feedback import params, paths, records, stages, workspace
 from t2i_feedback.datasets import coco, folder, postcards
 from t2i_feedback.datasets.captioned import Caption, CaptionedImage, store
 from t2i_feedback.errors import UserError
 from t2i_feedback.records import CaptionRow
-from t2i_feedback.stages import run
-
-log = logging.getLogger(__name__)
 
 
-def data() -> None:
-    """The stage."""
-    everything = params.load()
-    wanted, seed = everything.data, everything.seed
-    log.info(
-        "data: %d fine-tuning captions, %d evaluation captions and %d reference images from %s",
-        wanted.finetune_captions,
-        wanted.evaluation_captions,
-        wanted.reference_images,
-        wanted.source if wanted.source == "postcards" else f"{wanted.source} in {wanted.path}",
+def main() -> None:
+    p = params.load()
+    source = p.data.source if p.data.source == "postcards" else f"{p.data.source} in {p.data.path}"
+    print(
+        f"data: {p.data.finetune_captions} captions for fine-tuning and {p.data.evaluation_captions} for evaluation, "
+        f"{p.data.reference_images} reference images from {source}"
     )
-    with workspace.partial("data", workspace.digest([wanted, seed], [])) as work:
+    with workspace.partial("data", workspace.digest([p.data, p.seed], [])) as work:
         shutil.rmtree(work)
         out = work / "dataset"
         (out / "images").mkdir(parents=True)
-        train, val = _read_pools(wanted, seed, work)
-        choice = _Choice(wanted.caption, seed, out / "images")
-        reference = choice.draw(val, wanted.reference_images, "data.reference_images")
-        evaluation = reference[: wanted.evaluation_captions]
+        train, val = _read_pools(p.data, p.seed, work)
+        choice = _Choice(p.data.caption, p.seed, out / "images")
+        reference = choice.draw(val, p.data.reference_images, "data.reference_images")
+        evaluation = reference[: p.data.evaluation_captions]
         choice.avoid(row.caption for row in evaluation)
-        finetune = choice.draw(train, wanted.finetune_captions, "data.finetune_captions")
+        finetune = choice.draw(train, p.data.finetune_captions, "data.finetune_captions")
         records.write(out / paths.REFERENCE_CAPTIONS.name, reference)
         records.write(out / paths.EVALUATION_CAPTIONS.name, evaluation)
         records.write(out / paths.FINETUNE_CAPTIONS.name, finetune)
-        if wanted.source == "postcards":
+        if p.data.source == "postcards":
             shutil.copytree(work / "postcards" / "annotations", out / "annotations")
         workspace.publish(out, paths.DATASET)
-        shutil.rmtree(work)
-    log.info(
-        "data: wrote %d fine-tuning captions, %d evaluation captions and %d reference images to %s",
-        len(finetune),
-        len(evaluation),
-        len(reference),
-        paths.DATASET,
-    )
+    print(f"data: done, {len(finetune)} + {len(evaluation)} captions and {len(reference)} images in {paths.DATASET}")
 
 
 def _read_pools(wanted: params.Data, seed: int, work: Path) -> tuple[list[CaptionedImage], list[CaptionedImage]]:
@@ -163,4 +146,4 @@ class _Choice:
 
 
 if __name__ == "__main__":
-    run(data)
+    stages.run(main)

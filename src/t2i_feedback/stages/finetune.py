@@ -83,7 +83,7 @@ def require_calibrated(p: params.Params) -> None:
         found = json.loads(paths.CALIBRATION_METRICS.read_text())[p.finetune.judge]["rank_correlation"]
     except FileNotFoundError:
         raise UserError(f"{paths.CALIBRATION_METRICS} is missing: run `dvc repro calibrate`") from None
-    if found < p.calibrate.min_rank_correlation:
+    if found is not None and found < p.calibrate.min_rank_correlation:  # None: the preference names no trait
         raise UserError(
             f"finetune.judge {p.finetune.judge} ranks its own preference with a correlation of {found:.2f} only, below "
             f"calibrate.min_rank_correlation {p.calibrate.min_rank_correlation} (sweeps in {paths.CALIBRATION}). Choose "

@@ -1,0 +1,144 @@
+"""How close an arm's pictures are to real images, from features [N, D] and class logits [N, C] of an extractor.
+
+All but the Frechet distance is torch-fidelity's arithmetic. The Frechet distance is computed here in the space of the
+fewer of pictures and dimensions: exact, and fast enough to be resampled a thousand times.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t2i_feedback.params import Evaluate
+
+Features = NDArray[np.float32]  # [N, D]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A number and its standard deviation (over what, each function says)."""
+
+    value: float
+    std: float
+
+
+class FrechetDistance:
+    """|m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr((S1 S2)^1/2) of a reference and any resampling of an arm's pictures.
+
+    Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash equilibrium" (2017).
+
+    With S2 = R R' the eigenvalues of S1 S2 are those of R' S1 R, and S1 = A' A for A the arm's centred rows divided by
+    sqrt(n - 1). So the last trace is the sum of the singular values of A R, an [n, min(m, D)] matrix of which a
+    resample merely picks and centres rows.
+    """
+
+    def __init__(self, features: Features, reference: Features) -> None:
+        real = reference.astype(np.float64)
+        centre = real.mean(axis=0)
+        triangle = np.asarray(np.linalg.qr(real - centre, mode="r"))
+        root = triangle.T / np.sqrt(len(real) - 1)  # R: [D, min(m, D)]
+        self._rows = features.astype(np.float64) - centre
+        self._squares = (self._rows**2).sum(axis=1)
+        self._projected = self._rows @ root
+        self._reference_trace = (root**2).sum()
+
+    def __call__(self, counts: NDArray[np.int64] | None = None) -> float:
+        """The distance when picture i is there counts[i] times; by default every picture once."""
+        n = len(self._rows)
+        if counts is None:
+            counts = np.ones(n, dtype=np.int64)
+        shift = counts @ self._rows / n
+        trace = (counts @ self._squares - n * shift @ shift) / (n - 1)
+        kept = counts > 0
+        projected = self._projected[kept] - counts @ self._projected / n
+        projected *= np.sqrt(counts[kept, None] / (n - 1))
+        small = projected @ projected.T if projected.shape[0] < projected.shape[1] else projected.T @ projected
+        covariance = np.sqrt(np.linalg.eigvalsh(small).clip(min=0)).sum()
+        return float(shift @ shift + trace + self._reference_trace - 2 * covariance)
+
+    def resample(self, resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Distances [resamples] of bootstrap resamples of the arm's pictures; the reference stays as it is.
+
+        Their spread is the distance's uncertainty. Their mean is above the distance, since a resample with its
+        duplicates is less varied than the arm: it estimates nothing. With equal generators the resamples of two arms
+        hold the same captions, so the differences of the two arrays are paired.
+        """
+        n = len(self._rows)
+        return np.array([self(rng.multinomial(n, np.full(n, 1 / n))) for _ in range(resamples)])
+
+
+def inception_score(logits: Features, splits: int, seed: int) -> Spread:
+    """exp of the mean KL(p(y|x) || p(y)), averaged over `splits` parts of the shuffled pictures; spread over parts.
+
+    Salimans et al., "Improved techniques for training GANs" (2016). It grows with the pictures per part.
+    """
+    import torch
+    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
+
+    answer = isc_features_to_metric(torch.from_numpy(logits), splits, shuffle=True, rng_seed=seed)
+    return Spread(answer[KEY_METRIC_ISC_MEAN], answer[KEY_METRIC_ISC_STD])
+
+
+def kernel_distance(features: Features, reference: Features, subset: int, subsets: int, seed: int) -> Spread:
+    """Unbiased squared MMD under the kernel (x'y / D + 1)^3; mean and spread over random subsets (KID).
+
+    Binkowski et al., "Demystifying MMD GANs" (2018). It may be slightly below 0.
+    """
+    import torch
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
+
+    answer = kid_features_to_metric(
+        torch.from_numpy(features),
+        torch.from_numpy(reference),
+        kid_subset_size=subset,
+        kid_subsets=subsets,
+        rng_seed=seed,
+        verbose=False,
+    )
+    return Spread(answer[KEY_METRIC_KID_MEAN], answer[KEY_METRIC_KID_STD])
+
+
+def precision_recall(features: Features, reference: Features, neighbourhood: int) -> tuple[float, float]:
+    """Shares of pictures within the real images' manifold, and of real images within the pictures'.
+
+    A manifold is the union of balls that reach to each point's k-th neighbour. Kynkaanniemi et al., "Improved precision
+    and recall metric for assessing generative models" (2019); they use VGG-16 features, here they are the extractor's.
+    """
+    import torch
+    from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+
+    answer = prc_features_to_metric(
+        torch.from_numpy(features), torch.from_numpy(reference), prc_neighborhood=neighbourhood, verbose=False
+    )
+    return answer[KEY_METRIC_PRECISION], answer[KEY_METRIC_RECALL]
+
+
+def diversity(features: Features) -> float:
+    """Mean cosine distance of the features over all pairs of pictures, each of another caption: 0 = all alike."""
+    rows = features.astype(np.float64)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    n, total = len(unit), unit.sum(axis=0)
+    return float(1 - (total @ total - n) / (n * (n - 1)))
+
+
+def measure(
+    features: Features, logits: Features, reference: Features, protocol: Evaluate, seed: int
+) -> tuple[dict[str, float], NDArray[np.float64]]:
+    """Every number of this module for an arm, by name; and the Frechet distances of its resamples."""
+    frechet = FrechetDistance(features, reference)
+    fids = frechet.resample(protocol.resamples, np.random.default_rng(seed))
+    score = inception_score(logits, protocol.splits, seed)
+    kernel = kernel_distance(features, reference, protocol.kid_subset, protocol.kid_subsets, seed)
+    precision, recall = precision_recall(features, reference, protocol.neighbourhood)
+    numbers = {
+        "fid": frechet(),
+        "fid_std": float(fids.std(ddof=1)),
+        "is": score.value,
+        "is_std": score.std,
+        "kid": kernel.value,
+        "kid_std": kernel.std,
+        "precision": precision,
+        "recall": recall,
+        "diversity": diversity(features),
+    }
+    return numbers, fids

@@ -1,0 +1,80 @@
+"""Pictures for the report: small self-contained copies, and the grid of all arms as one image."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from t2i_feedback.reporting.evidence import Arm, Evidence
+
+LONGEST_SIDE = 256  # pixels of a picture in the report; larger ones are reduced
+EXACT_SIDE = 96  # up to here a picture is kept bit by bit
+MARGIN, CAPTION_WIDTH, LINE_HEIGHT = 6, 190, 14  # pixels of the grid image
+
+
+def thumbnail(path: Path) -> Image.Image:
+    """RGB, no side longer than LONGEST_SIDE."""
+    with Image.open(path) as image:
+        copy = image.convert("RGB")
+    copy.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    return copy
+
+
+def data_url(path: Path) -> str:
+    """The picture as text that a page can hold: PNG if small, else JPEG."""
+    image = thumbnail(path)
+    exact = max(image.size) <= EXACT_SIDE
+    buffer = io.BytesIO()
+    if exact:
+        image.save(buffer, "PNG", optimize=True)
+    else:
+        image.save(buffer, "JPEG", quality=88)
+    text = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f"data:image/{'png' if exact else 'jpeg'};base64,{text}"
+
+
+def spread_out(ids: Sequence[int], count: int) -> list[int]:
+    """`count` of the ids at even distances: a choice that nobody made by looking."""
+    count = min(count, len(ids))
+    return [ids[i * len(ids) // count] for i in range(count)]
+
+
+def shared_captions(evidence: Evidence) -> list[int]:
+    """The captions that every arm has a picture for, in order."""
+    drawn = [set(arm.pictures) for arm in evidence.arms.values()]
+    return sorted(set(evidence.captions).intersection(*drawn))
+
+
+def sheet(captions: Mapping[int, str], arms: Sequence[Arm], side: int = 96) -> Image.Image:
+    """One image: captions down, arms across, names on top. Captions are wrapped to the left of their pictures."""
+    font = ImageFont.load_default(11)
+    top = LINE_HEIGHT + 2 * MARGIN
+    width = CAPTION_WIDTH + len(arms) * (side + MARGIN) + MARGIN
+    grid = Image.new("RGB", (width, top + len(captions) * (side + MARGIN)), "white")
+    draw = ImageDraw.Draw(grid)
+    for column, arm in enumerate(arms):
+        left = CAPTION_WIDTH + column * (side + MARGIN)
+        draw.text((left, MARGIN), arm.label, fill="black", font=font)
+    for row, (caption_id, caption) in enumerate(captions.items()):
+        y = top + row * (side + MARGIN)
+        lines = wrapped(caption, CAPTION_WIDTH - 2 * MARGIN, font)[: side // LINE_HEIGHT]
+        draw.multiline_text((MARGIN, y), "\n".join(lines), fill="black", font=font)
+        for column, arm in enumerate(arms):
+            picture = thumbnail(arm.folder / arm.pictures[caption_id].image)
+            picture = picture.resize((side, side), Image.Resampling.LANCZOS)
+            grid.paste(picture, (CAPTION_WIDTH + column * (side + MARGIN), y))
+    return grid
+
+
+def wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+    """Lines of at most `width` pixels, broken between words."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines

@@ -1,0 +1,260 @@
+"""The report: evidence in, one HTML page out that needs nothing but itself."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from t2i_feedback.reporting import alarm, comparisons, grids, paper, plots, stories, tables, verdict
+from t2i_feedback.reporting.comparisons import Comparison
+from t2i_feedback.reporting.evidence import LABELS, Arm, Evidence
+from t2i_feedback.reporting.plots import Plot
+from t2i_feedback.reporting.tables import Table, number, percent, signed
+
+TEMPLATE = "report.html.j2"
+DIGITS = {"brightness": 1, "contrast": 1, "judge_score": 2, "held_out_score": 2}
+READING = {1: "higher", 0: "no measurable difference", -1: "lower"}
+TRAITS = {
+    "brightness": "factor on brightness",
+    "contrast": "factor on contrast",
+    "saturation": "factor on saturation",
+    "blur": "blur: Gaussian σ, pixels per 64 of width",
+}
+CURVES = {
+    "kl": "KL to the base model",
+    "diversity": "Diversity within a prompt",
+    "brightness": "Brightness",
+    "contrast": "Contrast",
+    "sharpness": "Sharpness",
+}
+
+
+@dataclass(frozen=True)
+class GridRow:
+    caption: str
+    real: str  # data URL
+    pictures: tuple[str, ...]  # data URLs, in the order of the arms
+    notes: tuple[str, ...]
+
+
+def render(evidence: Evidence) -> str:
+    """The whole page. Jinja escapes every text in it."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    found = verdict.verdicts(evidence)
+    arms = list(evidence.arms.values())
+    p = evidence.params
+    return environment.get_template(TEMPLATE).render(
+        lead=verdict.lead(evidence),
+        headline=verdict.headline(found),
+        verdicts=found,
+        arms=tables.arms_table(arms),
+        arm_plots=arm_plots(evidence),
+        glossary=tables.GLOSSARY,
+        stage1=comparison_table(comparisons.stage1(evidence)),
+        stage2=comparison_table(comparisons.stage2(evidence)),
+        kept=stage2_sentence(evidence),
+        loops=loop_table(arms),
+        loop_plots=loop_plots(arms),
+        loop_sentences=loop_sentences(evidence),
+        paper_tables=[tables.paper_stage1(), tables.our_stage1(evidence.arms, p.stage1.mllm)],
+        paper_tables2=[tables.paper_stage2(), tables.our_stage2(evidence.arms, p.model.name)],
+        cards=tables.cards_table(arms),
+        paper_protocol=paper.PROTOCOL,
+        extractor=p.evaluate.extractor,
+        arm_labels=[arm.label for arm in arms],
+        grid=picture_grid(evidence, arms, grids.spread_out(grids.shared_captions(evidence), p.report.grid)),
+        stories=told(evidence),
+        pairs=pairs(evidence),
+        curves=[plots.reward_curve(evidence.history), *epoch_curves(evidence)] if evidence.history else [],
+        alarms=alarm.alarms(evidence.history),
+        reward_text=reward_text(evidence),
+        calibration=calibration_plots(evidence),
+        calibration_table=calibration_table(evidence),
+        preference=p.finetune.preference,
+        seed=p.seed,
+    )
+
+
+# ------------------------------------------------------------------------------------------------ comparisons
+
+
+def comparison_table(found: Sequence[Comparison]) -> Table | None:
+    if not found:
+        return None
+    lines = []
+    for c in found:
+        digits = DIGITS.get(c.measure, 3)
+        name = tables.BY_KEY[c.measure].label if c.measure in tables.BY_KEY else c.measure.replace("_", " ")
+        joint = "÷" if c.is_ratio else tables.MINUS
+        write = number if c.is_ratio else signed
+        low, high = (write(x, digits) for x in (c.interval.low, c.interval.high))
+        lines.append(
+            (
+                f"{name}: {LABELS[c.arm]} {joint} {LABELS[c.base]}",
+                number(c.arm_value, digits),
+                number(c.base_value, digits),
+                write(c.interval.value, digits),
+                f"{low} to {high}",
+                str(c.interval.n),
+                READING[c.direction],
+            )
+        )
+    columns = ("compared", "first", "second", "difference or ratio", "95 % interval", "captions", "the first is")
+    return tables.plain_table(columns, lines)
+
+
+def stage2_sentence(evidence: Evidence) -> str:
+    """Whether fine-tuning kept alignment and diversity."""
+    if "finetuned" not in evidence.arms or "raw" not in evidence.arms:
+        return "The fine-tuned arm was not run."
+    text = verdict.collapse_text(evidence)
+    return f"{text[0].upper()}{text[1:]}. (At least {comparisons.KEPT_SHARE:.0%} of either is asked for.)"
+
+
+def arm_plots(evidence: Evidence) -> list[Plot]:
+    titles = {
+        "alignment": "Alignment with the caption, 95 % interval",
+        "held_out_score": "Held-out judge's score for the preference",
+    }
+    means = {measure: comparisons.arm_means(evidence, measure) for measure in titles}
+    return [plots.arm_means(means[measure], title) for measure, title in titles.items() if means[measure]]
+
+
+# ------------------------------------------------------------------------------------------------ the loop
+
+
+def loop_table(arms: Sequence[Arm]) -> Table | None:
+    lines = [
+        (
+            arm.label,
+            str(row.round),
+            str(row.drawn),
+            percent(row.accepted / row.judged) if row.judged else tables.NOTHING,
+            str(row.drawn - row.judged),
+            number(row.alignment, 3),
+        )
+        for arm in arms
+        for row in comparisons.rounds(arm)
+    ]
+    columns = ("arm", "round", "pictures", "accepted of those judged", "without verdict", "alignment")
+    return tables.plain_table(columns, lines) if lines else None
+
+
+def loop_plots(arms: Sequence[Arm]) -> list[Plot]:
+    loops = {arm.name: comparisons.rounds(arm) for arm in arms if arm.name in ("validated", "combined") and arm.rounds}
+    return [plots.accepted_by_round(loops)] if loops else []
+
+
+def loop_sentences(evidence: Evidence) -> list[str]:
+    """Does the validator tell good pictures from bad, and does its feedback help the next one?"""
+    sentences = []
+    for arm in evidence.arms.values():
+        split = comparisons.accepted_against_rejected(
+            arm.measured_rounds, evidence.params.evaluate.resamples, evidence.params.seed
+        )
+        if split:
+            sentences.append(
+                f"{LABELS[arm.name].capitalize()}: the {split.accepted} accepted pictures have alignment "
+                f"{number(split.accepted_alignment, 3)}, the {split.rejected} rejected ones "
+                f"{number(split.rejected_alignment, 3)} ({verdict.interval_text(split.interval, 3)})."
+            )
+    effect = comparisons.feedback_effect(evidence)
+    if effect:
+        helps = {1: "feedback helps", 0: "no measurable difference", -1: "feedback hurts"}[effect.direction]
+        sentences.append(
+            f"Second pictures of {effect.interval.n} captions, drawn from the same noise: with feedback in the prompt "
+            f"alignment {number(effect.arm_value, 3)}, without {number(effect.base_value, 3)} "
+            f"({verdict.interval_text(effect.interval, 3)}): {helps}."
+        )
+    return sentences
+
+
+# ------------------------------------------------------------------------------------------------ pictures
+
+
+def picture_grid(evidence: Evidence, arms: Sequence[Arm], caption_ids: Sequence[int]) -> list[GridRow]:
+    rows = []
+    for caption_id in caption_ids:
+        caption = evidence.captions[caption_id]
+        rows.append(
+            GridRow(
+                caption.caption,
+                grids.data_url(evidence.dataset / caption.image),
+                tuple(grids.data_url(arm.folder / arm.pictures[caption_id].image) for arm in arms),
+                tuple(_note(arm, caption_id) for arm in arms),
+            )
+        )
+    return rows
+
+
+def _note(arm: Arm, caption_id: int) -> str:
+    """A line under a picture: its alignment if measured."""
+    row = arm.measured.get(caption_id)
+    return "" if row is None or row.alignment is None else f"alignment {row.alignment:.2f}"
+
+
+def told(evidence: Evidence) -> list[stories.Story]:
+    arm = evidence.arms.get("validated")
+    return stories.tell(evidence, arm, evidence.params.report.stories) if arm else []
+
+
+def pairs(evidence: Evidence) -> list[GridRow]:
+    """Base and fine-tuned pictures of other captions than the grid's, from equal noise."""
+    if "raw" not in evidence.arms or "finetuned" not in evidence.arms:
+        return []
+    arms = [evidence.arms["raw"], evidence.arms["finetuned"]]
+    count = evidence.params.report.grid
+    shared = grids.shared_captions(evidence)
+    shown = set(grids.spread_out(shared, count))
+    others = [caption_id for caption_id in shared if caption_id not in shown] or shared
+    rows = picture_grid(evidence, arms, grids.spread_out(others, count))
+    scores = [
+        tuple(number(row.held_out_score if row else None, 1) for row in (arm.measured.get(i) for arm in arms))
+        for i in grids.spread_out(others, count)
+    ]
+    return [GridRow(row.caption, row.real, row.pictures, note) for row, note in zip(rows, scores, strict=True)]
+
+
+# ------------------------------------------------------------------------------------------------ training, judges
+
+
+def reward_text(evidence: Evidence) -> str:
+    if not evidence.history:
+        return "Nothing was fine-tuned: there is no history of epochs."
+    reward, second = (alarm.ends(evidence.history, field) for field in ("reward_mean", "held_out_mean"))
+    changes = [("the reward", reward), ("the held-out judge's score", second)]
+    moves = [f"{name} from {number(ends[0], 2)} to {number(ends[1], 2)}" for name, ends in changes if ends]
+    masked = sum(row.masked for row in evidence.history)
+    asked = evidence.params.finetune.pictures_per_epoch * len(evidence.history)
+    return f"First against last epochs: {', '.join(moves)}. {masked} of {asked} scores were invalid and left out."
+
+
+def epoch_curves(evidence: Evidence) -> list[Plot]:
+    return [plots.epoch_curve(evidence.history, field, title) for field, title in CURVES.items()]
+
+
+def calibration_plots(evidence: Evidence) -> list[Plot]:
+    means = comparisons.sweep_means(evidence)
+    judges = list(dict.fromkeys([evidence.params.finetune.judge, evidence.params.evaluate.judge]))
+    found = []
+    for trait, unit in TRAITS.items():
+        lines = {judge: means[judge, trait] for judge in judges if (judge, trait) in means}
+        if lines:
+            found.append(plots.sweep(trait, unit, lines))
+    return found
+
+
+def calibration_table(evidence: Evidence) -> Table | None:
+    """One row per judge, one column per number of metrics/calibration.json."""
+    judges = {name: numbers for name, numbers in evidence.calibration_metrics.items() if isinstance(numbers, dict)}
+    keys = list(dict.fromkeys(key for numbers in judges.values() for key in numbers))
+    lines = [(name, *(_cell(numbers.get(key)) for key in keys)) for name, numbers in judges.items()]
+    return tables.plain_table(("judge", *(key.replace("_", " ") for key in keys)), lines) if lines else None
+
+
+def _cell(value: object) -> str:
+    return number(value, 3) if isinstance(value, float) else tables.NOTHING if value is None else str(value)

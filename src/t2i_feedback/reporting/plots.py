@@ -1,0 +1,167 @@
+"""Small plots as SVG. Each is narrow enough for a phone; several stand side by side on a screen."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from t2i_feedback.evaluation.intervals import Interval
+from t2i_feedback.records import EpochRow
+from t2i_feedback.reporting.comparisons import RoundSummary
+from t2i_feedback.reporting.evidence import LABELS
+
+SIZE = (4.0, 2.7)  # inches
+INK, GREY = "#333333", "#8a8a8a"
+# Okabe and Ito's colours, told apart by colour-blind readers; shapes differ as well.
+ARM_COLOURS = {
+    "raw": "#666666",
+    "enhanced": "#E69F00",
+    "best_of_n": "#56B4E9",
+    "validated": "#0072B2",
+    "finetuned": "#D55E00",
+    "combined": "#009E73",
+}
+FIRST, SECOND = ("#0072B2", "o", "-"), ("#D55E00", "s", "--")  # colour, marker, line: the judge, the held-out judge
+STYLE: Any = {
+    "font.size": 9.5,
+    "font.family": "sans-serif",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "t2i-feedback",
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    url: str  # data URL of the SVG
+    text: str  # what a reader who cannot see it should know
+
+
+class _Canvas:
+    """`with _Canvas(title) as axes: ...`, then `.plot(text)`."""
+
+    def __init__(self, title: str, height: float = SIZE[1]):
+        self._context = matplotlib.rc_context(STYLE)
+        self._title, self._height = title, height
+
+    def __enter__(self) -> Axes:
+        self._context.__enter__()
+        self.figure = Figure(figsize=(SIZE[0], self._height), layout="constrained")
+        axes = self.figure.subplots()
+        axes.set_title(self._title)
+        return axes
+
+    def __exit__(self, *problem) -> None:
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        self._context.__exit__(*problem)
+        self.svg = buffer.getvalue()
+
+    def plot(self, text: str) -> Plot:
+        return Plot("data:image/svg+xml;base64," + base64.b64encode(self.svg).decode("ascii"), text)
+
+
+def arm_means(means: Mapping[str, Interval], title: str, digits: int = 2) -> Plot:
+    """One dot per arm with its 95 % interval."""
+    canvas = _Canvas(title, height=0.9 + 0.34 * len(means))
+    with canvas as axes:
+        for row, (arm, mean) in enumerate(means.items()):
+            colour = ARM_COLOURS.get(arm, INK)
+            axes.plot([mean.low, mean.high], [row, row], color=colour, linewidth=2.2, solid_capstyle="round")
+            axes.plot(mean.value, row, "o", color=colour, markersize=6)
+        axes.set_yticks(range(len(means)), [LABELS.get(arm, arm) for arm in means])
+        axes.set_ylim(len(means) - 0.5, -0.5)
+        axes.grid(axis="y", visible=False)
+    return canvas.plot(
+        f"{title}: " + ", ".join(f"{LABELS.get(arm, arm)} {mean.value:.{digits}f}" for arm, mean in means.items())
+    )
+
+
+def reward_curve(history: Sequence[EpochRow]) -> Plot:
+    """Mean scores of the judge that rewards and of the held-out judge; the band is the spread over pictures."""
+    epochs = [row.epoch for row in history]
+    canvas = _Canvas("Score for the preference, by epoch")
+    with canvas as axes:
+        colour, marker, line = FIRST
+        rewards = [row.reward_mean for row in history]
+        low = [row.reward_mean - row.reward_std for row in history]
+        high = [row.reward_mean + row.reward_std for row in history]
+        axes.fill_between(epochs, low, high, color=colour, alpha=0.13, linewidth=0)
+        axes.plot(epochs, rewards, marker=marker, linestyle=line, color=colour, label="judge (the reward)")
+        held = [(row.epoch, row.held_out_mean) for row in history if row.held_out_mean is not None]
+        if held:
+            colour, marker, line = SECOND
+            axes.plot(*zip(*held, strict=True), marker=marker, linestyle=line, color=colour, label="held-out judge")
+        _epochs(axes)
+        axes.legend(loc="best")
+    return canvas.plot(f"The reward goes from {rewards[0]:.2f} to {rewards[-1]:.2f} over {len(history)} epochs.")
+
+
+def epoch_curve(history: Sequence[EpochRow], field: str, title: str) -> Plot:
+    values = [getattr(row, field) for row in history]
+    canvas = _Canvas(title, height=2.0)
+    with canvas as axes:
+        axes.plot([row.epoch for row in history], values, marker="o", color=INK)
+        if min(values) >= 0:
+            axes.set_ylim(bottom=0, top=max(values) * 1.15 or 1)
+        _epochs(axes)
+    return canvas.plot(f"{title}: from {values[0]:.3g} to {values[-1]:.3g}.")
+
+
+def _epochs(axes: Axes) -> None:
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def sweep(trait: str, unit: str, judges: Mapping[str, Sequence[tuple[float, float, float]]]) -> Plot:
+    """judge -> (level, mean score, standard error) by level."""
+    canvas = _Canvas(f"Score by {trait}", height=2.3)
+    with canvas as axes:
+        for (judge, points), (colour, marker, line) in zip(judges.items(), (FIRST, SECOND), strict=False):
+            levels, means, errors = zip(*points, strict=True)
+            axes.errorbar(levels, means, errors, color=colour, marker=marker, linestyle=line, capsize=2, label=judge)
+        axes.set_xlabel(unit)
+        axes.legend(loc="best")
+    trends = [f"{judge} from {points[0][1]:.1f} to {points[-1][1]:.1f}" for judge, points in judges.items()]
+    return canvas.plot(f"Mean score as {trait} goes up: {'; '.join(trends)}.")
+
+
+def accepted_by_round(arms: Mapping[str, Sequence[RoundSummary]]) -> Plot:
+    """Share of captions whose picture was accepted by each round."""
+    canvas = _Canvas("Share of captions accepted by round", height=2.3)
+    with canvas as axes:
+        for rounds, marker in zip(arms.values(), "os^v", strict=False):
+            captions, total, shares = rounds[0].drawn, 0, []
+            for row in rounds:
+                total += row.accepted
+                shares.append(total / captions)
+            numbers, name = [row.round for row in rounds], rounds[0].arm
+            axes.plot(numbers, shares, marker=marker, color=ARM_COLOURS.get(name, INK), label=LABELS.get(name, name))
+        axes.set_ylim(0, 1.03)
+        axes.set_xlabel("round")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(loc="lower right")
+    return canvas.plot("Share of captions accepted up to each round.")

@@ -1,0 +1,231 @@
+"""evaluate ARM: measure an arm's pictures, one by one (per_image.jsonl) and together (metrics/arms/ARM.json).
+
+Every arm is measured alike: one pass for features, then photometry, alignment with the caption's facts, the training
+judge, the held-out judge and the validator. Answers that are not valid stay None; their share stands beside the means.
+"""
+
+import json
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from t2i_feedback import params, paths, records, stages, workspace
+from t2i_feedback.errors import UserError
+from t2i_feedback.records import CaptionRow, EvaluationRow, PictureRow, RoundRow
+
+if TYPE_CHECKING:
+    from t2i_feedback.evaluation.alignment import Alignment
+    from t2i_feedback.mllm.roles import Typed
+
+CHUNK = 512  # pictures in memory together
+ORACLE_SIDE = 64  # pixels
+
+
+def main(arm: str = "") -> None:
+    if arm not in paths.ARMS:
+        raise UserError(f"which arm? one of {', '.join(paths.ARMS)}, not {arm!r}")
+    p = params.load()
+    folder = paths.arm(arm)
+    captions = records.read(paths.EVALUATION_CAPTIONS, CaptionRow)
+    rounds = records.read(folder / "rounds.jsonl", PictureRow)
+    pictures = in_order(records.read(folder / "pictures.jsonl", PictureRow), captions, folder)
+    asked = {"judge": p.finetune.judge, "held_out": p.evaluate.judge, "validator": p.stage1.mllm}
+    who = ", ".join(f"{role.replace('_', '-')} {name}" for role, name in asked.items())
+    print(f"evaluate {arm}: {len(pictures)} pictures; {p.evaluate.extractor}, {who}", flush=True)
+
+    entries = [p.mllms[name] for name in asked.values()]
+    settings = [p.seed, p.model, p.evaluate, p.finetune.preference, p.stage1.threshold, *asked.values(), *entries]
+    inputs = [paths.EVALUATION_CAPTIONS, paths.REFERENCE, paths.ORACLE, folder]
+    with workspace.partial(f"evaluate-{arm}", workspace.digest(settings, inputs)) as work:
+        out = work / "evaluation"
+        out.mkdir(exist_ok=True)
+        numbers = measure_fidelity(p, [folder / picture.image for picture in pictures], out / "features.safetensors")
+        alignments = align(captions, rounds, folder)
+        answers = ask(p, asked, captions, [folder / picture.image for picture in pictures])
+        rows = per_image(p, folder, pictures, Counter(row.caption_id for row in rounds), alignments, answers)
+        metrics = {"n": len(rows)} | numbers | means(rows)
+        metrics |= {f"invalid_{role}": invalid_share(outcomes) for role, outcomes in answers.items()}
+        records.write(out / "per_image.jsonl", rows)
+        records.write(out / "rounds.jsonl", (round_row(row, alignments[row.image]) for row in rounds))
+        records.write_json(out / "card.json", protocol(p, len(rows)))
+        workspace.publish(out, paths.evaluation(arm))
+        records.write_json(paths.arm_metrics(arm), metrics)
+    shown = (name for name in ("fid", "alignment", "judge_score", "held_out_score") if name in metrics)
+    print(f"evaluate {arm}: done, {', '.join(f'{name} {metrics[name]:.4g}' for name in shown)}")
+
+
+def in_order(pictures: list[PictureRow], captions: list[CaptionRow], folder: Path) -> list[PictureRow]:
+    """The pictures in the captions' order. Raises UserError unless every caption has exactly one."""
+    by_caption = {picture.caption_id: picture for picture in pictures}
+    wanted = [caption.caption_id for caption in captions]
+    if len(pictures) != len(wanted) or by_caption.keys() != set(wanted):
+        raise UserError(
+            f"{folder} has {len(pictures)} pictures, which do not match the {len(wanted)} captions of "
+            f"{paths.EVALUATION_CAPTIONS}: run `dvc repro` to draw them again"
+        )
+    return [by_caption[caption_id] for caption_id in wanted]
+
+
+def measure_fidelity(p: params.Params, files: list[Path], kept: Path) -> dict[str, float]:
+    """FID and the like. Features, logits and the FIDs of resamples go to `kept`; if it is there, it saves the pass."""
+    from safetensors.numpy import load_file, save_file
+
+    from t2i_feedback.evaluation import extractors, fidelity
+
+    reference = load_file(paths.REFERENCE / "features.safetensors")["features"]
+    if kept.exists():
+        tensors = load_file(kept)
+    else:
+        found = extractors.extract(files, extractors.load(p.evaluate.extractor, p.model.device), p.model.size)
+        tensors = {"features": found.features, "logits": found.logits}
+    numbers, fids = fidelity.measure(tensors["features"], tensors["logits"], reference, p.evaluate, p.seed)
+    partial = kept.with_suffix(".partial")
+    save_file(tensors | {"fid_resamples": fids}, partial)
+    partial.replace(kept)
+    return numbers
+
+
+def align(captions: list[CaptionRow], rounds: list[PictureRow], folder: Path) -> dict[str, "Alignment | None"]:
+    """Image -> what the oracle sees of its caption's facts, for every picture drawn; None where there are no facts."""
+    facts = {caption.caption_id: caption.facts for caption in captions if caption.facts is not None}
+    alignments: dict[str, Alignment | None] = dict.fromkeys(row.image for row in rounds)
+    known = [row for row in rounds if row.caption_id in facts]
+    if not known:
+        return alignments
+    import numpy as np
+    import torch
+
+    from t2i_feedback.evaluation.alignment import Oracle, score
+    from t2i_feedback.evaluation.extractors import read_square
+
+    oracle = Oracle.from_pretrained(paths.ORACLE)
+    for chunk in chunks(known):
+        images = np.stack([read_square(folder / row.image, ORACLE_SIDE) for row in chunk]).transpose(0, 3, 1, 2)
+        for row, seen in zip(chunk, oracle.see(torch.from_numpy(images).float() / 255), strict=True):
+            alignments[row.image] = score(facts[row.caption_id], seen)
+    return alignments
+
+
+def ask(
+    p: params.Params, asked: dict[str, str], captions: list[CaptionRow], files: list[Path]
+) -> dict[str, Sequence["Typed"]]:
+    """Role -> its answers about every picture, each model opened once. Raises UserError when too few are valid."""
+    from t2i_feedback import mllm
+    from t2i_feedback.mllm import roles
+
+    answers: dict[str, Sequence[Typed]] = {}
+    for name in dict.fromkeys(asked.values()):
+        with mllm.open(name, p.mllms[name], paths.ledger()) as model:
+            for role in (role for role, chosen in asked.items() if chosen == name):
+                found: list[Typed] = []
+                for chunk in chunks(list(zip(files, captions, strict=True))):
+                    images = [open_rgb(file) for file, _ in chunk]
+                    if role == "validator":
+                        found += roles.validate(model, images, [caption.caption for _, caption in chunk])
+                    else:
+                        found += roles.score_preference(model, images, p.finetune.preference)
+                roles.check_invalid(found, p.evaluate.max_invalid_fraction, f"{role.replace('_', '-')} {name}")
+                answers[role] = found
+    return answers
+
+
+def per_image(
+    p: params.Params,
+    folder: Path,
+    pictures: list[PictureRow],
+    drawn: Counter[int],
+    alignments: dict[str, "Alignment | None"],
+    answers: dict[str, Any],
+) -> list[EvaluationRow]:
+    """One row per caption. `accepted` is the loop's word; of an arm without one, P(yes) decides alike."""
+    from t2i_feedback import photometry
+
+    rows = []
+    for i, picture in enumerate(pictures):
+        alignment, p_yes, accepted = alignments[picture.image], answers["validator"][i].p_yes, picture.accepted
+        if accepted is None and p_yes is not None:
+            accepted = p_yes >= p.stage1.threshold
+        row = EvaluationRow(
+            caption_id=picture.caption_id,
+            **photometry.measure(open_rgb(folder / picture.image)),
+            alignment=alignment.share if alignment else None,
+            whole=alignment.whole if alignment else None,
+            judge_score=answers["judge"][i].value,
+            held_out_score=answers["held_out"][i].value,
+            p_yes=p_yes,
+            accepted=accepted,
+            rounds=drawn[picture.caption_id],
+        )
+        rows.append(row)
+    return rows
+
+
+def round_row(row: PictureRow, alignment: "Alignment | None") -> RoundRow:
+    return RoundRow(
+        caption_id=row.caption_id,
+        round=row.round,
+        alignment=alignment.share if alignment else None,
+        whole=alignment.whole if alignment else None,
+        p_yes=row.p_yes,
+        accepted=row.accepted,
+    )
+
+
+def means(rows: list[EvaluationRow]) -> dict[str, float]:
+    """Means over the captions where something was measured; a quantity that never was is left out."""
+    names = {"accepted": "acceptance_rate", "rounds": "rounds_mean"}
+    found = {}
+    for column in EvaluationRow.model_fields:
+        values = [value for row in rows if (value := getattr(row, column)) is not None]
+        if values and column != "caption_id":
+            found[names.get(column, column)] = statistics.fmean(values)
+    return found | {"rounds_std": statistics.pstdev(row.rounds for row in rows)}
+
+
+def invalid_share(outcomes: Sequence["Typed"]) -> float:
+    return sum(outcome.status != "valid" for outcome in outcomes) / len(outcomes)
+
+
+def protocol(p: params.Params, n: int) -> dict[str, object]:
+    """The card: everything that the arm's numbers were made by. Arms measured alike have equal cards."""
+    reference = json.loads((paths.REFERENCE / "card.json").read_text(encoding="utf-8"))
+    return reference | {
+        "n": n,
+        "image_format": "png",
+        "model": p.model.name,
+        "steps": p.model.steps,
+        "guidance": p.model.guidance,
+        "sampler": f"DDIM, eta {p.model.eta:g}",
+        "seed": p.seed,
+        "fid_std": f"{p.evaluate.resamples} bootstrap resamples of the arm's features, the reference fixed",
+        "is_std": f"over {p.evaluate.splits} splits",
+        "kid_std": f"over {p.evaluate.kid_subsets} subsets of {p.evaluate.kid_subset}",
+        "neighbourhood": p.evaluate.neighbourhood,
+        "rounds_std": "over captions",
+        "brightness": "mean of the 0-255 Rec. 601 luma, averaged over pictures",
+        "contrast": "standard deviation of the same luma, averaged over pictures",
+        "sharpness": "1 - blur_effect of the same luma, averaged over pictures",
+        "diversity": "mean cosine distance of features over all pairs of pictures",
+        "preference": p.finetune.preference,
+        "judge": p.finetune.judge,
+        "held_out_judge": p.evaluate.judge,
+        "validator": f"{p.stage1.mllm}, accepts from P(yes) {p.stage1.threshold:g}",
+    }
+
+
+def open_rgb(file: Path):
+    from PIL import Image
+
+    with Image.open(file) as opened:
+        return opened.convert("RGB")
+
+
+def chunks(items: list) -> Iterator[list]:
+    return (items[start : start + CHUNK] for start in range(0, len(items), CHUNK))
+
+
+if __name__ == "__main__":
+    stages.run(main, *sys.argv[1:])

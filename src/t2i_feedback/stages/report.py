@@ -1,0 +1,102 @@
+"""report: everything measured on one page, flat numbers for `dvc metrics diff`, series for `dvc plots`; then MLflow."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from t2i_feedback import params, paths, publish, records, stages
+from t2i_feedback.reporting import alarm, comparisons, grids, page
+from t2i_feedback.reporting.evidence import Arm, Evidence, RoundRow
+
+PLOTS = paths.METRICS / "plots"
+
+
+def main() -> None:
+    p = params.load()
+    evidence = gather(p)
+    print(f"report: {len(evidence.arms)} arms, {len(evidence.captions)} captions")
+    summary = comparisons.summary(evidence) | {"alarms": float(len(alarm.alarms(evidence.history)))}
+    write_plots(evidence)
+    records.write_json(paths.SUMMARY, summary)
+    records.write_text(paths.REPORT, page.render(evidence))
+    print(f"report: {paths.REPORT}, {paths.REPORT.stat().st_size / 2**20:.1f} MiB")
+    publish.publish(p)
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+def gather(p: params.Params) -> Evidence:
+    """What the other stages left. Only the captions must be there; whatever else is missing, the page says so."""
+    captions = records.read(paths.EVALUATION_CAPTIONS, records.CaptionRow)
+    return Evidence(
+        params=p,
+        dataset=paths.DATASET,
+        captions={row.caption_id: row for row in captions},
+        arms={name: read_arm(name) for name in paths.ARMS if paths.arm_metrics(name).exists()},
+        calibration=_rows(paths.CALIBRATION / "sweeps.jsonl", records.CalibrationRow),
+        calibration_metrics=_json(paths.CALIBRATION_METRICS),
+        history=_rows(paths.ADAPTER / "history.jsonl", records.EpochRow),
+        finetune_metrics=_json(paths.FINETUNE_METRICS),
+    )
+
+
+def read_arm(name: str) -> Arm:
+    folder, measured = paths.arm(name), paths.evaluation(name)
+    rounds = measured / "rounds.jsonl"
+    return Arm(
+        name=name,
+        folder=folder,
+        metrics=_json(paths.arm_metrics(name)),
+        card=_json(measured / "card.json"),
+        measured={row.caption_id: row for row in records.read(measured / "per_image.jsonl", records.EvaluationRow)},
+        pictures={row.caption_id: row for row in records.read(folder / "pictures.jsonl", records.PictureRow)},
+        rounds=_rows(folder / "rounds.jsonl", records.PictureRow),
+        measured_rounds=[RoundRow.model_validate_json(line) for line in rounds.read_text().splitlines()]
+        if rounds.exists()
+        else [],
+    )
+
+
+def _json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _rows(path: Path, row_type: type[records.RowType]) -> list[records.RowType]:
+    return records.read(path, row_type) if path.exists() else []
+
+
+# ------------------------------------------------------------------------------------------------ plots for dvc
+
+
+def write_plots(evidence: Evidence) -> None:
+    """CSV series and the picture grid. Each is written even when empty: DVC wants the same files of every run."""
+    arms = evidence.arms.values()
+    _csv("reward", list(records.EpochRow.model_fields), [row.model_dump() for row in evidence.history])
+    keys = sorted({key for arm in arms for key in arm.metrics})
+    _csv("arms", ["arm", *keys], [{"arm": arm.name, **arm.metrics} for arm in arms])
+    sweeps = [
+        {"judge": judge, "trait": trait, "level": level, "score": score, "standard_error": error}
+        for (judge, trait), points in comparisons.sweep_means(evidence).items()
+        for level, score, error in points
+    ]
+    _csv("calibration", ["judge", "trait", "level", "score", "standard_error"], sweeps)
+    rounds = [vars(row) for arm in arms for row in comparisons.rounds(arm)]
+    _csv("rounds", ["arm", "round", "drawn", "judged", "accepted", "alignment"], rounds)
+    shown = grids.spread_out(grids.shared_captions(evidence), evidence.params.report.grid)
+    texts = {caption_id: evidence.captions[caption_id].caption for caption_id in shown}
+    grids.sheet(texts, list(arms)).save(PLOTS / "pictures.png", optimize=True)
+
+
+def _csv(name: str, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    records.write_text(PLOTS / f"{name}.csv", buffer.getvalue())
+
+
+if __name__ == "__main__":
+    stages.run(main)

@@ -1,0 +1,60 @@
+"""A clone of this repository in a temporary folder, with the smoke profile applied: the real thing, in seconds."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+class Clone:
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_", "T2I_"))
+        } | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": "src"}
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout[-6000:]}")
+        return done
+
+    def git(self, *arguments: str) -> None:
+        self.run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", *arguments)
+
+
+def clone_into(folder: Path) -> Clone:
+    """Every file that git tracks or would track, committed anew."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        source = REPOSITORY / name
+        if source.is_file() and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, folder / name)
+    clone = Clone(folder)
+    clone.git("init", "--quiet")
+    clone.run(sys.executable, "-m", "t2i_feedback.profile", "smoke", "--apply")
+    clone.git("add", "--all")
+    clone.git("commit", "--quiet", "--message", "clone")
+    return clone
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A clone in which `dvc repro` has run to its end."""
+    clone = clone_into(tmp_path_factory.mktemp("clone"))
+    clone.output = clone.run("dvc", "repro").stdout
+    return clone

@@ -1,0 +1,136 @@
+"""The whole DAG on the smoke profile: a fresh clone, one `dvc repro`, and what stands there afterwards."""
+
+import json
+import re
+import subprocess
+import time
+
+import pytest
+
+ARMS = ("raw", "enhanced", "best_of_n", "validated", "finetuned", "combined")
+
+
+def rows(clone, path):
+    return [json.loads(line) for line in (clone.folder / path).read_text().splitlines()]
+
+
+def metrics(clone):
+    return {
+        path.name: json.loads(path.read_text()) for path in sorted((clone.folder / "metrics").rglob("*.json"))
+    }
+
+
+def test_repro_ends_with_a_report(finished):
+    page = (finished.folder / "metrics/report.html").read_text()
+    assert page.startswith("<!doctype html>") or page.startswith("<!DOCTYPE html>")
+    assert not re.search(r"""(src|href)=["']https?:""", page)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_has_one_picture_for_every_caption(finished, arm):
+    captions = [row["caption_id"] for row in rows(finished, "data/dataset/evaluation.jsonl")]
+    pictures = rows(finished, f"data/arms/{arm}/pictures.jsonl")
+    assert sorted(row["caption_id"] for row in pictures) == sorted(captions)
+    assert all((finished.folder / f"data/arms/{arm}" / row["image"]).exists() for row in pictures)
+
+
+def test_round_1_of_validated_is_the_picture_of_enhanced(finished):
+    enhanced = {row["caption_id"]: row["image"] for row in rows(finished, "data/arms/enhanced/pictures.jsonl")}
+    for row in rows(finished, "data/arms/validated/rounds.jsonl"):
+        if row["round"] == 1:
+            ours = (finished.folder / "data/arms/validated" / row["image"]).read_bytes()
+            assert ours == (finished.folder / "data/arms/enhanced" / enhanced[row["caption_id"]]).read_bytes()
+
+
+def test_best_of_n_has_the_same_budget_as_validated_and_the_prompt_of_round_1(finished):
+    def count(arm):
+        return sorted((row["caption_id"], row["round"]) for row in rows(finished, f"data/arms/{arm}/rounds.jsonl"))
+
+    assert count("best_of_n") == count("validated")
+    first = {row["caption_id"]: row["prompt"] for row in rows(finished, "data/prompts/prompts.jsonl")}
+    assert all(row["prompt"] == first[row["caption_id"]] for row in rows(finished, "data/arms/best_of_n/rounds.jsonl"))
+
+
+def test_best_of_n_keeps_the_highest_p_yes(finished):
+    drawn = rows(finished, "data/arms/best_of_n/rounds.jsonl")
+    for row in rows(finished, "data/arms/best_of_n/pictures.jsonl"):
+        assert row["p_yes"] == max(other["p_yes"] for other in drawn if other["caption_id"] == row["caption_id"])
+
+
+def test_fine_tuning_captions_and_evaluation_captions_are_disjoint(finished):
+    finetune = rows(finished, "data/dataset/finetune.jsonl")
+    evaluation = rows(finished, "data/dataset/evaluation.jsonl")
+    for key in ("caption_id", "image_id", "caption"):
+        assert not {row[key] for row in finetune} & {row[key] for row in evaluation}
+
+
+def test_a_second_repro_runs_nothing(finished):
+    again = finished.run("dvc", "repro").stdout
+    assert "Running stage" not in again
+
+
+def test_metrics_and_plots_are_there_for_dvc(finished):
+    shown = json.loads(finished.run("dvc", "metrics", "show", "--json").stdout)
+    files = shown[""]["data"]
+    assert {f"metrics/arms/{arm}.json" for arm in ARMS} <= set(files)
+    assert finished.run("dvc", "plots", "show", "--json").stdout.strip() != "{}"
+
+
+def test_every_run_is_in_mlflow_once(finished):
+    finished.run("python", "-m", "t2i_feedback.publish")
+    script = (
+        "import mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db');"
+        "runs = mlflow.search_runs(search_all_experiments=True, output_format='list');"
+        "print('RUNS', sum('mlflow.parentRunId' not in run.data.tags for run in runs))"
+    )
+    assert "RUNS 1" in finished.run("python", "-c", script).stdout
+
+
+def test_a_changed_parameter_reruns_only_what_depends_on_it(finished):
+    params = finished.folder / "params.yaml"
+    before = params.read_text()
+    params.write_text(re.sub(r"(?m)^  grid: \d+", "  grid: 3", before))
+    try:
+        output = finished.run("dvc", "repro", "--dry").stdout
+    finally:
+        params.write_text(before)
+    assert re.findall(r"Running stage '([^']+)'", output) == ["report"]
+
+
+def test_a_wrong_parameter_is_one_clear_line_before_any_work(finished):
+    params = finished.folder / "params.yaml"
+    before = params.read_text()
+    params.write_text(before.replace("max_rounds:", "max_round:"))
+    try:
+        done = finished.run("python", "-m", "t2i_feedback.stages.validate", "validated", check=False)
+    finally:
+        params.write_text(before)
+    assert done.returncode == 1
+    assert "stage1.max_round: unknown key" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize("stage", ["validate", "finetune"])
+def test_killing_a_stage_and_running_again_ends_with_the_same_metrics(finished, stage):
+    expected = metrics(finished)
+    process = subprocess.Popen(
+        ["dvc", "repro", "--force", "--single-item", stage],
+        cwd=finished.folder,
+        env=finished.environment | {"DVC_NO_RUN_CACHE": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    partial = finished.folder / ".cache/partial"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not any(partial.rglob("*.png")) and not any(partial.rglob("history.jsonl")):
+        time.sleep(0.05)
+    assert process.poll() is None, "the stage ended before it could be interrupted"
+    subprocess.run(["kill", "-9", f"-{process.pid}"], check=True)
+    process.wait()
+    for lock in (finished.folder / ".dvc/tmp").glob("*lock"):
+        lock.unlink()
+    finished.run("dvc", "repro")
+    assert metrics(finished) == expected
+
+

@@ -1,0 +1,148 @@
+"""A small made-up pipeline run on disk, with known effects: every arm, two rounds, sweeps and a history."""
+
+import random
+import shutil
+from pathlib import Path
+
+from t2i_feedback import paths, records
+from t2i_feedback.datasets import postcards
+
+REPOSITORY = Path(__file__).parents[2]
+GAINS = {"raw": 0.0, "enhanced": 0.1, "best_of_n": 0.12, "validated": 0.2, "finetuned": -0.02, "combined": 0.2}
+SCORES = {"raw": 4.0, "finetuned": 6.5, "combined": 6.4}
+
+
+def write_run(root: Path, captions: int = 24, pictures_are_measured: bool = True) -> None:
+    """Lay everything that the report reads out under `root`, which must be the current directory."""
+    shutil.copyfile(REPOSITORY / "params.yaml", root / "params.yaml")
+    rng = random.Random(0)
+    rows = _captions(captions, rng)
+    for arm in paths.ARMS:
+        _arm(arm, rows, rng, pictures_are_measured)
+    _calibration(rng)
+    _finetuning(rng)
+
+
+def _captions(count: int, rng: random.Random) -> list[records.CaptionRow]:
+    (paths.DATASET / "images").mkdir(parents=True)
+    rows = []
+    for number in range(count):
+        scene = postcards.sample_scene(rng)
+        text, facts = postcards.caption(scene, rng, "medium")
+        image = f"images/{number}.png"
+        postcards.render(scene, rng).save(paths.DATASET / image)
+        rows.append(
+            records.CaptionRow(caption_id=number, image_id=number, caption=text, image=image, facts=facts.to_json())
+        )
+    records.write(paths.EVALUATION_CAPTIONS, rows)
+    return rows
+
+
+def _arm(arm: str, captions: list[records.CaptionRow], rng: random.Random, measured: bool) -> None:
+    folder = paths.arm(arm)
+    (folder / "images").mkdir(parents=True)
+    loop = arm in ("best_of_n", "validated", "combined")
+    finals, drawn, evaluated, of_rounds = [], [], [], []
+    for row in captions:
+        hard = random.Random(row.caption_id).uniform(0.3, 0.7)
+        count = 1 + row.caption_id % 3 if loop else 1
+        for number in range(1, count + 1):
+            image = f"images/{row.caption_id}-round{number}.png"
+            postcards.render(postcards.sample_scene(rng), rng).save(folder / image)
+            last = number == count
+            accepted = last and row.caption_id % 5 != 4 if loop else None
+            picture = records.PictureRow(
+                caption_id=row.caption_id,
+                round=number,
+                prompt=f"{row.caption}, there is nothing else",
+                image=image,
+                status="valid" if loop else None,
+                p_yes=(0.8 if accepted else 0.2) if loop else None,
+                accepted=accepted,
+                feedback="the house is red" if loop and not accepted else None,
+            )
+            drawn.append(picture)
+            alignment = min(1.0, hard + GAINS[arm] + rng.uniform(-0.05, 0.05) - (0.1 if loop and not accepted else 0))
+            of_rounds.append({"caption_id": row.caption_id, "round": number, "alignment": alignment})
+            of_rounds[-1] |= {"whole": alignment > 0.8, "accepted": accepted, "p_yes": picture.p_yes}
+        finals.append(picture)
+        evaluated.append(
+            records.EvaluationRow(
+                caption_id=row.caption_id,
+                brightness=120 - 10 * SCORES.get(arm, 4.0) + rng.uniform(-5, 5),
+                contrast=60 + rng.uniform(-3, 3),
+                sharpness=0.6 + rng.uniform(-0.1, 0.1),
+                alignment=alignment if measured else None,
+                whole=alignment > 0.8 if measured else None,
+                judge_score=SCORES.get(arm, 4.0) + rng.uniform(-1, 1),
+                held_out_score=None if row.caption_id == 3 else SCORES.get(arm, 4.0) + rng.uniform(-1, 1),
+                p_yes=picture.p_yes,
+                accepted=picture.accepted,
+                rounds=count,
+            )
+        )
+    records.write(folder / "pictures.jsonl", finals)
+    if loop:
+        records.write(folder / "rounds.jsonl", drawn)
+    records.write(paths.evaluation(arm) / "per_image.jsonl", evaluated)
+    records.write_json(paths.evaluation(arm) / "card.json", {"n": len(captions), "resolution": 64, "arm_format": "png"})
+    if loop and measured:
+        import json
+
+        lines = "".join(json.dumps(line) + "\n" for line in of_rounds)
+        records.write_text(paths.evaluation(arm) / "rounds.jsonl", lines)
+    numbers = {"n": len(captions), "fid": 30.123, "fid_std": 0.5, "is": 5.4, "is_std": 0.2, "kid": 0.0123, "diversity": 0.7}
+    for key in ("brightness", "contrast", "sharpness", "alignment", "judge_score", "held_out_score"):
+        found = [value for line in evaluated if (value := getattr(line, key)) is not None]
+        numbers |= {key: sum(found) / len(found)} if found else {}
+    numbers |= {"invalid_judge": 0.0, "invalid_held_out": 1 / len(captions)}
+    if loop:
+        numbers |= {"rounds_mean": 2.0, "rounds_std": 0.8, "acceptance_rate": 0.8, "invalid_validator": 0.0}
+    records.write_json(paths.arm_metrics(arm), numbers)
+
+
+def _calibration(rng: random.Random) -> None:
+    slopes = {"brightness": -3.0, "contrast": -1.0, "saturation": -2.0, "blur": 1.5}
+    rows = [
+        records.CalibrationRow(
+            judge=judge, trait=trait, level=level, caption_id=caption_id, score=5 + slope * (level - 1) + rng.gauss(0, 0.4)
+        )
+        for judge in ("postcards", "postcards-judge")
+        for trait, slope in slopes.items()
+        for level in (0.4, 0.7, 1.0, 1.3, 1.6)
+        for caption_id in range(6)
+    ]
+    records.write(paths.CALIBRATION / "sweeps.jsonl", rows)
+    numbers = {"rank_correlation": 0.91, "brightness": 0.95, "invalid": 0.0}
+    records.write_json(paths.CALIBRATION_METRICS, {judge: numbers for judge in ("postcards", "postcards-judge")})
+
+
+def _finetuning(rng: random.Random) -> None:
+    paths.ADAPTER.mkdir(parents=True)
+    (paths.ADAPTER / "adapter_config.json").write_text("{}")
+    records.write(paths.ADAPTER / "history.jsonl", history(rng))
+    records.write_json(paths.FINETUNE_METRICS, {"reward_mean_last": 6.5, "epochs": 10.0})
+
+
+def history(rng: random.Random, held_out_gain: float = 0.2, last_diversity: float = 0.9) -> list[records.EpochRow]:
+    """Ten epochs in which the reward rises by 0.25 each."""
+    return [
+        records.EpochRow(
+            epoch=epoch,
+            reward_mean=4 + 0.25 * epoch,
+            reward_std=0.8,
+            held_out_mean=4 + held_out_gain * epoch,
+            masked=0,
+            dead_groups=0.0,
+            kl=0.001 * epoch,
+            ratio_max=1e-4,
+            clipped=0.1,
+            grad_norm=0.5,
+            diversity=1 - (1 - last_diversity) * (epoch - 1) / 9,
+            brightness=110 - 4 * epoch + rng.uniform(-1, 1),
+            contrast=60.0,
+            sharpness=0.6 - 0.02 * epoch,
+            seconds=12.0,
+        )
+        for epoch in range(1, 11)
+    ]

@@ -1,0 +1,286 @@
+"""The trainer, point by point: each of these has bitten a public implementation of DDPO."""
+
+import copy
+
+import numpy as np
+import pytest
+import tiny_diffusion
+import torch
+
+from t2i_feedback import records
+from t2i_feedback.ddpo import checkpoint
+from t2i_feedback.ddpo.advantages import advantages
+from t2i_feedback.ddpo.objective import policy_loss
+from t2i_feedback.ddpo.trainer import Trainer, diversity
+from t2i_feedback.diffusion import sampling
+from t2i_feedback.diffusion.load import add_adapter, load_pipeline, save_adapter
+from t2i_feedback.errors import UserError
+
+PROMPTS = ["a cat", "two dogs", "a red house"]
+
+
+def darkness(images, prompts):
+    return [255.0 - float(np.asarray(image).mean()) for image in images]
+
+
+def nothing(images):
+    return {"brightness": 0.0, "contrast": 0.0, "sharpness": 0.0}
+
+
+@pytest.fixture(scope="module")
+def checkpoint_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sd")
+    tiny_diffusion.pipeline(folder / "tokenizer_files").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def make(checkpoint_folder, tmp_path):
+    """A trainer on a fresh copy of the tiny pipeline; keywords change the fine-tuning section."""
+
+    def build(reward=darkness, folder=tmp_path / "run", guidance=3.0, size=tiny_diffusion.SIZE, seed=5, **changes):
+        model = tiny_diffusion.model(name=str(checkpoint_folder), guidance=guidance, size=size)
+        config = tiny_diffusion.finetune(**changes)
+        pipe = load_pipeline(model)
+        parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, seed)
+        folder.mkdir(exist_ok=True)
+        return Trainer(
+            pipe, parameters, PROMPTS, reward, nothing, model=model, finetune=config, seed=seed, folder=folder
+        )
+
+    return build
+
+
+def replay(trainer, rollout, batch_size):
+    pictures, steps = rollout.log_probs.shape
+    every = torch.arange(pictures * steps)
+    with torch.no_grad():
+        found = [trainer._log_prob(rollout, some // steps, some % steps)[0] for some in every.split(batch_size)]
+    return torch.exp(torch.cat(found).view(pictures, steps) - rollout.log_probs)
+
+
+def test_01_replay_before_any_update_has_a_ratio_of_1_at_every_timestep(make):
+    trainer = make()
+    rollout, _ = trainer.roll_out(0)
+    assert (replay(trainer, rollout, 8) - 1).abs().max() < 1e-5
+
+
+def test_02_replay_at_another_batch_size_stays_within_a_tenth_of_the_clip_range(make):
+    trainer = make()
+    rollout, _ = trainer.roll_out(0)
+    for batch_size in (1, 3, 40):
+        assert (replay(trainer, rollout, batch_size) - 1).abs().max() < 0.1 * trainer.config.clip_range
+
+
+def test_05_guidance_in_training_must_be_that_of_sampling(make):
+    trainer = make()
+    rollout, _ = trainer.roll_out(0)
+    trainer.policy.guidance = 1.5
+    with pytest.raises(UserError, match="sampling and training disagree"):
+        trainer.preflight(rollout)
+
+
+def test_05_preflight_passes_when_they_agree(make):
+    trainer = make()
+    trainer.preflight(trainer.roll_out(0)[0])
+
+
+def test_06_integer_rewards_give_the_same_advantages_as_floats():
+    prompts = ["a", "a", "b", "b"]
+    whole = advantages([1, 2, 3, 5], prompts, per_prompt=True, clip=5)
+    real = advantages([1.0, 2.0, 3.0, 5.0], prompts, per_prompt=True, clip=5)
+    assert torch.equal(whole.values, real.values)
+
+
+def test_07_constant_rewards_give_no_advantage_and_count_as_a_dead_group():
+    found = advantages([2.0, 2.0, 1.0, 3.0], ["a", "a", "b", "b"], per_prompt=True, clip=5)
+    assert found.values[:2].tolist() == [0, 0]
+    assert found.values[2] < 0 < found.values[3]
+    assert found.dead_groups == 0.5
+
+
+def test_07_a_tiny_spread_does_not_explode():
+    found = advantages([5.0, 5.0 + 1e-9], ["a", "a"], per_prompt=True, clip=5)
+    assert found.values.abs().max() < 1e-3
+
+
+def test_08_prompts_that_differ_after_the_token_window_stay_apart():
+    long = "a " * 90
+    found = advantages([1.0, 1.0, 9.0, 9.0], [long + "cat", long + "cat", long + "dog", long + "dog"], per_prompt=True, clip=5)
+    assert found.values.tolist() == [0, 0, 0, 0]
+    assert found.dead_groups == 1
+
+
+def test_per_batch_advantages_compare_across_prompts():
+    found = advantages([1.0, 1.0, 9.0, 9.0], ["a", "a", "b", "b"], per_prompt=False, clip=5)
+    assert found.values.tolist() == [-1, -1, 1, 1]
+
+
+def test_09_stopping_and_resuming_equals_an_uninterrupted_run(make, tmp_path):
+    whole = make(folder=tmp_path / "whole", epochs=4)
+    expected = whole.run()
+    make(folder=tmp_path / "parts", epochs=2).run()
+    resumed = make(folder=tmp_path / "parts", epochs=4)
+    found = resumed.run()
+    for mine, theirs in zip(resumed.parameters, whole.parameters, strict=True):
+        assert torch.equal(mine, theirs)
+    for mine, theirs in zip(
+        resumed.optimiser.state_dict()["state"].values(), whole.optimiser.state_dict()["state"].values(), strict=True
+    ):
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    assert [row.model_dump(exclude={"seconds"}) for row in found] == [
+        row.model_dump(exclude={"seconds"}) for row in expected
+    ]
+
+
+def test_09_an_epoch_cut_off_in_the_middle_is_done_again(make, tmp_path):
+    expected = make(folder=tmp_path / "whole", epochs=2).run()
+    calls = 0
+
+    def dies_once(images, prompts):
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return darkness(images, prompts)
+
+    with pytest.raises(KeyboardInterrupt):
+        make(dies_once, folder=tmp_path / "cut", epochs=2).run()
+    found = make(folder=tmp_path / "cut", epochs=2).run()
+    assert found[-1].reward_mean == expected[-1].reward_mean
+
+
+def test_10_a_half_written_checkpoint_is_not_taken_for_one(make, tmp_path):
+    trainer = make()
+    checkpoint.save(trainer.folder, 1, trainer.parameters, trainer.optimiser)
+    (trainer.folder / ".checkpoint-00002.partial").mkdir()
+    assert checkpoint.load_latest(trainer.folder, trainer.parameters, trainer.optimiser) == 1
+
+
+def test_10_only_the_last_checkpoints_are_kept(make):
+    trainer = make(epochs=3, keep_last=1)
+    trainer.run()
+    assert [path.name for path in sorted(trainer.folder.glob("checkpoint-*"))] == ["checkpoint-00003"]
+
+
+def test_12_gradients_do_not_depend_on_how_many_transitions_are_taken_at_once(make, tmp_path):
+    learnt = []
+    for size in (40, 1):
+        trainer = make(folder=tmp_path / str(size), train_batch_size=size, updates_per_epoch=1, clip_range=1.0)
+        rollout, prompts = trainer.roll_out(0)
+        judged = advantages(darkness(rollout.images, prompts), prompts, per_prompt=True, clip=5)
+        norm = trainer.update(0, rollout, judged)["grad_norm"]
+        learnt.append(norm)
+    assert learnt[0] == pytest.approx(learnt[1], rel=1e-4)
+
+
+def test_13_a_transition_keeps_its_latent_next_latent_timestep_and_log_prob_together(make):
+    trainer = make()
+    rollout, _ = trainer.roll_out(0)
+    picture, step = torch.tensor([3, 0, 7, 2]), torch.tensor([4, 1, 0, 2])
+    with torch.no_grad():
+        found = trainer._log_prob(rollout, picture, step)[0]
+    torch.testing.assert_close(found, rollout.log_probs[picture, step], atol=1e-5, rtol=0)
+
+
+def test_14_a_new_adapter_changes_nothing_and_a_saved_one_draws_the_same_after_loading(make, checkpoint_folder, tmp_path):
+    setting = {"steps": 4, "guidance": 3.0, "eta": 0.0, "size": tiny_diffusion.SIZE}
+    base = load_pipeline(tiny_diffusion.model(name=str(checkpoint_folder)))
+    drawn = np.asarray(sampling.draw(base, ["a cat"], [3], **setting)[0])
+    trainer = make(learning_rate=0.05)
+    assert np.array_equal(drawn, np.asarray(sampling.draw(trainer.pipe, ["a cat"], [3], **setting)[0]))
+    trainer.run()
+    trained = np.asarray(sampling.draw(trainer.pipe, ["a cat"], [3], **setting)[0])
+    assert not np.array_equal(drawn, trained)
+    save_adapter(trainer.pipe.unet, tmp_path / "adapter")
+    fresh = load_pipeline(tiny_diffusion.model(name=str(checkpoint_folder)), tmp_path / "adapter")
+    again = np.asarray(sampling.draw(fresh, ["a cat"], [3], **setting)[0])
+    assert np.abs(again.astype(int) - trained.astype(int)).max() <= 1
+
+
+def test_16_a_failing_judge_masks_pictures_and_nothing_is_learnt_from_them(make, tmp_path):
+    def half_blind(images, prompts):
+        return [score if i % 2 else None for i, score in enumerate(darkness(images, prompts))]
+
+    found = advantages([None, 1.0, None, 3.0], ["a"] * 4, per_prompt=True, clip=5)
+    assert found.valid.tolist() == [False, True, False, True]
+    trainer = make(half_blind, updates_per_epoch=1)
+    rollout, prompts = trainer.roll_out(0)
+    judged = advantages(half_blind(rollout.images, prompts), prompts, per_prompt=True, clip=5)
+    used = []
+    original = trainer._loss
+    trainer._loss = lambda r, j, picture, step: used.extend(picture.tolist()) or original(r, j, picture, step)
+    trainer.update(0, rollout, judged)
+    assert set(used) == {1, 3, 5, 7}
+
+
+def test_17_kl_to_the_base_is_0_at_first_and_grows_with_training(make):
+    trainer = make(learning_rate=0.05, epochs=3)
+    rollout, _ = trainer.roll_out(0)
+    assert trainer.kl_to_base(0, rollout) == 0
+    history = trainer.run()
+    assert history[-1].kl > 0
+
+
+def test_17_a_penalty_on_kl_keeps_the_policy_nearer_to_the_base(make, tmp_path):
+    free = make(folder=tmp_path / "free", learning_rate=0.02, epochs=4).run()
+    held = make(folder=tmp_path / "held", learning_rate=0.02, epochs=4, kl_weight=100.0).run()
+    assert held[-1].kl < free[-1].kl
+
+
+def test_19_the_judge_sees_the_pixels_that_would_be_saved(make, tmp_path):
+    seen = []
+
+    def look(images, prompts):
+        seen.extend(images)
+        return darkness(images, prompts)
+
+    make(look, epochs=1).run()
+    assert len(seen) == 8
+    seen[0].save(tmp_path / "a.png")
+    with sampling.Image.open(tmp_path / "a.png") as saved:
+        assert saved.tobytes() == seen[0].tobytes()
+
+
+def test_a_ratio_outside_the_clip_range_earns_no_more():
+    inside = policy_loss(torch.tensor([0.00005]), torch.tensor([0.0]), torch.tensor([1.0]), 1e-4)
+    outside = policy_loss(torch.tensor([0.01]), torch.tensor([0.0]), torch.tensor([1.0]), 1e-4)
+    assert inside.value.item() == pytest.approx(-1.00005)
+    assert outside.value.item() == pytest.approx(-1.0001)
+    assert outside.clipped.all()
+    assert not inside.clipped.any()
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(make):
+    trainer = make(epochs=1)
+    trainer.run()
+    saved = copy.deepcopy([p.detach() for p in trainer.parameters])
+    broken = make(epochs=2)
+    broken._log_prob = lambda rollout, picture, step: (torch.full((len(picture),), float("nan")), torch.zeros(1))
+    with pytest.raises(UserError, match="last good checkpoint"):
+        broken.run()
+    again = make(epochs=2)
+    assert checkpoint.load_latest(again.folder, again.parameters, again.optimiser) == 1
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters, saved, strict=True))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_training_on_darkness_darkens(make, seed):
+    """The golden learning test: the mean reward of the last three epochs exceeds that of the first three."""
+    everywhere = ["conv1", "conv2", "conv_out", "to_v"]  # attention alone moves a network of random weights too little
+    trainer = make(seed=seed, epochs=10, learning_rate=0.01, images_per_prompt=8, guidance=1.0, lora_targets=everywhere)
+    rewards = [row.reward_mean for row in trainer.run()]
+    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 1.0
+
+
+def test_diversity_is_0_for_copies_and_grows_with_difference():
+    dark, light = (sampling.Image.new("RGB", (4, 4), (value,) * 3) for value in (0, 100))
+    assert diversity([dark, dark], ["a", "a"]) == 0
+    assert diversity([dark, light], ["a", "a"]) == 100
+    assert diversity([dark, light], ["a", "b"]) == 0
+
+
+def test_history_survives_on_disk(make):
+    trainer = make(epochs=2)
+    history = trainer.run()
+    assert records.read(trainer.folder / "history.jsonl", records.EpochRow) == history

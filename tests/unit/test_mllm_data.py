@@ -1,0 +1,125 @@
+"""The questions that the tiny MLLMs learn from: truths are true, lies are lies, and nothing asked for is lost."""
+
+import random
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "pretrain"))
+
+from mllm_grammar import complaints, is_true, marks, parse, repair
+from mllm_questions import (
+    ATTRIBUTES,
+    ENHANCE_AGAIN,
+    PAPER_PREFERENCE,
+    enhance_question,
+    false_caption,
+    falsify,
+    picture_questions,
+    preference,
+    preference_level,
+)
+
+from t2i_feedback.datasets.postcards import LEVELS, Scene, Thing, caption, sample_scene
+
+HOUSE = Thing("house", "red", "small", "left")
+SUN = Thing("sun", "yellow", "large", "right")
+
+
+@pytest.fixture
+def rng() -> random.Random:
+    return random.Random(5)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_caption_is_parsed_to_the_facts_it_states(rng: random.Random, level: str) -> None:
+    for _ in range(300):
+        scene = sample_scene(rng)
+        text, facts = caption(scene, rng, level)
+        assert parse(text) == (facts, [])
+        assert is_true(facts, scene)
+        assert all(fits for _, fits in marks(text, scene))
+        assert complaints(facts, scene) == ["nothing"]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_negative_is_never_true_and_has_a_fitting_complaint(rng: random.Random, level: str) -> None:
+    for _ in range(300):
+        scene = sample_scene(rng)
+        text, facts, attribute = false_caption(scene, rng, level)
+        assert not is_true(facts, scene)
+        assert complaints(facts, scene)[0] != "nothing"
+        parsed = parse(text)
+        assert parsed is not None and parsed[0] == facts
+        if attribute not in ("uninvited", "missing"):
+            assert not all(fits for _, fits in marks(text, scene)) or len(facts.things) == 2
+
+
+@pytest.mark.parametrize("attribute", ATTRIBUTES)
+def test_falsify_changes_one_thing(rng: random.Random, attribute: str) -> None:
+    for _ in range(100):
+        scene = sample_scene(rng)
+        false = falsify(scene, attribute, rng)
+        if false is not None:
+            same = [a == b for a, b in zip(scene.things, false.things, strict=False)]
+            changes = (scene.background != false.background) + same.count(False)
+            assert changes + abs(len(scene.things) - len(false.things)) >= 1
+            assert attribute in ("uninvited", "missing") or changes == 1
+
+
+@pytest.mark.parametrize(
+    ("shown", "complaint", "remark"),
+    [
+        (Scene("meadow", (replace(HOUSE, colour="blue"), SUN)), "the house is blue", "the house is red"),
+        (Scene("meadow", (replace(HOUSE, size="large"), SUN)), "the house is large", "the house is small"),
+        (Scene("meadow", (replace(HOUSE, column="right"), SUN)), "the house is on the right", "the house is on the left"),
+        (Scene("beach", (HOUSE, SUN)), "it is a beach", "it is a meadow"),
+        (Scene("meadow", (SUN,)), "there is no house", "there is a house"),
+        (Scene("meadow", (HOUSE, SUN, Thing("tree", "green", "small", "right"))), "there is an extra tree", "nothing else"),
+        (Scene("meadow", (HOUSE, SUN, Thing("unclear", None, None, "right"))), "there is an extra thing", "nothing else"),
+    ],
+)
+def test_complaints_and_their_repair(shown: Scene, complaint: str, remark: str) -> None:
+    wanted = Scene("meadow", (HOUSE, SUN))
+    assert complaints(wanted, shown) == [complaint]
+    assert repair(complaint, wanted) == remark
+
+
+def test_equal_things_need_a_counterpart_each() -> None:
+    house = Thing("house", "red", None, None)
+    assert not is_true(Scene(None, (house, house)), Scene("meadow", (HOUSE,)))
+    assert is_true(Scene(None, (house, house)), Scene("meadow", (HOUSE, replace(HOUSE, column="right"))))
+
+
+def test_enhancement_keeps_every_attribute_and_answers_feedback(rng: random.Random) -> None:
+    for _ in range(500):
+        question = enhance_question(rng)
+        body, _, feedback = question.text.partition("\nLast time: ")
+        prompt = body.split(": ", 1)[1].rstrip(".")
+        asked, answer = parse(prompt[0].lower() + prompt[1:]), parse(question.answer)
+        assert asked is not None and answer is not None
+        assert is_true(asked[0], answer[0])
+        assert answer[0].background and all(t.colour and t.size and t.column for t in answer[0].things)
+        assert bool(feedback) == bool(answer[1]) == question.text.startswith(ENHANCE_AGAIN[:8]) & bool(feedback)
+        if feedback:
+            assert repair(feedback, answer[0]) in answer[1]
+
+
+def test_questions_about_a_drawn_picture_with_something_unclear_are_never_answered_yes(rng: random.Random) -> None:
+    for _ in range(100):
+        scene = sample_scene(rng)
+        shown = replace(scene, things=(*scene.things, Thing("unclear", None, None, "centre")))
+        for question in picture_questions(shown, (0.5, 0.5, 0.5), rng, 0.0, caption(scene, rng, "terse")):
+            assert "unclear" not in question.text + question.answer
+            assert not question.text.startswith("Does this picture show") or question.answer == "no"
+
+
+def test_preferences(rng: random.Random) -> None:
+    found = dict(preference(rng) for _ in range(3000))
+    assert found[PAPER_PREFERENCE] == (1, 1, 1)
+    assert found["dark images"] == (1, 0, 0)
+    assert found["sharp details"] == (0, 0, -1)
+    assert preference_level((1.0, 0.5, 0.0), (1, 1, 1)) == pytest.approx(0.5)
+    assert preference_level((1.0, 0.5, 0.2), (0, 0, -1)) == pytest.approx(0.8)

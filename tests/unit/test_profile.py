@@ -1,0 +1,121 @@
+"""Named set-ups: the line that is printed and the file that is written say the same, and both are valid."""
+
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from t2i_feedback import params, paths, profile
+from t2i_feedback.errors import UserError
+
+REPOSITORY = Path(__file__).parents[2]
+SHIPPED = sorted(path.stem for path in (REPOSITORY / "profiles").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    shutil.copytree(REPOSITORY / "profiles", tmp_path / "profiles")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["profile", *arguments])
+    profile.main()
+
+
+def write(name: str, text: str) -> None:
+    Path(f"profiles/{name}.yaml").write_text(text)
+
+
+def test_paper_and_smoke_are_shipped() -> None:
+    assert {"paper", "smoke"} <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_an_applied_profile_is_valid_and_has_its_values(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(monkeypatch, name, "--apply")
+    params.load()
+    written = yaml.safe_load(paths.PARAMS.read_text())
+    for key, value in profile.overrides(name).items():
+        section, last = key.split(".")
+        assert written[section][last] == value
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_printed_line_gives_dvc_the_same_params(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dvc.utils.hydra import apply_overrides
+
+    words = shlex.split(profile.command(name))
+    assert words[:3] == ["dvc", "exp", "run"]
+    shutil.copy(paths.PARAMS, "by_dvc.yaml")
+    apply_overrides(Path("by_dvc.yaml"), [word for word in words[3:] if word != "-S"])
+    run(monkeypatch, name, "--apply")
+    assert yaml.safe_load(Path("by_dvc.yaml").read_text()) == yaml.safe_load(paths.PARAMS.read_text())
+
+
+def test_awkward_values_survive_the_printed_line() -> None:
+    from dvc.utils.hydra import apply_overrides
+
+    write("odd", 'finetune: {preference: "it\'s dark, =blurred", lora_targets: [to_q, to_out.0], kl_weight: 0.00001}')
+    words = shlex.split(profile.command("odd"))
+    apply_overrides(paths.PARAMS, words[4::2])
+    finetune = params.load().finetune
+    assert (finetune.preference, finetune.lora_targets) == ("it's dark, =blurred", ["to_q", "to_out.0"])
+    assert finetune.kl_weight == 1e-5
+
+
+def test_a_key_that_params_does_not_spell_out_is_added() -> None:
+    write("new", "mllms: {postcards: {max_new_tokens: 40}, other: {backend: local, model: here}}")
+    assert "max_new_tokens: 40" in profile.merge("new")
+    assert "-S +mllms.postcards.max_new_tokens=40 " in profile.command("new")
+    assert profile.command("new").endswith("-S +mllms.other.backend=local -S +mllms.other.model=here")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_applying_keeps_comments_and_untouched_lines(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = paths.PARAMS.read_text().splitlines()
+    run(monkeypatch, name, "--apply")
+    after = paths.PARAMS.read_text().splitlines()
+    assert len(after) == len(before)
+    assert [line.partition(" # ")[2] for line in after] == [line.partition(" # ")[2] for line in before]
+    assert sum(old != new for old, new in zip(before, after, strict=True)) <= len(profile.overrides(name))
+
+
+def test_printing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = paths.PARAMS.read_bytes()
+    run(monkeypatch, "paper")
+    assert paths.PARAMS.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["", "papr", "../params"])
+def test_an_unknown_profile_lists_those_there_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"no profile is called .* there are paper, smoke"):
+        run(monkeypatch, *([name] if name else []))
+
+
+def test_a_profile_that_does_not_fit_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("bad", "finetune: {epoch: 3, eta: 0}")
+    before = paths.PARAMS.read_bytes()
+    with pytest.raises(UserError, match=r"(?s)profiles/bad\.yaml has problems.*finetune\.eta.*finetune\.epoch"):
+        run(monkeypatch, "bad", "--apply")
+    assert paths.PARAMS.read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["", "- a", "a: ["])
+def test_a_profile_that_is_no_mapping_is_refused(text: str) -> None:
+    write("bad", text)
+    with pytest.raises(UserError, match=r"profiles/bad\.yaml"):
+        profile.overrides("bad")
+
+
+def test_it_runs_as_a_program() -> None:
+    environment = {"PYTHONPATH": str(REPOSITORY / "src")}
+    command = [sys.executable, "-m", "t2i_feedback.profile", "smoke"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("dvc exp run -S data.finetune_captions=8 ")
