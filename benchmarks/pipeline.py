@@ -42,7 +42,12 @@ def main() -> None:
     total = sum(figure["seconds"] for figure in figures.values())
     peak = max(figure["peak_mib"] for figure in figures.values())
     print(f"{'whole':22s} {total:7.1f} s {peak:6d} MiB\n{'repeated':22s} {repeated:7.1f} s")
-    summary = {"cores": os.cpu_count(), "seconds": round(total, 1), "peak_mib": peak, "repeated_seconds": round(repeated, 1)}
+    summary = {
+        "cores": os.cpu_count(),
+        "seconds": round(total, 1),
+        "peak_mib": peak,
+        "repeated_seconds": round(repeated, 1),
+    }
     RESULT.write_text(json.dumps(summary | {"stages": figures}, indent=2) + "\n")
 
 

@@ -16,9 +16,7 @@ from t2i_feedback.datasets.postcards import (
 )
 
 BACKGROUND_OF = {
-    phrase: background
-    for background, (wheres, nouns, extra) in PLACES.items()
-    for phrase in (*wheres, *nouns, extra)
+    phrase: background for background, (wheres, nouns, extra) in PLACES.items() for phrase in (*wheres, *nouns, extra)
 }
 SIZE_OF = {word: size for size, words in SIZE_WORDS.items() for word in words}
 COLUMN_OF = {phrase: column for column, phrases in COLUMN_WORDS.items() for phrase in phrases}
@@ -112,7 +110,9 @@ def complaints(facts: Scene, shown: Scene) -> list[str]:
     for stated in facts.things:
         same = [thing for thing in left if thing.kind == stated.kind]
         if same:
-            best = max(same, key=lambda t: sum(getattr(stated, n) == getattr(t, n) for n in ("colour", "size", "column")))
+            best = max(
+                same, key=lambda t: sum(getattr(stated, n) == getattr(t, n) for n in ("colour", "size", "column"))
+            )
             left.remove(best)
             pairs.append((stated, best))
         else:
@@ -121,7 +121,9 @@ def complaints(facts: Scene, shown: Scene) -> list[str]:
     found += [f"there is an extra {thing.kind if thing.kind in KINDS else 'thing'}" for thing in left]
     if facts.background not in (None, shown.background):
         found.append(f"it is {PLACES[shown.background or ''][1][0]}")
-    found += [f"the {thing.kind} is {thing.colour}" for stated, thing in pairs if stated.colour not in (None, thing.colour)]
+    found += [
+        f"the {thing.kind} is {thing.colour}" for stated, thing in pairs if stated.colour not in (None, thing.colour)
+    ]
     found += [f"the {thing.kind} is {thing.size}" for stated, thing in pairs if stated.size not in (None, thing.size)]
     found += [
         f"the {thing.kind} is {COLUMN_WORDS[thing.column or ''][0]}"

@@ -10,13 +10,22 @@ telling phrase of a caption is trained to say yes or no: is this so far true of 
 
 import random
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from mllm_features import load_asked, load_scenes
-from mllm_model import ASSISTANT, END, IMAGE, IMAGE_TOKENS, USER, build_model, make_processor, save_model, train_tokenizer
+from mllm_model import (
+    ASSISTANT,
+    END,
+    IMAGE,
+    IMAGE_TOKENS,
+    USER,
+    build_model,
+    make_processor,
+    save_model,
+    train_tokenizer,
+)
 from mllm_muon import make_optimisers
 from mllm_questions import Question, enhance_question, picture_questions
 from mllm_recipe import read_model_recipe
@@ -28,7 +37,8 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast,
 
 from t2i_feedback.datasets.postcards import BACKGROUNDS, COLOURS, COLUMNS, KINDS, SIZES, Scene
 
-IGNORED = -100
+IGNORED = -100  # no target here
+REQUESTS = 6  # of a text-only row: about as long as the questions about a picture
 
 
 @dataclass
@@ -81,14 +91,13 @@ class Packer:
 
     def _branch(self, question: Question) -> tuple[list[int], list[int], list[float]]:
         """Ids, targets and weights of one question with its answer."""
-        ids = self._ids(question.text) if len(question.marks) == 0 else self.tokenizer(question.text).input_ids
+        encoded = self.tokenizer(question.text, return_offsets_mapping=True)
+        ids = encoded.input_ids
         targets, weights = [IGNORED] * len(ids), [0.0] * len(ids)
-        if question.marks:
-            ends = list(accumulate(len(self.tokenizer.decode([token])) for token in ids))
-            at = {end: index for index, end in enumerate(ends)}
-            for end, true in question.marks:
-                if end in at:
-                    targets[at[end]], weights[at[end]] = (self.yes if true else self.no), self.weights["mark"]
+        at = {end: index for index, (_, end) in enumerate(encoded.offset_mapping)}
+        for end, true in question.marks:
+            if end in at:
+                targets[at[end]], weights[at[end]] = (self.yes if true else self.no), self.weights["mark"]
         answer = self._ids(question.answer)
         weight = self.weights["verdict"] if question.answer in ("yes", "no") else self.weights["word"]
         targets += [*answer, self.end]
@@ -126,7 +135,9 @@ def batch_loss(model: LlavaForConditionalGeneration, batch: Batch, tokens: torch
     """Weighted cross-entropy of a batch with standardised picture tokens [pictures, 16, C], and what is right of it."""
     embedded = model.get_input_embeddings()(batch.ids)
     images = model.model.multi_modal_projector(tokens)
-    with_picture = torch.cat([embedded[: batch.pictures, :1], images, embedded[: batch.pictures, 1 + IMAGE_TOKENS :]], 1)
+    with_picture = torch.cat(
+        [embedded[: batch.pictures, :1], images, embedded[: batch.pictures, 1 + IMAGE_TOKENS :]], 1
+    )
     embedded = torch.cat([with_picture, embedded[batch.pictures :]])
     mask = attention_mask(batch.branch)
     hidden = model.model.language_model(
@@ -139,10 +150,14 @@ def batch_loss(model: LlavaForConditionalGeneration, batch: Batch, tokens: torch
     return (losses * weights).sum() / weights.sum(), {"right": right, "weights": weights}
 
 
-def align(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, source: Source, mean, std, params: dict) -> None:
+def align(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, source: Source, mean, std, params: dict
+) -> None:
     """Pull projected picture tokens toward the embeddings of the words for what stands in their region."""
     words = {"kind": KINDS, "colour": tuple(COLOURS), "size": SIZES, "background": BACKGROUNDS, "column": COLUMNS}
-    ids = {name: torch.tensor([tokenizer(f" {value}").input_ids[0] for value in values]) for name, values in words.items()}
+    ids = {
+        name: torch.tensor([tokenizer(f" {value}").input_ids[0] for value in values]) for name, values in words.items()
+    }
     regions = regions_of_tokens()
     labels = label_scenes(source.scenes)
     embeddings = model.get_input_embeddings().weight
@@ -208,7 +223,7 @@ def train(recipe: Recipe) -> None:
             row = rng.randrange(len(source.tokens))
             rows.append(source.questions(row, rng, easy))
             tokens.append(source.tokens[row])
-        rows += [[enhance_question(rng) for _ in range(8)] for _ in range(params["text_rows"])]
+        rows += [[enhance_question(rng) for _ in range(REQUESTS)] for _ in range(params["text_rows"])]
         batch = packer.pack(rows, pictures)
         loss, seen = batch_loss(model, batch, (torch.stack(tokens).float() - mean) / std)
         loss.backward()
@@ -217,12 +232,16 @@ def train(recipe: Recipe) -> None:
             set_rate(optimiser, cosine(step, params["steps"], params["learning_rate"]))
             optimiser.step()
             optimiser.zero_grad()
-        verdict, mark = (seen["right"][seen["weights"] == params["weights"][kind]].float().mean() for kind in ("verdict", "mark"))
+        verdict, mark = (
+            seen["right"][seen["weights"] == params["weights"][kind]].float().mean() for kind in ("verdict", "mark")
+        )
         log.append((loss.item(), verdict.item(), mark.item()))
         if (step + 1) % params["log_every"] == 0:
             values = [sum(column) / len(log) for column in zip(*log, strict=True)]
             log.clear()
-            print("\nstep {} loss {:.3f} verdicts right {:.3f} marks right {:.3f}".format(step + 1, *values), flush=True)
+            print(
+                "\nstep {} loss {:.3f} verdicts right {:.3f} marks right {:.3f}".format(step + 1, *values), flush=True
+            )
         if (step + 1) % params["checkpoint_every"] == 0:
             state = {"step": step + 1, "model": model.state_dict()}
             save_checkpoint(recipe.checkpoint, state | {"optimisers": [o.state_dict() for o in optimisers]})

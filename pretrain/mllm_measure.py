@@ -22,6 +22,7 @@ from mllm_questions import (
     JUDGE,
     PAPER_PREFERENCE,
     VALIDATE,
+    clear_part,
     false_caption,
     falsify,
     preference_level,
@@ -140,14 +141,16 @@ def validator_quality(rows: list[dict], p_yes: np.ndarray) -> dict:
     level = np.array([row["level"] for row in rows])
     said, true = p_yes > 0.5, attribute == ""
 
-    def balanced(positive: np.ndarray, negative: np.ndarray) -> float:
-        return round((said[positive].mean() + (~said[negative]).mean()) / 2, 4)
+    def balanced(positive: np.ndarray, negative: np.ndarray) -> float | None:
+        if not positive.any() or not negative.any():
+            return None
+        return round(float(said[positive].mean() + (~said[negative]).mean()) / 2, 4)
 
     return {
         "balanced_accuracy": balanced(true, ~true),
         "auc": round(auc(p_yes[true], p_yes[~true]), 4),
         "true_accepted": round(float(said[true].mean()), 4),
-        "by_level": {name: balanced(true & (level == name), ~true & (level == name)) for name in LEVELS},
+        "by_level": {str(n): balanced(true & (level == n), ~true & (level == n)) for n in np.unique(level)},
         "by_attribute": {
             name: balanced(true & np.isin(level, ATTRIBUTES[name]), attribute == name) for name in ATTRIBUTES
         },
@@ -182,7 +185,9 @@ def sweep_quality(mllm: Mllm, images: torch.Tensor) -> dict:
         "more_blurred": [blur(images, torch.full((len(images),), 2.0 * float(s))) for s in strengths],
     }
     return {
-        name: round(float((np.diff([mllm.score(PAPER_PREFERENCE, to_pictures(x)) for x in steps], axis=0) > 0).mean()), 4)
+        name: round(
+            float((np.diff([mllm.score(PAPER_PREFERENCE, to_pictures(x)) for x in steps], axis=0) > 0).mean()), 4
+        )
         for name, steps in sweeps.items()
     }
 
@@ -196,8 +201,17 @@ def enhance_quality(mllm: Mllm, scenes: list[Scene], seed: int) -> dict:
     """Rewriting of short prompts, without and with last time's complaint."""
     rng = random.Random(seed)
     prompts = [caption(scene, rng, rng.choice(("terse", "medium"))) for scene in scenes]
-    shares = {"attributes_kept": 0, "in_grammar": 0, "no_thing_added": 0, "fully_detailed": 0, "ended": 0, "one_sentence": 0}
-    for (_, facts), (text, ended) in zip(prompts, mllm.reply([ENHANCE.format(text) for text, _ in prompts]), strict=True):
+    shares = {
+        "attributes_kept": 0,
+        "in_grammar": 0,
+        "no_thing_added": 0,
+        "fully_detailed": 0,
+        "ended": 0,
+        "one_sentence": 0,
+    }
+    for (_, facts), (text, ended) in zip(
+        prompts, mllm.reply([ENHANCE.format(text) for text, _ in prompts]), strict=True
+    ):
         parsed = parse(text)
         shares["in_grammar"] += parsed is not None
         shares["ended"] += ended
@@ -224,14 +238,27 @@ def enhance_quality(mllm: Mllm, scenes: list[Scene], seed: int) -> dict:
 
 
 def drawn_questions(recipe: Recipe, seed: int) -> tuple[list[dict], torch.Tensor]:
-    """True and false captions of held-out drawn pictures, by the oracle's eyes."""
+    """The captions that held-out drawn pictures were meant to show, and true and false ones, by the oracle's eyes."""
     folder = recipe.work / "drawn"
     images = load_file(folder / "images.safetensors")["images"][-recipe.params["drawn"] :]
-    oracle = Oracle.load(recipe.models / "oracle")
-    seen = oracle.read(to_pictures(images / 255))
-    clear = [index for index, scene in enumerate(seen) if scene.things]
-    rows = validator_questions([seen[index] for index in clear], seed)
-    return rows, images[clear] / 255
+    seen = [Scene.from_json(facts) for facts in Oracle.from_pretrained(recipe.models / "oracle").see(images / 255)]
+    told = json.loads((folder / "rows.json").read_text())[-len(images) :]
+    rng = random.Random(seed)
+    rows = []
+    for index, scene in enumerate(seen):
+        facts = Scene.from_json(told[index]["facts"])
+        true = is_true(facts, scene)
+        rows.append(
+            {
+                "picture": index,
+                "level": "asked",
+                "attribute": None if true else "asked",
+                "caption": told[index]["caption"],
+            }
+        )
+        if scene == clear_part(scene) and scene.things:
+            rows += [row | {"picture": index} for row in validator_questions([scene], rng.randrange(1 << 30))]
+    return rows, images / 255
 
 
 def speed(mllm: Mllm, pictures: list[Image.Image]) -> float:

@@ -52,7 +52,14 @@ def fixed_phrases() -> list[str]:
     """Phrases that are one piece of text to the tokenizer: places, columns and the roles' words, the longest first."""
     phrases = {phrase for wheres, nouns, extra in PLACES.values() for phrase in (*wheres, *nouns, extra)}
     phrases |= {phrase for words in COLUMN_WORDS.values() for phrase in words}
-    templates = [VALIDATE, FEEDBACK, JUDGE, ENHANCE, DESCRIBE, *(text for texts in PARAPHRASES.values() for text in texts)]
+    templates = [
+        VALIDATE,
+        FEEDBACK,
+        JUDGE,
+        ENHANCE,
+        DESCRIBE,
+        *(text for texts in PARAPHRASES.values() for text in texts),
+    ]
     phrases |= {part.strip() for template in templates for part in template.split("{}") if len(part.split()) > 1}
     phrases |= {"hot air balloon", "there is", "Last time:", "nothing else", "images that have", "images that are"}
     return sorted(phrases, key=len, reverse=True)
@@ -64,7 +71,10 @@ def train_tokenizer(seed: int, vocabulary: int, samples: int = 3000) -> PreTrain
     texts: list[str] = [PAPER_PREFERENCE] * 200
     for _ in range(samples):
         scene, levels = sample_scene(rng, "train"), (rng.random(), rng.random(), rng.random())
-        questions = picture_questions(scene, levels, rng, easy=0.3) + [enhance_question(rng), judge_question(levels, rng)]
+        questions = picture_questions(scene, levels, rng, easy=0.3) + [
+            enhance_question(rng),
+            judge_question(levels, rng),
+        ]
         texts += [text for question in questions for text in (question.text, question.answer)]
     texts += [str(score) for score in range(1, 11)] * samples
     either = "|".join(re.escape(phrase) for phrase in fixed_phrases())
@@ -78,7 +88,9 @@ def train_tokenizer(seed: int, vocabulary: int, samples: int = 3000) -> PreTrain
     tokenizer.decoder = decoders.ByteLevel()
     specials = [PAD, END, USER, ASSISTANT, IMAGE]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -93,7 +105,9 @@ def train_tokenizer(seed: int, vocabulary: int, samples: int = 3000) -> PreTrain
 def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     """64 x 64 pixels to -1..1, and 16 image tokens for each picture (one for every 16 x 16 pixels)."""
     side = {"height": SIDE, "width": SIDE}
-    images = CLIPImageProcessor(size=side, do_center_crop=False, crop_size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    images = CLIPImageProcessor(
+        size=side, do_center_crop=False, crop_size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
     return LlavaProcessor(
         image_processor=images,
         tokenizer=tokenizer,
@@ -105,7 +119,9 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     )
 
 
-def build_model(tower: SwinModel | dict, tokenizer: PreTrainedTokenizerFast, text: dict) -> LlavaForConditionalGeneration:
+def build_model(
+    tower: SwinModel | dict, tokenizer: PreTrainedTokenizerFast, text: dict
+) -> LlavaForConditionalGeneration:
     """A LLaVA with a fresh language model; `text` overrides LlamaConfig, `tower` is a trained tower or its config."""
     vision = tower.config if isinstance(tower, SwinModel) else SwinConfig(**tower)
     language = LlamaConfig(

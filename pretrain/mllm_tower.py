@@ -147,7 +147,9 @@ def train(recipe: Recipe) -> None:
             optimiser.step()
             optimiser.zero_grad()
         if (step + 1) % params["checkpoint_every"] == 0:
-            print(f"\nstep {step + 1} loss {loss.item():.3f} {accuracy(reader, val_images / 255, val_labels)}", flush=True)
+            print(
+                f"\nstep {step + 1} loss {loss.item():.3f} {accuracy(reader, val_images / 255, val_labels)}", flush=True
+            )
             state = {"step": step + 1, "model": reader.state_dict(), "generator": generator.get_state()}
             save_checkpoint(recipe.checkpoint, state | {"optimisers": [o.state_dict() for o in optimisers]})
     folder = recipe.work / "mllm" / recipe.section

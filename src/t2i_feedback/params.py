@@ -176,7 +176,9 @@ class Params(Section):
             ("evaluate.judge", self.evaluate.judge),
         ):
             if name not in self.mllms:
-                problems.append(f"{key}: no entry of mllms is called {name!r}; there are {', '.join(sorted(self.mllms))}")
+                problems.append(
+                    f"{key}: no entry of mllms is called {name!r}; there are {', '.join(sorted(self.mllms))}"
+                )
         if self.finetune.prompts_per_epoch > self.data.finetune_captions:
             problems.append(
                 f"finetune.prompts_per_epoch: {self.finetune.prompts_per_epoch} prompts cannot be drawn from "
@@ -187,6 +189,10 @@ class Params(Section):
                 f"evaluate.kid_subset: {self.evaluate.kid_subset} is more than data.evaluation_captions = "
                 f"{self.data.evaluation_captions}"
             )
+        for key, least in (("splits", self.evaluate.splits), ("neighbourhood", self.evaluate.neighbourhood + 1)):
+            if least > self.data.evaluation_captions:
+                count = self.data.evaluation_captions
+                problems.append(f"evaluate.{key}: {getattr(self.evaluate, key)} is too many for {count} pictures")
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -19,6 +19,7 @@ ORACLE = Path("models/postcards/oracle")
 
 METRICS = Path("metrics")
 CALIBRATION_METRICS = METRICS / "calibration.json"
+VALIDATOR_METRICS = METRICS / "validator.json"
 FINETUNE_METRICS = METRICS / "finetune.json"
 REPORT = METRICS / "report.html"
 SUMMARY = METRICS / "summary.json"

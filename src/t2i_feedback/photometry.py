@@ -4,36 +4,40 @@ scikit-image is loaded at the first call, so importing this module costs nothing
 """
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-Image = NDArray[np.uint8]
+if TYPE_CHECKING:
+    from PIL import Image
+
+Pixels = NDArray[np.uint8]  # [H, W, 3]
 
 
-def measure(image: ArrayLike) -> dict[str, float]:
+def measure(image: "Image.Image | Pixels") -> dict[str, float]:
     """Brightness, contrast and sharpness of an RGB picture (an array or Pillow's)."""
     array = np.asarray(image)
     return {"brightness": brightness(array), "contrast": contrast(array), "sharpness": sharpness(array)}
 
 
-def means(images: Iterable[ArrayLike]) -> dict[str, float]:
+def means(images: Iterable["Image.Image | Pixels"]) -> dict[str, float]:
     """The same, averaged over at least one picture."""
     measured = [measure(image) for image in images]
     return {name: float(np.mean([numbers[name] for numbers in measured])) for name in measured[0]}
 
 
-def brightness(image: Image) -> float:
+def brightness(image: Pixels) -> float:
     """Mean of the luma, 0..255."""
     return float(luma(image).mean())
 
 
-def contrast(image: Image) -> float:
+def contrast(image: Pixels) -> float:
     """Standard deviation of the luma, 0..127.5."""
     return float(luma(image).std())
 
 
-def sharpness(image: Image) -> float:
+def sharpness(image: Pixels) -> float:
     """1 - blur of the luma, 0 (blurred or flat) .. 1: how much a picture loses when it is blurred once more.
 
     Crete et al., "The blur effect: perception and estimation with a new no-reference perceptual blur metric" (2007).
@@ -44,7 +48,7 @@ def sharpness(image: Image) -> float:
     return 1 - float(blur_effect(luma(image) / 255))
 
 
-def colourfulness(image: Image) -> float:
+def colourfulness(image: Pixels) -> float:
     """Spread and strength of the opponent colours, from 0 (grey); above about 80 is very colourful.
 
     Hasler & Suesstrunk, "Measuring colourfulness in natural images" (2003), M3.
@@ -57,7 +61,7 @@ def colourfulness(image: Image) -> float:
     return float(spread + 0.3 * strength)
 
 
-def luma(image: Image) -> NDArray[np.float64]:
+def luma(image: Pixels) -> NDArray[np.float64]:
     """Rec. 601 luma [H, W], 0..255. (scikit-image's rgb2gray has the weights of Rec. 709.)"""
     from skimage.color import rgb2yuv
 
@@ -65,6 +69,6 @@ def luma(image: Image) -> NDArray[np.float64]:
     return rgb2yuv(image)[..., 0] * 255
 
 
-def _check(image: Image) -> None:
+def _check(image: Pixels) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
         raise ValueError(f"not a uint8 RGB picture [H, W, 3]: {image.dtype} {list(image.shape)}")

@@ -37,6 +37,11 @@ class PromptRow(Row):
     tokens_lost: int = 0  # beyond the image model's token window
 
 
+def as_typed(captions: Iterable[CaptionRow]) -> list[PromptRow]:
+    """The captions themselves as prompts of round 1."""
+    return [PromptRow(caption_id=row.caption_id, round=1, prompt=row.caption, status="valid") for row in captions]
+
+
 class PictureRow(Row):
     """A picture drawn for a caption, and what the validator said of it, if it was asked."""
 

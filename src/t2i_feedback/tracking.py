@@ -123,7 +123,7 @@ def _connect() -> tuple["MlflowClient", str]:
         os.environ.setdefault(variable, value)
     from mlflow.tracking import MlflowClient
 
-    for chatty in ("mlflow", "alembic"):
+    for chatty in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     with _one_at_a_time():
         client = MlflowClient(uri())
@@ -253,7 +253,7 @@ def _child(params: Params, stage: str) -> Run | None:
 
 def warn(error: Exception) -> None:
     """One line that says what to do."""
-    reason = shown(" ".join(str(error).split())[:200])
+    reason = shown(" ".join(str(error).split())[:160])
     print(
         f"warning: MLflow at {shown(uri())} did not take this: {reason}; publish again with `make publish`",
         file=sys.stderr,

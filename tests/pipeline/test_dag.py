@@ -15,9 +15,7 @@ def rows(clone, path):
 
 
 def metrics(clone):
-    return {
-        path.name: json.loads(path.read_text()) for path in sorted((clone.folder / "metrics").rglob("*.json"))
-    }
+    return {path.name: json.loads(path.read_text()) for path in sorted((clone.folder / "metrics").rglob("*.json"))}
 
 
 def test_repro_ends_with_a_report(finished):
@@ -132,5 +130,3 @@ def test_killing_a_stage_and_running_again_ends_with_the_same_metrics(finished, 
         lock.unlink()
     finished.run("dvc", "repro")
     assert metrics(finished) == expected
-
-

@@ -63,8 +63,16 @@ def _arm(arm: str, captions: list[records.CaptionRow], rng: random.Random, measu
             )
             drawn.append(picture)
             alignment = min(1.0, hard + GAINS[arm] + rng.uniform(-0.05, 0.05) - (0.1 if loop and not accepted else 0))
-            of_rounds.append({"caption_id": row.caption_id, "round": number, "alignment": alignment})
-            of_rounds[-1] |= {"whole": alignment > 0.8, "accepted": accepted, "p_yes": picture.p_yes}
+            of_rounds.append(
+                records.RoundRow(
+                    caption_id=row.caption_id,
+                    round=number,
+                    alignment=alignment if measured else None,
+                    whole=alignment > 0.8 if measured else None,
+                    p_yes=picture.p_yes,
+                    accepted=accepted,
+                )
+            )
         finals.append(picture)
         evaluated.append(
             records.EvaluationRow(
@@ -82,16 +90,13 @@ def _arm(arm: str, captions: list[records.CaptionRow], rng: random.Random, measu
             )
         )
     records.write(folder / "pictures.jsonl", finals)
-    if loop:
-        records.write(folder / "rounds.jsonl", drawn)
+    records.write(folder / "rounds.jsonl", drawn)
+    records.write(paths.evaluation(arm) / "rounds.jsonl", of_rounds)
     records.write(paths.evaluation(arm) / "per_image.jsonl", evaluated)
-    records.write_json(paths.evaluation(arm) / "card.json", {"n": len(captions), "resolution": 64, "arm_format": "png"})
-    if loop and measured:
-        import json
-
-        lines = "".join(json.dumps(line) + "\n" for line in of_rounds)
-        records.write_text(paths.evaluation(arm) / "rounds.jsonl", lines)
-    numbers = {"n": len(captions), "fid": 30.123, "fid_std": 0.5, "is": 5.4, "is_std": 0.2, "kid": 0.0123, "diversity": 0.7}
+    records.write_json(
+        paths.evaluation(arm) / "card.json", {"n": len(captions), "resolution": 64, "image_format": "png"}
+    )
+    numbers = {"n": len(captions), "fid": 30.123, "fid_std": 0.5, "is": 5.4, "is_std": 0.2, "diversity": 0.7}
     for key in ("brightness", "contrast", "sharpness", "alignment", "judge_score", "held_out_score"):
         found = [value for line in evaluated if (value := getattr(line, key)) is not None]
         numbers |= {key: sum(found) / len(found)} if found else {}
@@ -105,7 +110,11 @@ def _calibration(rng: random.Random) -> None:
     slopes = {"brightness": -3.0, "contrast": -1.0, "saturation": -2.0, "blur": 1.5}
     rows = [
         records.CalibrationRow(
-            judge=judge, trait=trait, level=level, caption_id=caption_id, score=5 + slope * (level - 1) + rng.gauss(0, 0.4)
+            judge=judge,
+            trait=trait,
+            level=level,
+            caption_id=caption_id,
+            score=5 + slope * (level - 1) + rng.gauss(0, 0.4),
         )
         for judge in ("postcards", "postcards-judge")
         for trait, slope in slopes.items()
@@ -114,7 +123,7 @@ def _calibration(rng: random.Random) -> None:
     ]
     records.write(paths.CALIBRATION / "sweeps.jsonl", rows)
     numbers = {"rank_correlation": 0.91, "brightness": 0.95, "invalid": 0.0}
-    records.write_json(paths.CALIBRATION_METRICS, {judge: numbers for judge in ("postcards", "postcards-judge")})
+    records.write_json(paths.CALIBRATION_METRICS, dict.fromkeys(("postcards", "postcards-judge"), numbers))
 
 
 def _finetuning(rng: random.Random) -> None:

@@ -4,7 +4,9 @@ import torch
 
 from t2i_feedback.evaluation.alignment import Oracle, Vocabulary, score
 
-VOCABULARY = Vocabulary(("meadow", "lake"), ("house", "car"), ("sun",), ("red", "blue"), ("small", "large"), ("left", "right"))
+VOCABULARY = Vocabulary(
+    ("meadow", "lake"), ("house", "car"), ("sun",), ("red", "blue"), ("small", "large"), ("left", "right")
+)
 
 
 def thing(kind: str, colour: str | None = None, size: str | None = None, column: str | None = None) -> dict:

@@ -11,7 +11,12 @@ from t2i_feedback.diffusion import ddim, sampling
 
 
 def scheduler(**changes) -> DDIMScheduler:
-    return DDIMScheduler(**({"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "beta_schedule": "scaled_linear"} | changes))
+    return DDIMScheduler(
+        **(
+            {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "beta_schedule": "scaled_linear"}
+            | changes
+        )
+    )
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])

@@ -106,7 +106,9 @@ def test_07_a_tiny_spread_does_not_explode():
 
 def test_08_prompts_that_differ_after_the_token_window_stay_apart():
     long = "a " * 90
-    found = advantages([1.0, 1.0, 9.0, 9.0], [long + "cat", long + "cat", long + "dog", long + "dog"], per_prompt=True, clip=5)
+    found = advantages(
+        [1.0, 1.0, 9.0, 9.0], [long + "cat", long + "cat", long + "dog", long + "dog"], per_prompt=True, clip=5
+    )
     assert found.values.tolist() == [0, 0, 0, 0]
     assert found.dead_groups == 1
 
@@ -183,7 +185,9 @@ def test_13_a_transition_keeps_its_latent_next_latent_timestep_and_log_prob_toge
     torch.testing.assert_close(found, rollout.log_probs[picture, step], atol=1e-5, rtol=0)
 
 
-def test_14_a_new_adapter_changes_nothing_and_a_saved_one_draws_the_same_after_loading(make, checkpoint_folder, tmp_path):
+def test_14_a_new_adapter_changes_nothing_and_a_saved_one_draws_the_same_after_loading(
+    make, checkpoint_folder, tmp_path
+):
     setting = {"steps": 4, "guidance": 3.0, "eta": 0.0, "size": tiny_diffusion.SIZE}
     base = load_pipeline(tiny_diffusion.model(name=str(checkpoint_folder)))
     drawn = np.asarray(sampling.draw(base, ["a cat"], [3], **setting)[0])

@@ -36,11 +36,11 @@ def test_interval_covers_the_truth_about_95_times_of_100() -> None:
 def test_pairing_removes_what_both_arms_share() -> None:
     easy = noisy(100, 50, 20, seed=2)
     jitter = noisy(100, 1, 0.5, seed=3)
-    better = {i: easy[i] + jitter[i] for i in easy}  # type: ignore[operator]
+    better = {i: easy[i] + jitter[i] for i in easy}
     paired = intervals.difference(better, easy, RESAMPLES, rng())
     assert paired is not None
     assert paired.excludes_zero
-    assert paired.value == pytest.approx(np.mean(list(jitter.values())))  # type: ignore[arg-type]
+    assert paired.value == pytest.approx(np.mean(list(jitter.values())))
     assert paired.high - paired.low < 0.3
 
 

@@ -15,9 +15,7 @@ class Advantages:
     dead_groups: float  # share of prompts whose valid rewards are all equal: they teach nothing
 
 
-def advantages(
-    rewards: Sequence[float | None], prompts: Sequence[str], *, per_prompt: bool, clip: float
-) -> Advantages:
+def advantages(rewards: Sequence[float | None], prompts: Sequence[str], *, per_prompt: bool, clip: float) -> Advantages:
     """Normalise rewards [N], `None` where the judge gave none.
 
     Rewards are centred on the mean of their prompt's group (or of the batch) and scaled by the standard deviation of

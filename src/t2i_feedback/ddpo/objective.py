@@ -12,9 +12,7 @@ class Loss:
     clipped: torch.Tensor  # [B] bool: outside the clip range
 
 
-def policy_loss(
-    log_prob: torch.Tensor, old_log_prob: torch.Tensor, advantage: torch.Tensor, clip_range: float
-) -> Loss:
+def policy_loss(log_prob: torch.Tensor, old_log_prob: torch.Tensor, advantage: torch.Tensor, clip_range: float) -> Loss:
     """Schulman et al., *Proximal Policy Optimization* (2017), eq. 7, for transitions [B]; minimised, hence the sign."""
     ratio = torch.exp(log_prob - old_log_prob)
     bounded = ratio.clamp(1 - clip_range, 1 + clip_range)

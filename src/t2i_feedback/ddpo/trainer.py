@@ -142,7 +142,9 @@ class Trainer:
     def preflight(self, rollout: sampling.Trajectories) -> None:
         """Replay part of a rollout before any update: every ratio must be 1. Raises UserError if one is not."""
         if not rollout.log_probs.isfinite().all():
-            raise UserError("preflight: a log-probability of the rollout is not finite; lower model.guidance or use float32")
+            raise UserError(
+                "preflight: a log-probability of the rollout is not finite; lower model.guidance or use float32"
+            )
         pictures, steps = rollout.log_probs.shape
         every = torch.randperm(pictures * steps, generator=self._dice(0, "preflight"))[:PREFLIGHT_TRANSITIONS]
         worst = 0.0
@@ -178,7 +180,9 @@ class Trainer:
                     for some in torch.arange(len(picture)).split(self.config.train_batch_size):
                         loss, ratio, outside = self._loss(rollout, judged, picture[some], step[some])
                         if not loss.isfinite():
-                            raise UserError(f"epoch {epoch + 1}: the loss is {loss.item()}; the last good checkpoint is kept")
+                            raise UserError(
+                                f"epoch {epoch + 1}: the loss is {loss.item()}; the last good checkpoint is kept"
+                            )
                         (loss * len(some) / len(picture)).backward()
                         ratio_max = max(ratio_max, float((ratio - 1).abs().max()))
                         clipped += int(outside.sum())
@@ -186,7 +190,9 @@ class Trainer:
                         bar.update(len(some))
                     norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
                     if not norm.isfinite():
-                        raise UserError(f"epoch {epoch + 1}: a gradient is not finite; the last good checkpoint is kept")
+                        raise UserError(
+                            f"epoch {epoch + 1}: a gradient is not finite; the last good checkpoint is kept"
+                        )
                     self.optimiser.step()
                     self.optimiser.zero_grad(set_to_none=True)
                     norms.append(float(norm))
@@ -238,7 +244,9 @@ class Trainer:
         return torch.Generator().manual_seed(sampling.noise_seed(self.seed, "finetune", epoch, use))
 
     def _bar(self, epoch: int, what: str, total: int, unit: str) -> tqdm:
-        return tqdm(total=total, unit=unit, desc=f"epoch {epoch + 1}/{self.config.epochs} {what}", leave=False, mininterval=1)
+        return tqdm(
+            total=total, unit=unit, desc=f"epoch {epoch + 1}/{self.config.epochs} {what}", leave=False, mininterval=1
+        )
 
 
 def diversity(images: list[Image.Image], prompts: Sequence[str]) -> float:

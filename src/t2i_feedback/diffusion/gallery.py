@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
 from t2i_feedback.diffusion.sampling import draw, noise_seed
 from t2i_feedback.params import Model
+from t2i_feedback.pictures import save_png
 from t2i_feedback.records import PromptRow
 
 
@@ -26,7 +26,9 @@ def draw_missing(
     (folder / "images").mkdir(parents=True, exist_ok=True)
     batches = [prompts[i : i + model.batch_size] for i in range(0, len(prompts), model.batch_size)]
     missing = [
-        batch for batch in batches if not all((folder / image_name(row.caption_id, row.round)).exists() for row in batch)
+        batch
+        for batch in batches
+        if not all((folder / image_name(row.caption_id, row.round)).exists() for row in batch)
     ]
     if not missing:
         return
@@ -45,16 +47,3 @@ def draw_missing(
             for row, image in zip(batch, images, strict=True):
                 save_png(image, folder / image_name(row.caption_id, row.round))
             bar.update(len(batch))
-
-
-def save_png(image: Image.Image, path: Path) -> None:
-    """Write the file in one step: an interrupted run leaves no half picture under its name."""
-    partial = path.with_suffix(".partial")
-    image.save(partial, format="PNG")
-    partial.replace(path)
-
-
-def open_png(path: Path) -> Image.Image:
-    """The very pixels that are saved, as RGB, with the file closed."""
-    with Image.open(path) as image:
-        return image.convert("RGB")

@@ -107,7 +107,9 @@ class Oracle(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         config = {"widths": self.widths} | {name: getattr(self.vocabulary, name) for name in self.vocabulary.__dict__}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in self.state_dict().items()}
+        tensors = {
+            name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in self.state_dict().items()
+        }
         save_file(tensors, folder / "model.safetensors")
 
     @classmethod

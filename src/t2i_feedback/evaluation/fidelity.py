@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from t2i_feedback.params import Evaluate
 
 Features = NDArray[np.float32]  # [N, D]
+THREADS_PAY_FROM = 1000  # rows of a matrix; the eigenvalues of smaller ones take ten times longer on several threads
 
 
 @dataclass(frozen=True)
@@ -125,13 +126,18 @@ def measure(
     features: Features, logits: Features, reference: Features, protocol: Evaluate, seed: int
 ) -> tuple[dict[str, float], NDArray[np.float64]]:
     """Every number of this module for an arm, by name; and the Frechet distances of its resamples."""
-    frechet = FrechetDistance(features, reference)
-    fids = frechet.resample(protocol.resamples, np.random.default_rng(seed))
+    from threadpoolctl import threadpool_limits
+
+    threads = 1 if min(*features.shape, len(reference)) < THREADS_PAY_FROM else None
+    with threadpool_limits(threads, user_api="blas"):
+        frechet = FrechetDistance(features, reference)
+        fids = frechet.resample(protocol.resamples, np.random.default_rng(seed))
+        kernel = kernel_distance(features, reference, protocol.kid_subset, protocol.kid_subsets, seed)
+        fid = frechet()
     score = inception_score(logits, protocol.splits, seed)
-    kernel = kernel_distance(features, reference, protocol.kid_subset, protocol.kid_subsets, seed)
     precision, recall = precision_recall(features, reference, protocol.neighbourhood)
     numbers = {
-        "fid": frechet(),
+        "fid": fid,
         "fid_std": float(fids.std(ddof=1)),
         "is": score.value,
         "is_std": score.std,

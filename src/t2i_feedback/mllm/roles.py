@@ -30,8 +30,10 @@ _ANNOUNCEMENT = re.compile(
 )
 _LABEL = re.compile(r"^([a-z]+ ){0,2}(prompt|description)\s*:\s*", re.IGNORECASE)
 _LIST_MARKER = re.compile(r"^\s*([-*•]|\d{1,2}[.)])\s+", re.MULTILINE)
-_QUOTES = (('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("«", "»"), ("`", "`"), ("**", "**"))
-_SCORE = re.compile(r"(?<![\d.,/-])(\d+(?:\.\d+)?)(?!\s*(?:st|nd|rd|th)\b)(?:\s*(?:/|out of)\s*(\d+))?", re.IGNORECASE)
+_QUOTES = (('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("«", "»"), ("`", "`"))
+_SCORE = re.compile(  # a number that is no date, range, ordinal or negative, and what it is out of
+    r"(?<![\d.,/–-])(\d+(?:\.\d+)?)(?!\d|\s*[–-]\s*\d|\s*(?:st|nd|rd|th)\b)(?:\s*(?:/|out of)\s*(\d+))?", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def check_invalid(outcomes: Sequence[Typed], limit: float, what: str) -> None:
 
 def clean_prompt(text: str) -> str:
     """A model's answer without courtesies ("Sure! Here is ...:"), labels, list markers and quotes, on one line."""
-    text = text.strip()
+    text = text.replace("**", "").strip()
     for preamble in (_COURTESY, _ANNOUNCEMENT, _LABEL):
         text = preamble.sub("", text).strip()
     text = " ".join(_LIST_MARKER.sub("", text).split())

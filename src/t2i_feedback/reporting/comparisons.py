@@ -7,7 +7,8 @@ import numpy as np
 
 from t2i_feedback.evaluation import intervals
 from t2i_feedback.evaluation.intervals import Interval
-from t2i_feedback.reporting.evidence import Arm, Evidence, RoundRow
+from t2i_feedback.records import RoundRow
+from t2i_feedback.reporting.evidence import LOOPS, Arm, Evidence
 
 KEPT_SHARE = 0.9  # of raw's alignment and diversity that fine-tuning must keep, else it counts as collapse
 STAGE1_PAIRS = (
@@ -19,7 +20,10 @@ STAGE1_PAIRS = (
     ("validated", "best_of_n"),
 )
 STAGE1_MEASURES = ("alignment", "whole")
-STAGE2_MEASURES = ("judge_score", "held_out_score", "brightness", "contrast", "sharpness")
+STAGE2 = (
+    *(("finetuned", measure) for measure in ("judge_score", "held_out_score", "brightness", "contrast", "sharpness")),
+    ("combined", "held_out_score"),
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def stage1(evidence: Evidence) -> list[Comparison]:
 
 
 def stage2(evidence: Evidence) -> list[Comparison]:
-    found = [compare(evidence, "finetuned", "raw", measure) for measure in STAGE2_MEASURES]
+    found = [compare(evidence, arm, "raw", measure) for arm, measure in STAGE2]
     found.append(compare(evidence, "finetuned", "raw", "alignment", ratio=True))
     return [comparison for comparison in found if comparison]
 
@@ -143,6 +147,17 @@ class Split:
     accepted_alignment: float
     rejected_alignment: float
     interval: Interval
+
+
+def splits(evidence: Evidence) -> dict[str, Split]:
+    """Of the arms with a loop, as far as they rejected and accepted something."""
+    p = evidence.params
+    found = {
+        name: accepted_against_rejected(evidence.arms[name].measured_rounds, p.evaluate.resamples, p.seed)
+        for name in LOOPS
+        if name in evidence.arms
+    }
+    return {name: split for name, split in found.items() if split}
 
 
 def accepted_against_rejected(rows: Iterable[RoundRow], resamples: int, seed: int) -> Split | None:
@@ -206,10 +221,8 @@ def summary(evidence: Evidence) -> dict[str, float]:
         numbers |= _with_ends(comparison.key, comparison.interval)
     if (ratio := diversity_ratio(evidence)) is not None:
         numbers["diversity_finetuned_over_raw"] = ratio
-    for name, arm in evidence.arms.items():
-        split = accepted_against_rejected(arm.measured_rounds, evidence.params.evaluate.resamples, evidence.params.seed)
-        if split:
-            numbers |= _with_ends(f"alignment_{name}_accepted_minus_rejected", split.interval)
+    for name, split in splits(evidence).items():
+        numbers |= _with_ends(f"alignment_{name}_accepted_minus_rejected", split.interval)
     return numbers
 
 

@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from t2i_feedback.params import Params
-from t2i_feedback.records import CalibrationRow, CaptionRow, EpochRow, EvaluationRow, PictureRow
+from t2i_feedback.records import CalibrationRow, CaptionRow, EpochRow, EvaluationRow, PictureRow, RoundRow
 
 LABELS = {
     "raw": "raw",
@@ -17,19 +15,7 @@ LABELS = {
     "finetuned": "fine-tuned",
     "combined": "combined",
 }
-
-
-class RoundRow(BaseModel):
-    """What was measured of one picture of a loop, kept or not; None = not measurable."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    caption_id: int
-    round: int
-    alignment: float | None = None
-    whole: bool | None = None
-    accepted: bool | None = None
-    p_yes: float | None = None
+LOOPS = ("best_of_n", "validated", "combined")  # arms that draw several pictures per caption
 
 
 @dataclass(frozen=True)

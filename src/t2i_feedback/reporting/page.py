@@ -8,13 +8,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from t2i_feedback.reporting import alarm, comparisons, grids, paper, plots, stories, tables, verdict
 from t2i_feedback.reporting.comparisons import Comparison
-from t2i_feedback.reporting.evidence import LABELS, Arm, Evidence
+from t2i_feedback.reporting.evidence import LABELS, LOOPS, Arm, Evidence
 from t2i_feedback.reporting.plots import Plot
 from t2i_feedback.reporting.tables import Table, number, percent, signed
 
 TEMPLATE = "report.html.j2"
 DIGITS = {"brightness": 1, "contrast": 1, "judge_score": 2, "held_out_score": 2}
 READING = {1: "higher", 0: "no measurable difference", -1: "lower"}
+KEPT = {True: "kept", False: "lost"}  # for ratios
 TRAITS = {
     "brightness": "factor on brightness",
     "contrast": "factor on contrast",
@@ -49,7 +50,7 @@ def render(evidence: Evidence) -> str:
     p = evidence.params
     return environment.get_template(TEMPLATE).render(
         lead=verdict.lead(evidence),
-        headline=verdict.headline(found),
+        headline=verdict.headline(evidence),
         verdicts=found,
         arms=tables.arms_table(arms),
         arm_plots=arm_plots(evidence),
@@ -100,7 +101,7 @@ def comparison_table(found: Sequence[Comparison]) -> Table | None:
                 write(c.interval.value, digits),
                 f"{low} to {high}",
                 str(c.interval.n),
-                READING[c.direction],
+                KEPT[c.interval.value >= comparisons.KEPT_SHARE] if c.is_ratio else READING[c.direction],
             )
         )
     columns = ("compared", "first", "second", "difference or ratio", "95 % interval", "captions", "the first is")
@@ -112,7 +113,7 @@ def stage2_sentence(evidence: Evidence) -> str:
     if "finetuned" not in evidence.arms or "raw" not in evidence.arms:
         return "The fine-tuned arm was not run."
     text = verdict.collapse_text(evidence)
-    return f"{text[0].upper()}{text[1:]}. (At least {comparisons.KEPT_SHARE:.0%} of either is asked for.)"
+    return f"{text[0].upper()}{text[1:]}. (At least {percent(comparisons.KEPT_SHARE)} of either is asked for.)"
 
 
 def arm_plots(evidence: Evidence) -> list[Plot]:
@@ -138,6 +139,7 @@ def loop_table(arms: Sequence[Arm]) -> Table | None:
             number(row.alignment, 3),
         )
         for arm in arms
+        if arm.name in LOOPS
         for row in comparisons.rounds(arm)
     ]
     columns = ("arm", "round", "pictures", "accepted of those judged", "without verdict", "alignment")
@@ -152,16 +154,12 @@ def loop_plots(arms: Sequence[Arm]) -> list[Plot]:
 def loop_sentences(evidence: Evidence) -> list[str]:
     """Does the validator tell good pictures from bad, and does its feedback help the next one?"""
     sentences = []
-    for arm in evidence.arms.values():
-        split = comparisons.accepted_against_rejected(
-            arm.measured_rounds, evidence.params.evaluate.resamples, evidence.params.seed
+    for name, split in comparisons.splits(evidence).items():
+        sentences.append(
+            f"{LABELS[name].capitalize()}: the {split.accepted} accepted pictures have alignment "
+            f"{number(split.accepted_alignment, 3)}, the {split.rejected} rejected ones "
+            f"{number(split.rejected_alignment, 3)} ({verdict.interval_text(split.interval, 3)})."
         )
-        if split:
-            sentences.append(
-                f"{LABELS[arm.name].capitalize()}: the {split.accepted} accepted pictures have alignment "
-                f"{number(split.accepted_alignment, 3)}, the {split.rejected} rejected ones "
-                f"{number(split.rejected_alignment, 3)} ({verdict.interval_text(split.interval, 3)})."
-            )
     effect = comparisons.feedback_effect(evidence)
     if effect:
         helps = {1: "feedback helps", 0: "no measurable difference", -1: "feedback hurts"}[effect.direction]

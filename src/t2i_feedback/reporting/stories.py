@@ -39,9 +39,9 @@ def choose(rounds: dict[int, list[PictureRow]], count: int) -> list[tuple[str, i
     late = sorted((i for i in groups.get("late", ())), key=lambda i: -len(rounds[i]))
     queues = {
         "Accepted in round {}": _different_lengths(late, rounds),
-        "Never accepted in {} rounds": groups.get("never", []),
+        "Never accepted": groups.get("never", []),
         "Accepted at once": groups.get("once", []),
-        "Left without a verdict in round {}": groups.get("unjudged", []),
+        "Left without a verdict": groups.get("unjudged", []),
     }
     chosen: list[tuple[str, int]] = []
     depth = 0

@@ -46,12 +46,12 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
         Metric("sharpness", "sharpness", 3),
     ),
     "What the models say": (
-        Metric("judge_score", "judge's score", 2, "higher", invalid="invalid_judge"),
-        Metric("held_out_score", "held-out judge's score", 2, "higher", invalid="invalid_held_out"),
-        Metric("p_yes", "validator's P(yes)", 3, "higher", invalid="invalid_validator"),
+        Metric("judge_score", "judge’s score", 2, "higher", invalid="invalid_judge"),
+        Metric("held_out_score", "held-out judge’s score", 2, "higher", invalid="invalid_held_out"),
+        Metric("p_yes", "validator’s P(yes)", 3, "higher", invalid="invalid_validator"),
     ),
     "The loop": (
-        Metric("acceptance_rate", "accepted", 3, "higher", invalid="invalid_validator"),
+        Metric("acceptance_rate", "accepted by the validator", 3, "higher"),
         Metric("rounds_mean", "rounds", 2, "lower", spread="rounds_std"),
     ),
 }
@@ -63,12 +63,14 @@ GLOSSARY = {
     "whole caption right": "share of pictures that show everything the caption states and nothing uninvited.",
     "brightness, contrast": "mean and standard deviation of the 0–255 luma (Rec. 601), averaged over pictures.",
     "sharpness": "1 − blur_effect of scikit-image: 0 is blurred, 1 is sharp.",
-    "diversity": "mean distance between an arm's pictures in the extractor's features.",
-    "judge's score": "how well pictures meet the preference, 1–10, by the judge whose scores were the reward. "
+    "diversity": "mean distance between an arm’s pictures in the extractor's features.",
+    "validator’s P(yes)": "how surely the validator finds the caption in the picture. It chose what best of n, "
+    "validated and combined end with, so it flatters them; arms without a loop were asked for measurement only.",
+    "judge’s score": "how well pictures meet the preference, 1–10, by the judge whose scores were the reward. "
     "The held-out judge was never used in training.",
-    "invalid": "share of a model's answers that were refused, unparseable, cut off or lost. They are left out, "
+    "invalid": "share of a model’s answers that were refused, unparseable, cut off or lost. They are left out, "
     "never counted as a score or a verdict.",
-    "rounds": "enhance, generate, validate passes per caption: the paper's Iteration.",
+    "rounds": "enhance, generate, validate passes per caption: the paper’s Iteration; for best of n, pictures drawn.",
 }
 
 
@@ -114,21 +116,25 @@ def percent(share: float | None) -> str:
 
 
 def measured(metric: Metric, metrics: Mapping[str, float]) -> str:
-    """One cell: the number, its spread, and how many answers were invalid if any were asked for."""
-    if metrics.get(metric.key) is None:
-        return NOTHING
-    text = number(metrics[metric.key], metric.digits, metrics.get(metric.spread))
-    invalid = metrics.get(metric.invalid)
-    return text if invalid is None else f"{text} ({percent(invalid)} invalid)"
+    """One cell: the number and its spread."""
+    return number(metrics.get(metric.key), metric.digits, metrics.get(metric.spread))
 
 
 def arms_table(arms: Iterable[Arm]) -> Table:
-    """Metrics down, arms across; a metric that no arm has is left out, and so is a group without metrics."""
+    """Metrics down, arms across, with the share of invalid answers below a judged metric.
+
+    A metric that no arm has is left out, and so is a group without metrics.
+    """
     arms = list(arms)
     rows: list[Row] = []
     for group, metrics in METRICS.items():
-        lines = [(metric.title, *(measured(metric, arm.metrics) for arm in arms)) for metric in metrics]
-        kept = [Row(line) for line in lines if any(cell != NOTHING for cell in line[1:])]
+        kept: list[Row] = []
+        for metric in metrics:
+            if any(arm.metrics.get(metric.key) is not None for arm in arms):
+                kept.append(Row((metric.title, *(measured(metric, arm.metrics) for arm in arms))))
+                if metric.invalid:
+                    invalid = (percent(arm.metrics.get(metric.invalid)) for arm in arms)
+                    kept.append(Row((f"{NOTHING} invalid answers", *invalid)))
         if kept:
             rows += [Row((group,), heading=True), *kept]
     counts = [int(arm.metrics["n"]) for arm in arms if "n" in arm.metrics]
@@ -173,9 +179,9 @@ def our_stage1(arms: Mapping[str, Arm], mllm: str) -> Table:
     roles = {
         "raw": ("None", "None"),
         "enhanced": (mllm, "None"),
-        "best_of_n": (mllm, f"{mllm}, picks the best of n"),
+        "best_of_n": (mllm, f"{mllm} (best of n)"),
         "validated": (mllm, mllm),
-        "combined": (mllm, f"{mllm}, adapter loaded"),
+        "combined": (mllm, f"{mllm} (+ adapter)"),
     }
     rows = []
     for name, (enhancer, validator) in roles.items():

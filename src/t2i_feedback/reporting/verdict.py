@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from t2i_feedback.evaluation.intervals import Interval
 from t2i_feedback.reporting.comparisons import KEPT_SHARE, Comparison, compare, diversity_ratio
 from t2i_feedback.reporting.evidence import LABELS, Arm, Evidence
-from t2i_feedback.reporting.tables import number, signed
+from t2i_feedback.reporting.tables import number, percent, signed
 
 STAGE1_ARMS = ("enhanced", "best_of_n", "validated", "combined")
 OUTCOMES = {1: "helps", 0: "no measurable effect", -1: "hurts"}
@@ -33,15 +33,16 @@ def verdicts(evidence: Evidence) -> list[Verdict]:
 
 
 def stage1_verdict(evidence: Evidence, arm: str) -> Verdict | None:
-    """By alignment with the caption, where that can be measured; else the arm's FID stands beside raw's."""
+    """By alignment with the caption, where that can be measured; else the arm's FID stands beside raw’s."""
     if arm not in evidence.arms or "raw" not in evidence.arms:
         return None
     comparison = compare(evidence, arm, "raw", "alignment")
     if comparison:
-        return Verdict(f"{LABELS[arm]} against raw", OUTCOMES[comparison.direction], change_text(comparison, 3))
+        text = f"Alignment {change_text(comparison, 3)}."
+        return Verdict(f"{LABELS[arm].capitalize()} against raw", OUTCOMES[comparison.direction], text)
     fids = [_fid(evidence.arms[name]) for name in (arm, "raw")]
-    text = f"Alignment cannot be measured for this data set; FID is {fids[0]}, raw's is {fids[1]}."
-    return Verdict(f"{LABELS[arm]} against raw", "not measured", text)
+    text = f"Alignment cannot be measured for this data set; FID is {fids[0]}, raw’s is {fids[1]}."
+    return Verdict(f"{LABELS[arm].capitalize()} against raw", "not measured", text)
 
 
 def _fid(arm: Arm) -> str:
@@ -49,9 +50,8 @@ def _fid(arm: Arm) -> str:
 
 
 def change_text(comparison: Comparison, digits: int) -> str:
-    name = comparison.measure.replace("_", " ")
     before, after = number(comparison.base_value, digits), number(comparison.arm_value, digits)
-    return f"{name} goes from {before} to {after} ({interval_text(comparison.interval, digits)})"
+    return f"goes from {before} to {after} ({interval_text(comparison.interval, digits)})"
 
 
 def feedback_verdict(evidence: Evidence) -> Verdict | None:
@@ -65,10 +65,10 @@ def feedback_verdict(evidence: Evidence) -> Verdict | None:
         -1: "Choosing among as many pictures does better than feedback",
     }[comparison.direction]
     return Verdict(
-        "validated against best of n",
+        "Validated against best of n",
         OUTCOMES[comparison.direction],
         f"{told}: alignment {number(comparison.arm_value, 3)} against {number(comparison.base_value, 3)} "
-        f"({interval_text(comparison.interval, 3)})",
+        f"({interval_text(comparison.interval, 3)}).",
     )
 
 
@@ -77,51 +77,57 @@ def finetuned_verdict(evidence: Evidence) -> Verdict | None:
     held_out = compare(evidence, "finetuned", "raw", "held_out_score")
     if not held_out:
         return None
-    text = change_text(held_out, 2).replace("held out score", "the held-out judge's score")
-    return Verdict("fine-tuned against raw", OUTCOMES[held_out.direction], f"{text}; {collapse_text(evidence)}")
+    text = f"The held-out judge’s score {change_text(held_out, 2)}; {collapse_text(evidence)}."
+    return Verdict("Fine-tuned against raw", OUTCOMES[held_out.direction], text)
 
 
 def collapse_text(evidence: Evidence) -> str:
-    """Whether alignment and diversity stayed at KEPT_SHARE of raw's or above."""
+    """Whether alignment and diversity stayed at KEPT_SHARE of raw’s or above."""
     alignment = compare(evidence, "finetuned", "raw", "alignment", ratio=True)
     shares = [alignment.interval.value if alignment else None, diversity_ratio(evidence)]
     known = [(name, share) for name, share in zip(("alignment", "diversity"), shares, strict=True) if share is not None]
     if not known:
         return "whether the pictures collapsed was not measured"
-    listed = " and ".join(f"{share:.0%} of raw's {name}" for name, share in known)
+    listed = " and ".join(f"{percent(share)} of raw’s {name}" for name, share in known)
     kept = all(share >= KEPT_SHARE for _, share in known)
-    return f"it keeps {listed}" + ("" if kept else f", less than the {KEPT_SHARE:.0%} that rule out a collapse")
+    return f"it keeps {listed}" + ("" if kept else f", less than the {percent(KEPT_SHARE)} that rule out a collapse")
 
 
 def lead(evidence: Evidence) -> str:
     """One paragraph: what was run, and what helped."""
     p = evidence.params
+    ways, captions, pictures = len(evidence.arms), len(evidence.captions), p.finetune.pictures_per_epoch
     return (
-        f"{p.model.name} drew {len(evidence.captions)} captions of {p.data.source} in {len(evidence.arms)} ways, from "
-        f"the same noise in each ({p.model.size} × {p.model.size} pixels, {p.model.steps} steps, guidance "
-        f"{p.model.guidance:g}). In stage 1, {p.stage1.mllm} rewrites captions and accepts or rejects pictures, for "
-        f"{p.stage1.max_rounds} rounds at most. In stage 2, {p.finetune.judge} plays a user who likes "
-        f"“{p.finetune.preference}”, and its scores fine-tune the model by DDPO over {p.finetune.epochs} epochs of "
-        f"{p.finetune.pictures_per_epoch} pictures; {p.evaluate.judge} checks the outcome, unused in training."
+        f"{p.model.name} drew {captions} captions of {p.data.source} in {ways} ways, from the same noise in each "
+        f"({p.model.size} × {p.model.size} pixels, {p.model.steps} steps, guidance {p.model.guidance:g}). In stage 1, "
+        f"the MLLM {p.stage1.mllm} rewrites captions and accepts or rejects pictures, for {p.stage1.max_rounds} rounds "
+        f"at most. In stage 2, the judge {p.finetune.judge} plays a user who likes “{p.finetune.preference}”, and its "
+        f"scores fine-tune the model by DDPO over {p.finetune.epochs} epochs of {pictures} pictures; the judge "
+        f"{p.evaluate.judge}, unused in training, checks the outcome."
     )
 
 
-def headline(found: Sequence[Verdict]) -> str:
-    """Names the arms that beat raw, and those that do not."""
-    against_raw = [verdict for verdict in found if verdict.title.endswith("against raw")]
-    groups = {
-        outcome: [verdict.title.removesuffix(" against raw") for verdict in against_raw if verdict.outcome == outcome]
-        for outcome in dict.fromkeys(verdict.outcome for verdict in against_raw)
-    }
+def headline(evidence: Evidence) -> str:
+    """Two sentences: which arms follow captions better than raw, and whether the preference was met."""
+    stage1 = [(LABELS[arm], c) for arm in STAGE1_ARMS if (c := compare(evidence, arm, "raw", "alignment"))]
     words = {
-        "helps": "{} helped",
-        "no measurable effect": "{} made no measurable difference",
-        "hurts": "{} did harm",
-        "not measured": "{} could not be compared",
+        1: "Pictures follow their captions better than raw’s with {}",
+        0: "no measurable difference with {}",
+        -1: "worse with {}",
     }
-    sentences = [words[outcome].format(_listed(names)) for outcome, names in groups.items()]
-    text = "; ".join(sentences)
-    return f"{text[0].upper()}{text[1:]}." if text else "No arm can be compared with raw yet."
+    parts = []
+    for direction, text in words.items():
+        names = [name for name, comparison in stage1 if comparison.direction == direction]
+        parts += [text.format(_listed(names))] if names else []
+    first = "; ".join(parts) or "Whether pictures follow their captions was not measured"
+    held_out = compare(evidence, "finetuned", "raw", "held_out_score")
+    moved = {
+        1: "Fine-tuning moved pictures towards the preference.",
+        0: "Fine-tuning did not measurably move pictures towards the preference.",
+        -1: "Fine-tuning moved pictures away from the preference.",
+    }
+    second = moved[held_out.direction] if held_out else "Fine-tuning was not measured."
+    return f"{first[0].upper()}{first[1:]}. {second}"
 
 
 def _listed(names: Sequence[str]) -> str:

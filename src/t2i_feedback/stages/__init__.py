@@ -15,7 +15,11 @@ def run(stage: Callable[..., None], *arguments: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "diffusers", "transformers", "PIL"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    name = stage.__module__.rpartition(".")[2] if stage.__module__ != "__main__" else sys.argv[0].split("/")[-1].removesuffix(".py")
+    name = (
+        stage.__module__.rpartition(".")[2]
+        if stage.__module__ != "__main__"
+        else sys.argv[0].split("/")[-1].removesuffix(".py")
+    )
     try:
         stage(*arguments)
     except UserError as error:
@@ -26,4 +30,6 @@ def run(stage: Callable[..., None], *arguments: str) -> None:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        sys.exit(f"{name}: no disk space is left; free some and run the same command again, it goes on where it stopped.")
+        sys.exit(
+            f"{name}: no disk space is left; free some and run the same command again, it goes on where it stopped."
+        )

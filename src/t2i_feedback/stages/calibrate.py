@@ -1,4 +1,4 @@
-"""calibrate: do the judges rank what they judge, and does the validator tell right captions from wrong ones?
+"""calibrate: do the judges rank what they judge?
 
 Real images are swept through four traits: darker, flatter, more muted, more blurred, step by step. A judge is fit to be
 a reward when its scores follow the steps in the direction that the preference names. Fine-tuning reads the result.
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from PIL import Image, ImageEnhance, ImageFilter
 
 from t2i_feedback import params, paths, records, stages, workspace
+from t2i_feedback.pictures import open_rgb
 from t2i_feedback.records import CalibrationRow, CaptionRow
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ MORE: dict[Trait, str] = {  # ... or more
     "saturation": r"vivid|colou?rful|saturated|vibrant|cheerful",
     "blur": r"blur|out of focus|soft\b|dreamy|hazy",
 }
-WRONG_CAPTIONS = 3  # per image; each belongs to another image
 
 
 def main() -> None:
@@ -53,8 +53,8 @@ def main() -> None:
     )
     from t2i_feedback import mllm
 
-    images = [_open(paths.DATASET / row.image) for row in rows]
-    entries = [p.mllms[name] for name in (*judges, p.stage1.mllm)]
+    images = [open_rgb(paths.DATASET / row.image) for row in rows]
+    entries = [p.mllms[name] for name in judges]
     digest = workspace.digest([p.seed, p.calibrate, preference, *entries], [paths.REFERENCE_CAPTIONS])
     found: dict[str, dict[str, float | None]] = {}
     sweeps: list[CalibrationRow] = []
@@ -65,22 +65,11 @@ def main() -> None:
                 scored = sweep(name, judge, images, rows, p.calibrate.levels, preference, limit)
                 found[name] = rank_correlations(scored, preference) | retest(judge, images, scored, preference)
                 sweeps += scored
-        with mllm.open(p.stage1.mllm, p.mllms[p.stage1.mllm], paths.ledger()) as validator:
-            numbers = validator_accuracy(
-                validator, images, [row.caption for row in rows], p.stage1.max_invalid_fraction
-            )
-        found[p.stage1.mllm] = found.get(p.stage1.mllm, {}) | numbers
         records.write(work / "sweeps" / "sweeps.jsonl", sweeps)
         workspace.publish(work / "sweeps", paths.CALIBRATION)
     records.write_json(paths.CALIBRATION_METRICS, found)
     ranks = ", ".join(f"{name} {_figure(found[name]['rank_correlation'])}" for name in judges)
-    print(
-        f"calibrate: rank correlation {ranks}; validator {p.stage1.mllm}: balanced accuracy "
-        f"{_figure(numbers['balanced_accuracy'])}, AUC {_figure(numbers['auc'])}"
-    )
-
-
-# ------------------------------------------------------------------------------------------------ judges
+    print(f"calibrate: rank correlation with the preferred direction: {ranks}")
 
 
 def change(image: Image.Image, trait: Trait, level: float) -> Image.Image:
@@ -174,43 +163,6 @@ def retest(
         if first is not None and second.value is not None
     ]
     return {"retest_difference": sum(both) / len(both) if both else None}
-
-
-# ------------------------------------------------------------------------------------------------ validator
-
-
-def validator_accuracy(
-    validator: "Mllm", images: Sequence[Image.Image], captions: Sequence[str], max_invalid_fraction: float
-) -> dict[str, float | None]:
-    """Balanced accuracy at P(yes) = 0.5, AUC, and agreement with itself, on true captions and on other images'."""
-    from scipy.stats import rankdata
-
-    from t2i_feedback.mllm import roles
-
-    shifts = range(1, min(WRONG_CAPTIONS, len(images) - 1) + 1)
-    wrong = [(i, (i + shift) % len(captions)) for shift in shifts for i in range(len(images))]
-    pairs = [(i, i) for i in range(len(images))] + [(i, j) for i, j in wrong if captions[i] != captions[j]]
-    pictures, texts = [images[i] for i, _ in pairs], [captions[j] for _, j in pairs]
-    verdicts = roles.validate(validator, pictures, texts)
-    roles.check_invalid(verdicts, max_invalid_fraction, "verdicts")
-    again = roles.validate(validator, pictures[: len(images)], texts[: len(images)], sample=1)
-    both = [(a.p_yes, b.p_yes) for a, b in zip(verdicts, again, strict=False) if None not in (a.p_yes, b.p_yes)]
-    right = [v.p_yes for v, (i, j) in zip(verdicts, pairs, strict=True) if v.p_yes is not None and i == j]
-    other = [v.p_yes for v, (i, j) in zip(verdicts, pairs, strict=True) if v.p_yes is not None and i != j]
-    if not right or not other:
-        return {"balanced_accuracy": None, "auc": None, "retest_agreement": None}
-    ranks = rankdata(right + other)[: len(right)]
-    caught = sum(p < 0.5 for p in other) / len(other)
-    return {
-        "balanced_accuracy": (sum(p >= 0.5 for p in right) / len(right) + caught) / 2,
-        "auc": float((ranks.sum() - len(right) * (len(right) + 1) / 2) / (len(right) * len(other))),
-        "retest_agreement": sum((a >= 0.5) == (b >= 0.5) for a, b in both) / len(both) if both else None,  # type: ignore[operator]
-    }
-
-
-def _open(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def _figure(value: float | None) -> str:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from t2i_feedback.diffusion.gallery import draw_missing, image_name, open_png
+from t2i_feedback.diffusion.gallery import draw_missing, image_name
 from t2i_feedback.diffusion.load import load_pipeline
 from t2i_feedback.loop import Roles
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Mllm
 from t2i_feedback.params import Params
+from t2i_feedback.pictures import open_rgb
 from t2i_feedback.records import CaptionRow, PromptRow
 from t2i_feedback.stages import prompting
 
@@ -54,4 +55,4 @@ class Studio:
         )
 
     def _open(self, images: list[str]) -> list:
-        return [open_png(self.folder / name) for name in images]
+        return [open_rgb(self.folder / name) for name in images]

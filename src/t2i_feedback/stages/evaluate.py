@@ -28,6 +28,9 @@ def main(arm: str = "") -> None:
     if arm not in paths.ARMS:
         raise UserError(f"which arm? one of {', '.join(paths.ARMS)}, not {arm!r}")
     p = params.load()
+    for needed in (paths.REFERENCE, paths.ORACLE):
+        if not needed.exists():
+            raise UserError(f"{needed} is missing: run `dvc repro`, or `git checkout` for what the repository holds")
     folder = paths.arm(arm)
     captions = records.read(paths.EVALUATION_CAPTIONS, CaptionRow)
     rounds = records.read(folder / "rounds.jsonl", PictureRow)

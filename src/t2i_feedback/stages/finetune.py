@@ -19,10 +19,10 @@ def main() -> None:
     from t2i_feedback import mllm, photometry, rewards, tracking
     from t2i_feedback.ddpo.trainer import HISTORY, Trainer
     from t2i_feedback.diffusion.load import add_adapter, load_pipeline, save_adapter
-    from t2i_feedback.stages.prompting import as_typed, first_prompts
+    from t2i_feedback.stages.prompting import first_prompts
 
-    judge, held_out, enhancer = (p.mllms[name] for name in (config.judge, p.evaluate.judge, p.stage1.mllm))
-    depends = [p.seed, p.model, config, judge, held_out, enhancer if config.enhance_prompts else None]
+    judge, held_out = p.mllms[config.judge], p.mllms[p.evaluate.judge]
+    depends = [p.seed, p.model, config, judge, held_out]
     with (
         workspace.partial("finetune", workspace.digest(depends, [paths.FINETUNE_CAPTIONS])) as work,
         mllm.open(config.judge, judge, paths.ledger()) as user,
@@ -30,10 +30,9 @@ def main() -> None:
         tracking.stage_run(p, "finetune") as run,
     ):
         if config.enhance_prompts:
-            with mllm.open(p.stage1.mllm, enhancer, paths.ledger()) as writer:
-                prompts = first_prompts(writer, captions, p.model, p.stage1.max_invalid_fraction)
+            prompts = first_prompts(user, captions, p.model, config.max_invalid_fraction)
         else:
-            prompts = as_typed(captions)
+            prompts = records.as_typed(captions)
         pipe = load_pipeline(p.model)
         parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, p.seed)
         trainer = Trainer(
@@ -69,7 +68,9 @@ def main() -> None:
 def summary(history: list[records.EpochRow]) -> dict[str, float]:
     first, last = history[0], history[-1]
     fields = ("reward_mean", "held_out_mean", "diversity", "brightness", "contrast", "sharpness")
-    found = {f"{name}_{when}": getattr(row, name) for name in fields for when, row in (("first", first), ("last", last))}
+    found = {
+        f"{name}_{when}": getattr(row, name) for name in fields for when, row in (("first", first), ("last", last))
+    }
     return {name: value for name, value in found.items() if value is not None} | {
         "kl_last": last.kl,
         "masked": float(sum(row.masked for row in history)),

@@ -19,7 +19,9 @@ def main(arm: str = "") -> None:
     source, adapter = ARMS[arm]
     p = params.load()
     prompts = read_prompts(source)
-    print(f"generate {arm}: {len(prompts)} pictures, {p.model.steps} steps each, by {p.model.name}{' + adapter' * bool(adapter)}")
+    print(
+        f"generate {arm}: {len(prompts)} pictures, {p.model.steps} steps each, by {p.model.name}{' + adapter' * bool(adapter)}"
+    )
     from t2i_feedback.diffusion.gallery import draw_missing, image_name
     from t2i_feedback.diffusion.load import load_pipeline
 
@@ -43,9 +45,7 @@ def main(arm: str = "") -> None:
 def read_prompts(source: Path) -> list[records.PromptRow]:
     if source == paths.FIRST_PROMPTS:
         return records.read(source, records.PromptRow)
-    from t2i_feedback.stages.prompting import as_typed
-
-    return as_typed(records.read(source, records.CaptionRow))
+    return records.as_typed(records.read(source, records.CaptionRow))
 
 
 if __name__ == "__main__":

@@ -34,8 +34,3 @@ def first_prompts(
     enhancer: Mllm, captions: Sequence[CaptionRow], model: Model, max_invalid_fraction: float
 ) -> list[PromptRow]:
     return enhance(enhancer, captions, None, 1, model, max_invalid_fraction)
-
-
-def as_typed(captions: Sequence[CaptionRow]) -> list[PromptRow]:
-    """The captions themselves as prompts of round 1."""
-    return [PromptRow(caption_id=row.caption_id, round=1, prompt=row.caption, status="valid") for row in captions]

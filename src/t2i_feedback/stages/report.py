@@ -8,7 +8,7 @@ from pathlib import Path
 
 from t2i_feedback import params, paths, publish, records, stages
 from t2i_feedback.reporting import alarm, comparisons, grids, page
-from t2i_feedback.reporting.evidence import Arm, Evidence, RoundRow
+from t2i_feedback.reporting.evidence import LOOPS, Arm, Evidence
 
 PLOTS = paths.METRICS / "plots"
 
@@ -45,7 +45,6 @@ def gather(p: params.Params) -> Evidence:
 
 def read_arm(name: str) -> Arm:
     folder, measured = paths.arm(name), paths.evaluation(name)
-    rounds = measured / "rounds.jsonl"
     return Arm(
         name=name,
         folder=folder,
@@ -54,9 +53,7 @@ def read_arm(name: str) -> Arm:
         measured={row.caption_id: row for row in records.read(measured / "per_image.jsonl", records.EvaluationRow)},
         pictures={row.caption_id: row for row in records.read(folder / "pictures.jsonl", records.PictureRow)},
         rounds=_rows(folder / "rounds.jsonl", records.PictureRow),
-        measured_rounds=[RoundRow.model_validate_json(line) for line in rounds.read_text().splitlines()]
-        if rounds.exists()
-        else [],
+        measured_rounds=_rows(measured / "rounds.jsonl", records.RoundRow),
     )
 
 
@@ -83,7 +80,7 @@ def write_plots(evidence: Evidence) -> None:
         for level, score, error in points
     ]
     _csv("calibration", ["judge", "trait", "level", "score", "standard_error"], sweeps)
-    rounds = [vars(row) for arm in arms for row in comparisons.rounds(arm)]
+    rounds = [vars(row) for arm in arms if arm.name in LOOPS for row in comparisons.rounds(arm)]
     _csv("rounds", ["arm", "round", "drawn", "judged", "accepted", "alignment"], rounds)
     shown = grids.spread_out(grids.shared_captions(evidence), evidence.params.report.grid)
     texts = {caption_id: evidence.captions[caption_id].caption for caption_id in shown}

@@ -1,0 +1,224 @@
+import csv
+import json
+import random
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from made_up_run import history, write_run
+
+from t2i_feedback import params, paths, records
+from t2i_feedback.errors import UserError
+from t2i_feedback.records import PictureRow, RoundRow
+from t2i_feedback.reporting import alarm, comparisons, page, stories, verdict
+from t2i_feedback.reporting.evidence import Evidence
+from t2i_feedback.stages import report
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("T2I_NO_TRACKING", "1")
+    write_run(tmp_path)
+    return tmp_path
+
+
+def gathered() -> Evidence:
+    return report.gather(params.load())
+
+
+class Links(HTMLParser):
+    """Every address that the page names, and its tags."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")]
+
+
+def test_stage_writes_page_numbers_and_series(run: Path) -> None:
+    report.main()
+    text = paths.REPORT.read_text()
+    for heading in ("The arms, measured alike", "Paired comparisons", "The validator at work", "Beside the paper"):
+        assert heading in text
+    assert "not comparable" in text
+    assert "EfficientNet-Lite0 is not Inception" in text
+    numbers = json.loads(paths.SUMMARY.read_text())
+    assert all(isinstance(value, (int, float)) for value in numbers.values())
+    assert numbers["alignment_validated_minus_raw_low"] < numbers["alignment_validated_minus_raw"]
+    assert sorted(path.name for path in report.PLOTS.iterdir()) == [
+        "arms.csv",
+        "calibration.csv",
+        "pictures.png",
+        "reward.csv",
+        "rounds.csv",
+    ]
+    with (report.PLOTS / "reward.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == [str(epoch) for epoch in range(1, 11)]
+
+
+def test_the_page_needs_nothing_but_itself(run: Path) -> None:
+    report.main()
+    links = Links()
+    links.feed(paths.REPORT.read_text())
+    assert "script" not in links.tags
+    assert "link" not in links.tags
+    assert links.addresses
+    assert all(address.startswith(("data:image/", "#")) for address in links.addresses)
+    assert not re.search(r"url\(|@import", paths.REPORT.read_text())
+
+
+def test_the_same_run_gives_the_same_bytes(run: Path) -> None:
+    report.main()
+    first = paths.REPORT.read_bytes()
+    report.main()
+    assert paths.REPORT.read_bytes() == first
+
+
+def test_text_from_outside_is_escaped(run: Path) -> None:
+    rows = records.read(paths.EVALUATION_CAPTIONS, records.CaptionRow)
+    evil = '<script>alert(1)</script> & "quotes"'
+    records.write(paths.EVALUATION_CAPTIONS, [row.model_copy(update={"caption": evil}) for row in rows])
+    text = page.render(gathered())
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &#34;quotes&#34;" in text
+
+
+def test_known_effects_are_found_with_their_sign(run: Path) -> None:
+    evidence = gathered()
+    found = {c.key: c for c in [*comparisons.stage1(evidence), *comparisons.stage2(evidence)]}
+    assert found["alignment_enhanced_minus_raw"].direction == 1
+    assert found["held_out_score_finetuned_minus_raw"].direction == 1
+    assert found["held_out_score_finetuned_minus_raw"].interval.n == 23  # one answer was not valid
+    assert found["brightness_finetuned_minus_raw"].direction == -1
+    ratio = found["alignment_finetuned_over_raw"]
+    assert ratio.interval.value == pytest.approx(ratio.arm_value / ratio.base_value)
+    assert comparisons.diversity_ratio(evidence) == 1.0
+    effect = comparisons.feedback_effect(evidence)
+    assert effect is not None
+    assert effect.interval.n == 16  # captions with a second picture
+
+
+def test_verdicts_say_plainly_when_an_arm_does_not_help(run: Path) -> None:
+    raw = records.read(paths.evaluation("raw") / "per_image.jsonl", records.EvaluationRow)
+    worse = [row.model_copy(update={"alignment": row.alignment - 0.1}) for row in raw]  # type: ignore[operator]
+    records.write(paths.evaluation("enhanced") / "per_image.jsonl", worse)
+    records.write(paths.evaluation("best_of_n") / "per_image.jsonl", raw)
+    outcomes = {found.title: found.outcome for found in verdict.verdicts(gathered())}
+    assert outcomes["Enhanced against raw"] == "hurts"
+    assert outcomes["Best of n against raw"] == "no measurable effect"
+    assert outcomes["Validated against raw"] == "helps"
+    headline = verdict.headline(gathered())
+    assert headline == (
+        "Pictures follow their captions better than raw’s with validated and combined; no measurable difference with "
+        "best of n; worse with enhanced. Fine-tuning moved pictures towards the preference."
+    )
+
+
+def test_a_run_without_facts_is_told_without_alignment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path, captions=6, pictures_are_measured=False)
+    evidence = gathered()
+    text = page.render(evidence)
+    assert "Alignment was not measured" in text
+    assert "FID is 30.12 ± 0.50" in text
+    assert comparisons.splits(evidence) == {}
+
+
+def test_missing_optional_inputs_become_sentences(run: Path) -> None:
+    for gone in (paths.CALIBRATION, paths.ADAPTER, paths.arm_metrics("finetuned"), paths.arm_metrics("validated")):
+        shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    report.main()
+    text = paths.REPORT.read_text()
+    assert "Nothing was fine-tuned" in text
+    assert "The judges were not calibrated" in text
+    assert "The fine-tuned arm was not run" in text
+    assert "There are no rounds to tell of" in text
+
+
+def test_no_arm_at_all_is_still_a_page(run: Path) -> None:
+    shutil.rmtree(paths.METRICS / "arms")
+    report.main()
+    assert "No arm has been evaluated yet" in paths.REPORT.read_text()
+
+
+def test_captions_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path, captions=4)
+    paths.EVALUATION_CAPTIONS.unlink()
+    with pytest.raises(UserError, match="dvc repro"):
+        report.main()
+
+
+# ------------------------------------------------------------------------------------------------ the loop
+
+
+def test_accepted_against_rejected_uses_all_rounds_and_skips_masked() -> None:
+    rows = [
+        RoundRow(caption_id=i, round=r, alignment=a, whole=None, p_yes=None, accepted=accepted)
+        for i in range(10)
+        for r, a, accepted in ((1, 0.4, False), (2, 0.8, True), (3, 0.1, None), (4, None, True))
+    ]
+    split = comparisons.accepted_against_rejected(rows, resamples=100, seed=0)
+    assert split is not None
+    assert (split.accepted, split.rejected) == (10, 10)
+    assert split.interval.value == pytest.approx(0.4)
+    assert split.interval.low == pytest.approx(0.4)
+    assert comparisons.accepted_against_rejected(rows[1:2], resamples=100, seed=0) is None
+
+
+def ending(caption_id: int, *accepted: bool | None) -> list[PictureRow]:
+    return [
+        PictureRow(caption_id=caption_id, round=number, prompt="", image="", accepted=verdict)
+        for number, verdict in enumerate(accepted, 1)
+    ]
+
+
+def test_stories_show_every_kind_of_ending() -> None:
+    rounds = {
+        1: ending(1, True),
+        2: ending(2, True),
+        3: ending(3, False, True),
+        4: ending(4, False, False, True),
+        5: ending(5, False, False),
+        6: ending(6, None),
+        7: ending(7, False, True),
+    }
+    assert stories.choose(rounds, 6) == [
+        ("Accepted in round 3", 4),
+        ("Never accepted", 5),
+        ("Accepted at once", 1),
+        ("Left without a verdict", 6),
+        ("Accepted in round 2", 3),
+        ("Accepted in round 2", 7),
+    ]
+    assert stories.choose(rounds, 0) == []
+
+
+# ------------------------------------------------------------------------------------------------ the alarm
+
+
+def test_no_alarm_when_the_held_out_judge_follows() -> None:
+    assert alarm.alarms(history(random.Random(0))) == []
+
+
+def test_alarm_when_only_the_reward_rises() -> None:
+    [text] = alarm.alarms(history(random.Random(0), held_out_gain=0.0))
+    assert "exploit the judge" in text
+
+
+def test_alarm_when_pictures_become_alike() -> None:
+    [text] = alarm.alarms(history(random.Random(0), last_diversity=0.3))
+    assert "alike" in text
+
+
+def test_alarm_when_nothing_can_be_learnt() -> None:
+    rows = [row.model_copy(update={"dead_groups": 0.9}) for row in history(random.Random(0))]
+    [text] = alarm.alarms(rows)
+    assert "90%" in text
