@@ -2,8 +2,8 @@
 
     PYTHONPATH=src python pretrain/draw.py
 
-Writes `pretrain/work/drawn/`: images.safetensors (`images`, uint8 [N, 3, 64, 64]) and rows.json, in the same order, with
-the caption, the facts that it states, and what the labeller (not the oracle, which only measures) sees in the picture.
+Writes `pretrain/work/drawn/`: images.safetensors (`images`, uint8 [N, 3, 64, 64]) and rows.json, in that order, with
+the caption, the facts that it states, and what the labeller sees (not the oracle, which only measures).
 """
 
 import json

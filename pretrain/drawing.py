@@ -17,7 +17,9 @@ def load_pipeline(folder: Path) -> StableDiffusionPipeline:
     return pipeline
 
 
-def draw(pipeline: StableDiffusionPipeline, prompts: list[str], steps: int, guidance: float, eta: float, seed: int) -> Tensor:
+def draw(
+    pipeline: StableDiffusionPipeline, prompts: list[str], steps: int, guidance: float, eta: float, seed: int
+) -> Tensor:
     """uint8 [N, 3, 64, 64], one picture for each prompt."""
     generator, pictures = Generator().manual_seed(seed), []
     for start in tqdm(range(0, len(prompts), BATCH), desc=f"draw, eta {eta:g}", unit="batch", mininterval=10):

@@ -30,8 +30,9 @@ def mean(answers: list) -> float:
 
 
 def summarise(levels: list[str], found: list[Alignment]) -> dict[str, float]:
-    """Shares over all levels, except where a level is named. "given kind": of the detailed captions' things that are there."""
-    pooled = {name: mean([a for f in found for a in getattr(f, name)]) for name in ("background", "kind", "colour", "size")}
+    """Shares of right answers over all levels, or one; "given kind": of the things that detailed captions get."""
+    names = ("background", "kind", "colour", "size")
+    pooled = {name: mean([answer for f in found for answer in getattr(f, name)]) for name in names}
     detailed = [f for level, f in zip(levels, found, strict=True) if level == "detailed"]
     there = sum(sum(f.kind) for f in detailed)
     for name in ("colour", "size", "column"):

@@ -101,7 +101,7 @@ def marks(text: str, shown: Scene) -> list[tuple[int, bool]]:
 
 
 def complaints(facts: Scene, shown: Scene) -> list[str]:
-    """Everything that is wrong with a picture that should show `facts`, the gravest first; ["nothing"] if all is right."""
+    """What is wrong with a picture that should show `facts`, the gravest first; ["nothing"] if all is right."""
     if is_true(facts, shown):
         return ["nothing"]
     left = list(shown.things)

@@ -3,8 +3,8 @@
     PYTHONPATH=src python pretrain/mllm_language.py --model mllm
 
 A row of a batch is `<|user|>` + 16 image tokens, shared by a dozen questions that cannot see each other (a four-
-dimensional mask; positions start again after the picture), or several text-only requests. Besides the answers, the end of every
-telling phrase of a caption is trained to say yes or no: is this so far true of the picture? Writes
+dimensional mask; positions start again after the picture), or several text-only requests. Besides the answers, the
+end of every telling phrase of a caption is trained to say yes or no: is this so far true of the picture? Writes
 `models/postcards/{model}/`, a LlavaForConditionalGeneration with its LlavaProcessor.
 """
 
@@ -33,9 +33,9 @@ from mllm_tower import label_scenes, regions_of_tokens
 from recipe import Recipe, cosine, load_checkpoint, save_checkpoint, set_rate, training_steps
 from safetensors.torch import load_file
 from torch import nn
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast, SwinModel
+from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast, SwinModel
 
-from t2i_feedback.datasets.postcards import BACKGROUNDS, COLOURS, COLUMNS, KINDS, SIZES, Scene
+from t2i_feedback.datasets.postcards import BACKGROUNDS, COLOURS, COLUMN_WORDS, COLUMNS, KINDS, PLACES, SIZES, Scene
 
 IGNORED = -100  # no target here
 REQUESTS = 6  # of a text-only row: about as long as the questions about a picture
@@ -154,7 +154,9 @@ def align(
     model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, source: Source, mean, std, params: dict
 ) -> None:
     """Pull projected picture tokens toward the embeddings of the words for what stands in their region."""
-    words = {"kind": KINDS, "colour": tuple(COLOURS), "size": SIZES, "background": BACKGROUNDS, "column": COLUMNS}
+    words: dict[str, list[str]] = {"kind": list(KINDS), "colour": list(COLOURS), "size": list(SIZES)}
+    words["column"] = [COLUMN_WORDS[column][0] for column in COLUMNS]
+    words["background"] = [PLACES[background][1][0] for background in BACKGROUNDS]
     ids = {
         name: torch.tensor([tokenizer(f" {value}").input_ids[0] for value in values]) for name, values in words.items()
     }
@@ -197,14 +199,18 @@ def train(recipe: Recipe) -> None:
     mean, std = (f(sources[0].tokens[:4000].float(), dim=(0, 1)) for f in (torch.mean, torch.std))
     torch.manual_seed(params["seed"])
     tower = SwinModel.from_pretrained(recipe.work / "mllm" / f"{name}_tower", add_pooling_layer=False)
-    tokenizer = train_tokenizer(params["seed"], params["vocabulary"])
-    processor = make_processor(tokenizer)
+    saved = load_checkpoint(recipe.checkpoint)
+    if saved:
+        processor = LlavaProcessor.from_pretrained(recipe.models / name)
+    else:
+        processor = make_processor(train_tokenizer(params["seed"], params["vocabulary"]))
+    tokenizer = processor.tokenizer
     model = build_model(tower, tokenizer, params["text"])
     model.model.vision_tower.requires_grad_(False)
     packer = Packer(tokenizer, params["weights"])
     optimisers = make_optimisers(model, params["learning_rate"])
     first = 0
-    if saved := load_checkpoint(recipe.checkpoint):
+    if saved:
         first = saved["step"]
         model.load_state_dict(saved["model"])
         for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):

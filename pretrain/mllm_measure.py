@@ -176,7 +176,7 @@ def preference_quality(mllm: Mllm, images: torch.Tensor) -> tuple[dict, np.ndarr
 
 
 def sweep_quality(mllm: Mllm, images: torch.Tensor) -> dict:
-    """Share of neighbouring pairs that the paper's preference ranks rightly when one trait alone is swept in five steps."""
+    """Share of neighbouring pairs ranked rightly for the paper's preference when one trait is swept in five steps."""
     strengths = torch.linspace(0, 1, 5)
     grey = luma(images)[:, None]
     sweeps = {

@@ -62,7 +62,7 @@ def fixed_phrases() -> list[str]:
     ]
     phrases |= {part.strip() for template in templates for part in template.split("{}") if len(part.split()) > 1}
     phrases |= {"hot air balloon", "there is", "Last time:", "nothing else", "images that have", "images that are"}
-    return sorted(phrases, key=len, reverse=True)
+    return sorted(phrases, key=lambda phrase: (-len(phrase), phrase))
 
 
 def train_tokenizer(seed: int, vocabulary: int, samples: int = 3000) -> PreTrainedTokenizerFast:
@@ -71,10 +71,8 @@ def train_tokenizer(seed: int, vocabulary: int, samples: int = 3000) -> PreTrain
     texts: list[str] = [PAPER_PREFERENCE] * 200
     for _ in range(samples):
         scene, levels = sample_scene(rng, "train"), (rng.random(), rng.random(), rng.random())
-        questions = picture_questions(scene, levels, rng, easy=0.3) + [
-            enhance_question(rng),
-            judge_question(levels, rng),
-        ]
+        questions = picture_questions(scene, levels, rng, easy=0.3)
+        questions += [enhance_question(rng), judge_question(levels, rng)]
         texts += [text for question in questions for text in (question.text, question.answer)]
     texts += [str(score) for score in range(1, 11)] * samples
     either = "|".join(re.escape(phrase) for phrase in fixed_phrases())

@@ -24,7 +24,10 @@ def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised; scaled so that AdamW's learning rates fit (root mean square 0.2)."""
+    """Nesterov momentum, orthogonalised; scaled so that AdamW's learning rates fit (root mean square 0.2).
+
+    A convolution counts as the matrix [outputs, inputs x kernel].
+    """
 
     def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.02):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -43,10 +46,10 @@ class Muon(torch.optim.Optimizer):
                     if "momentum" not in state:
                         state["momentum"] = torch.zeros_like(parameter)
                     state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                    updates.append(parameter.grad.lerp(state["momentum"], group["momentum"]))
-                rate = group["lr"] * 0.2 * max(shape) ** 0.5
+                    updates.append(parameter.grad.lerp(state["momentum"], group["momentum"]).flatten(1))
+                rate = group["lr"] * 0.2 * max(updates[0].shape) ** 0.5
                 for parameter, update in zip(parameters, orthogonalise(torch.stack(updates)), strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.view(shape), alpha=-rate)
 
 
 def make_optimisers(module: nn.Module, rate: float) -> list[torch.optim.Optimizer]:

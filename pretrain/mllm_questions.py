@@ -139,7 +139,7 @@ def false_caption(shown: Scene, rng: random.Random, level: str) -> tuple[str, Sc
 
 
 def clear_part(shown: Scene) -> Scene:
-    """The scene without what a labeller of drawn pictures could not name; a caption of it is false where that is less."""
+    """The scene without what a labeller of drawn pictures could not name."""
     return replace(shown, things=tuple(thing for thing in shown.things if thing.kind in KINDS))
 
 
@@ -200,7 +200,8 @@ def preference(rng: random.Random) -> tuple[str, tuple[int, ...]]:
         )
     else:
         named = [rng.choice(TRAIT_WORDS[name][1 if sign > 0 else 3]) for name, sign in signs.items()]
-        text = f"images that have {', '.join(named[:-1])} {rng.choice(('and', 'with'))} {named[-1]}{rng.choice(ATMOSPHERES)}"
+        last = f"{rng.choice(('and', 'with'))} {named[-1]}{rng.choice(ATMOSPHERES)}"
+        text = f"images that have {', '.join(named[:-1])} {last}"
     return text, tuple(signs.get(name, 0) for name in TRAIT_WORDS)
 
 

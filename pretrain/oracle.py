@@ -60,7 +60,9 @@ def choose_partners(backgrounds: Tensor, generator: Generator) -> Tensor:
     return partners
 
 
-def spoil(pixels: Tensor, slots: Tensor, others: Tensor, other_slots: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+def spoil(
+    pixels: Tensor, slots: Tensor, others: Tensor, other_slots: Tensor, generator: Generator
+) -> tuple[Tensor, Tensor]:
     """Mix one slot of each picture with the same place in another picture of the same background.
 
     Three outcomes: mostly the first (its labels stay), mostly the second (its labels), or half of each: "unclear". The
@@ -87,7 +89,9 @@ def spoil(pixels: Tensor, slots: Tensor, others: Tensor, other_slots: Tensor, ge
     low, width = torch.tensor([0.0, 0.35, 0.85])[outcome], torch.tensor([0.15, 0.3, 0.15])[outcome]
     alpha = (low + width * torch.rand(count, generator=generator)).view(-1, 1, 1, 1)
     axis = torch.linspace(0, side - 1, side)
-    x_centre = torch.tensor([postcards.COLUMN_X[column] for column in VOCABULARY.columns])[slot % columns].view(-1, 1, 1, 1)
+    x_centre = torch.tensor([postcards.COLUMN_X[column] for column in VOCABULARY.columns])[slot % columns].view(
+        -1, 1, 1, 1
+    )
     y_centre = torch.where(level == 0, postcards.GROUND_Y - 10, postcards.SKY_Y).view(-1, 1, 1, 1)
     dx, dy = axis.view(1, 1, 1, -1) - x_centre, axis.view(1, 1, -1, 1) - y_centre
     region = (dx.abs() <= 15) & ((axis.view(1, 1, -1, 1) < 31) == (level == 1).view(-1, 1, 1, 1))
@@ -119,8 +123,14 @@ def degrade(pixels: Tensor, generator: Generator) -> Tensor:
     pixels = darken(pixels, brightness, sometimes(0.3) * uniform(0, 0.65, count, generator))
     coarse = F.interpolate(F.avg_pool2d(pixels, 2), size=(side, side), mode="bilinear")
     pixels = pixels + sometimes(0.25) * uniform(0.3, 0.9, count, generator) * (coarse - pixels)
-    pixels = blur(pixels, sometimes(0.35) * uniform(0, 1, count, generator), rounds=int(torch.randint(1, 5, (), generator=generator)))
-    stains = F.interpolate(torch.randn(count, 3, side // 8, side // 8, generator=generator), size=(side, side), mode="bicubic")
+    pixels = blur(
+        pixels,
+        sometimes(0.35) * uniform(0, 1, count, generator),
+        rounds=int(torch.randint(1, 5, (), generator=generator)),
+    )
+    stains = F.interpolate(
+        torch.randn(count, 3, side // 8, side // 8, generator=generator), size=(side, side), mode="bicubic"
+    )
     pixels = pixels + sometimes(0.3) * uniform(0, 0.05, count, generator) * stains * brightness
     noise = torch.randn(pixels.shape, generator=generator)
     pixels = pixels + sometimes(0.3) * uniform(0, 0.06, count, generator) * noise
@@ -138,10 +148,12 @@ def accuracy(oracle: Oracle, pixels: Tensor, scenes: list[Scene]) -> dict[str, f
     """Share of right readings on pictures (uint8) whose scenes are known."""
     seen = [facts for chunk in pixels.split(200) for facts in oracle.eval().see(chunk.float() / 255)]
     found = [score(scene.to_json(), facts) for scene, facts in zip(scenes, seen, strict=True)]
-    lists = {name: [answer for f in found for answer in getattr(f, name)] for name in ("background", "kind", "colour", "size", "column")}
-    return {name: round(float(np.mean(answers)), 4) for name, answers in lists.items()} | {
-        "whole": round(float(np.mean([f.whole for f in found])), 4)
+    lists = {
+        name: [answer for f in found for answer in getattr(f, name)]
+        for name in ("background", "kind", "colour", "size", "column")
     }
+    lists["whole"] = [f.whole for f in found]
+    return {name: round(float(np.mean(answers)), 4) for name, answers in lists.items()}
 
 
 def train(recipe: Recipe) -> Oracle:

@@ -46,7 +46,8 @@ def restyle(pixels: Tensor, generator: Generator, share: float) -> Tensor:
     count = len(pixels)
     chosen = (torch.rand(count, 1, 1, 1, generator=generator) < share).float()
     dark, muted, soft = (
-        chosen * (torch.rand(count, 1, 1, 1, generator=generator) < 0.6) * uniform(0, 1, count, generator) for _ in range(3)
+        chosen * (torch.rand(count, 1, 1, 1, generator=generator) < 0.6) * uniform(0, 1, count, generator)
+        for _ in range(3)
     )
     rounds = int(torch.randint(1, 4, (), generator=generator))
     return blur(darken(pixels, 1 - 0.7 * dark, 0.7 * muted), soft, rounds)

@@ -58,7 +58,7 @@ def recipe_section(params: Path, root: Path, section: str) -> Recipe:
 
 
 def training_steps(recipe: Recipe, first: int = 0) -> Iterator[int]:
-    """Steps `first` to `steps` under a progress bar in pictures/s; the expected time is printed before the first one."""
+    """Steps `first` to `steps` under a progress bar in pictures/s; the expected time is printed first."""
     steps, batch, speed = (recipe.params[key] for key in ("steps", "batch", "pictures_per_second"))
     minutes = (steps - first) * batch / speed / 60
     print(f"{recipe.section}: {(steps - first) * batch} pictures, about {minutes:.1f} minutes on one core", flush=True)

@@ -2,9 +2,10 @@
 
     PYTHONPATH=src python pretrain/text_encoder.py
 
-Writes `pretrain/work/tokenizer/`, `pretrain/work/text_encoder/` (a CLIPTextModel) and `pretrain/work/captions.safetensors`
-(`ids`, int16 [scenes, captions per scene, tokens]). The supervised warm start predicts from the end-of-text state which
-kinds a caption names and what it says of each. It saves the UNet's training from having to find grammar by denoising.
+Writes `pretrain/work/tokenizer/`, `pretrain/work/text_encoder/` (a CLIPTextModel) and
+`pretrain/work/captions.safetensors` (`ids`, int16 [scenes, captions per scene, tokens]). The supervised warm start
+predicts from the end-of-text state which kinds a caption names and what it says of each. It saves the UNet's training
+from having to find grammar by denoising.
 """
 
 import json
@@ -26,7 +27,9 @@ ATTRIBUTES = {"colour": tuple(COLOURS), "size": SIZES, "column": COLUMNS}
 HEADS = (2, *(1 + len(words) for words in ATTRIBUTES.values()))  # named or not; each attribute with "open" as class 0
 
 
-def write_caption(scene: Scene, rng: random.Random, shares: dict[str, float], remark_share: float) -> tuple[str, Scene, bool]:
+def write_caption(
+    scene: Scene, rng: random.Random, shares: dict[str, float], remark_share: float
+) -> tuple[str, Scene, bool]:
     """A caption of a random level, the facts that it states, and whether true remarks were put behind it."""
     text, facts = caption(scene, rng, rng.choices(list(shares), list(shares.values()))[0])
     remarked = rng.random() < remark_share
@@ -59,7 +62,9 @@ def build_tokenizer(texts: list[str], length: int) -> CLIPTokenizer:
     words = pre_tokenizers.Split(Regex(r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"), "removed", invert=True)
     bpe.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=1000, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=1000, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
+    )
     bpe.train_from_iterator(texts, trainer)
     model = json.loads(bpe.to_str())["model"]
     vocabulary = dict(model["vocab"])
@@ -112,10 +117,16 @@ def understanding(reader: CaptionReader, ids: Tensor, labels: Tensor) -> tuple[T
     background, kinds = reader(ids)
     asked = labels[:, 1:].view(len(ids), len(KINDS), -1)
     pairs = {"background": (background, labels[:, 0])}
-    pairs |= {name: (logits.flatten(0, 1), asked[..., i].flatten()) for i, (name, logits) in enumerate(zip(("kind", *ATTRIBUTES), kinds, strict=True))}
-    loss = torch.stack([F.cross_entropy(logits, wanted, ignore_index=IGNORED) for logits, wanted in pairs.values()]).sum()
+    pairs |= {
+        name: (logits.flatten(0, 1), asked[..., i].flatten())
+        for i, (name, logits) in enumerate(zip(("kind", *ATTRIBUTES), kinds, strict=True))
+    }
+    loss = torch.stack(
+        [F.cross_entropy(logits, wanted, ignore_index=IGNORED) for logits, wanted in pairs.values()]
+    ).sum()
     right = {
-        name: round(float((logits.argmax(-1) == wanted)[wanted != IGNORED].float().mean()), 4) for name, (logits, wanted) in pairs.items()
+        name: round(float((logits.argmax(-1) == wanted)[wanted != IGNORED].float().mean()), 4)
+        for name, (logits, wanted) in pairs.items()
     }
     return loss, right
 
@@ -156,7 +167,9 @@ def main() -> None:
     rows = [write_caption(scene, rng, p["levels"], p["remark_share"]) for scene in scenes for _ in range(p["captions"])]
     tokenizer = build_tokenizer([text for text, _, _ in rows[:30000]], p["tokens"])
     tokenizer.save_pretrained(recipe.work / "tokenizer")
-    ids = torch.cat([tokenize(tokenizer, [text for text, _, _ in rows[i : i + 2000]]) for i in range(0, len(rows), 2000)]).short()
+    ids = torch.cat(
+        [tokenize(tokenizer, [text for text, _, _ in rows[i : i + 2000]]) for i in range(0, len(rows), 2000)]
+    ).short()
     save_file({"ids": ids.view(len(scenes), p["captions"], -1)}, recipe.work / "captions.safetensors")
     lengths = (ids != tokenizer.eos_token_id).sum(1) + 1
     print(f"{len(tokenizer)} tokens in the vocabulary; captions of up to {int(lengths.max())} tokens", flush=True)
@@ -168,7 +181,10 @@ def main() -> None:
     rows = [write_caption(scene, rng, p["levels"], p["remark_share"]) for scene in held_out]
     with torch.no_grad():
         labels = torch.tensor([encode_facts(facts, remarked) for _, facts, remarked in rows])
-        print("captions of held-out scenes:", understanding(reader.eval(), tokenize(tokenizer, [row[0] for row in rows]), labels)[1])
+        print(
+            "captions of held-out scenes:",
+            understanding(reader.eval(), tokenize(tokenizer, [row[0] for row in rows]), labels)[1],
+        )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     PYTHONPATH=src python pretrain/unet.py
 
-Writes a complete StableDiffusionPipeline to `models/postcards/sd` (fp16 safetensors), at every checkpoint and at the end.
-An interrupted training goes on from its last checkpoint.
+Writes a complete StableDiffusionPipeline to `models/postcards/sd` (fp16 safetensors), at every checkpoint and at the
+end. An interrupted training goes on from its last checkpoint.
 """
 
 import shutil
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from mllm_muon import Muon
 from pictures import load_renders
 from recipe import Recipe, cosine, load_checkpoint, read_recipe, save_checkpoint, set_rate, training_steps
 from safetensors.torch import load_file
@@ -66,7 +67,9 @@ def thing_masks(scenes: list[Scene]) -> Tensor:
     for mask, scene in zip(masks, scenes, strict=True):
         for thing in scene.things:
             scale, x = SCALE[thing.size], COLUMN_X[thing.column]
-            top, bottom = (SKY_Y - 11 * scale, SKY_Y + 11 * scale) if thing.in_sky else (GROUND_Y - 21 * scale, GROUND_Y)
+            top, bottom = (
+                (SKY_Y - 11 * scale, SKY_Y + 11 * scale) if thing.in_sky else (GROUND_Y - 21 * scale, GROUND_Y)
+            )
             rows = slice(max(0, int(top // FACTOR)), int(bottom // FACTOR) + 1)
             columns = slice(max(0, int((x - 11 * scale) // FACTOR)), int((x + 11 * scale) // FACTOR) + 1)
             mask[0, rows, columns] = 1
@@ -74,7 +77,7 @@ def thing_masks(scenes: list[Scene]) -> Tensor:
 
 
 class Training:
-    """The UNet and the text encoder that learn, their moving averages, and the optimiser: everything of a checkpoint."""
+    """The UNet and the text encoder that learn, their moving averages and the optimisers: what a checkpoint holds."""
 
     def __init__(self, recipe: Recipe) -> None:
         p = recipe.params
@@ -82,36 +85,53 @@ class Training:
         self.vae = AutoencoderKL.from_pretrained(recipe.work / "vae")
         torch.manual_seed(p["seed"])
         encoder = CLIPTextModel.from_pretrained(recipe.work / "text_encoder")
-        self.model = nn.ModuleDict({"unet": build_unet(p["widths"], encoder.config.hidden_size), "text": encoder}).train()
+        self.model = nn.ModuleDict(
+            {"unet": build_unet(p["widths"], encoder.config.hidden_size), "text": encoder}
+        ).train()
         self.parameters = list(self.model.parameters())
         self.average = [parameter.detach().clone() for parameter in self.parameters]
-        groups = [
-            {"params": self.model["unet"].parameters(), "scale": 1.0},
-            {"params": self.model["text"].parameters(), "scale": p["text_rate"]},
-        ]
-        self.optimiser = torch.optim.AdamW(groups, p["learning_rate"], betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        self.optimisers = self._optimisers(p["learning_rate"], p["text_rate"])
         self.generator = Generator().manual_seed(p["seed"])
         self.step = 0
 
+    def _optimisers(self, rate: float, text_rate: float) -> list[torch.optim.Optimizer]:
+        """Muon for the convolutions and matrices, AdamW for embeddings, biases, norms, and the first and last layer."""
+        inner, outer = [], []
+        for part, scale in (("unet", 1.0), ("text", text_rate)):
+            matrices, others = [], []
+            for name, parameter in self.model[part].named_parameters():
+                outermost = "embedding" in name or name.startswith(("conv_in", "conv_out"))
+                (others if outermost or parameter.ndim == 1 else matrices).append(parameter)
+            inner.append({"params": matrices, "scale": scale})
+            outer.append({"params": others, "scale": scale})
+        adamw = torch.optim.AdamW(outer, rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        return [Muon(inner, rate), adamw]
+
     def learn(self, loss: Tensor, rate: float) -> None:
         """One step of the optimiser and of the moving averages."""
-        set_rate(self.optimiser, rate)
-        self.optimiser.zero_grad()
+        self.model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            set_rate(optimiser, rate)
+            optimiser.step()
         self.step += 1
-        keep = min(0.999, (10 + self.step) / (30 + self.step))
+        keep = min(0.998, (10 + self.step) / (30 + self.step))
         torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self.parameters], 1 - keep)
 
     def save(self, path: Path) -> None:
-        modules = {"model": self.model.state_dict(), "average": self.average, "optimiser": self.optimiser.state_dict()}
+        modules = {
+            "model": self.model.state_dict(),
+            "average": self.average,
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+        }
         save_checkpoint(path, modules | {"generator": self.generator.get_state(), "step": self.step})
 
     def resume(self, path: Path) -> None:
         if state := load_checkpoint(path):
             self.model.load_state_dict(state["model"])
-            self.optimiser.load_state_dict(state["optimiser"])
+            for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(saved)
             self.generator.set_state(state["generator"])
             self.average, self.step = state["average"], state["step"]
 
@@ -120,9 +140,13 @@ class Training:
         names = [name for name, _ in self.model.named_parameters()]
         averaged = dict(zip(names, self.average, strict=True))
         text = CLIPTextModel(self.model["text"].config)
-        text.load_state_dict({name.removeprefix("text."): tensor for name, tensor in averaged.items() if name.startswith("text.")})
+        text.load_state_dict(
+            {name.removeprefix("text."): tensor for name, tensor in averaged.items() if name.startswith("text.")}
+        )
         unet = UNet2DConditionModel.from_config(self.model["unet"].config)
-        unet.load_state_dict({name.removeprefix("unet."): tensor for name, tensor in averaged.items() if name.startswith("unet.")})
+        unet.load_state_dict(
+            {name.removeprefix("unet."): tensor for name, tensor in averaged.items() if name.startswith("unet.")}
+        )
         vae = AutoencoderKL.from_config(self.vae.config)
         vae.load_state_dict(self.vae.state_dict())
         pipeline = StableDiffusionPipeline(
@@ -142,7 +166,9 @@ class Training:
         fresh.rename(folder)
 
 
-def velocity_loss(unet: nn.Module, clean: Tensor, text: Tensor, weight: Tensor, p: dict, alphas: Tensor, generator: Generator) -> Tensor:
+def velocity_loss(
+    unet: nn.Module, clean: Tensor, text: Tensor, weight: Tensor, p: dict, alphas: Tensor, generator: Generator
+) -> Tensor:
     """Weighted MSE of v = sqrt(a) noise - sqrt(1 - a) clean at stratified timesteps, more of them at high noise."""
     count = len(clean)
     strata = (torch.rand(1, generator=generator) + torch.arange(count) / count) % 1

@@ -5,8 +5,8 @@
 Writes `pretrain/work/vae/` (a diffusers AutoencoderKL) and `pretrain/work/latents.safetensors`: `mean` and `deviation`,
 fp16 [N, 4, 16, 16] each, of the first rendered training pictures.
 
-Most steps see crops of half the side that show a thing, since things are what is hard to reconstruct; the last steps see
-whole pictures. Part of the pictures is dark, subdued and blurred, as fine-tuning will ask for.
+Most steps see crops of half the side that show a thing, since things are what is hard to reconstruct; the last steps
+see whole pictures. Part of the pictures is dark, subdued and blurred, as fine-tuning will ask for.
 """
 
 import torch
@@ -102,7 +102,9 @@ def train(recipe: Recipe, pictures: Tensor, scenes: list[Scene]) -> AutoencoderK
     torch.manual_seed(p["seed"])
     generator = Generator().manual_seed(p["seed"])
     vae = build_vae(p["widths"])
-    optimiser = torch.optim.AdamW(vae.parameters(), p["learning_rate"], betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+    optimiser = torch.optim.AdamW(
+        vae.parameters(), p["learning_rate"], betas=(0.9, 0.99), weight_decay=1e-4, fused=True
+    )
     average = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
     first = 0
     if state := load_checkpoint(recipe.checkpoint):

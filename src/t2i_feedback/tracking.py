@@ -162,6 +162,7 @@ class Run:
     def replay(self, series: Mapping[int, Mapping[str, float]]) -> None:
         """Metrics by step, but only those that the run does not have yet."""
         names = {name for numbers in series.values() for name in numbers}
+        names &= self._client.get_run(self.run_id).data.metrics.keys()
         held = {(m.key, m.step, m.value) for name in names for m in self._client.get_metric_history(self.run_id, name)}
         for step, numbers in series.items():
             new = {name: value for name, value in numbers.items() if (name, step, value) not in held}

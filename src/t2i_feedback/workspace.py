@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from t2i_feedback.errors import UserError
 FREE_BYTES_NEEDED = 200 * 2**20  # a stage does not start with less
 
 
-def digest(parameters: Iterable[BaseModel | str | int | float | None], inputs: Iterable[Path]) -> str:
+def digest(parameters: Sequence[BaseModel | str | int | float | None], inputs: Iterable[Path]) -> str:
     """A name for work: hash of the parameters, of the input files' bytes and of this package's sources."""
     package = Path(__file__).parent
     sources = sorted([*package.rglob("*.py"), *package.rglob("*.txt")])
@@ -48,7 +48,8 @@ def partial(stage: str, name: str) -> Iterator[Path]:
     free = shutil.disk_usage(folder).free
     if free < FREE_BYTES_NEEDED:
         raise UserError(
-            f"only {free / 2**20:.0f} MiB are free on the disk of {folder}; {stage} wants {FREE_BYTES_NEEDED / 2**20:.0f}."
+            f"only {free / 2**20:.0f} MiB are free on the disk of {folder}; {stage} wants "
+            f"{FREE_BYTES_NEEDED / 2**20:.0f}: free some, `make clean` deletes partial work"
         )
     lock_path = folder.with_suffix(".lock")
     with lock_path.open("w") as lock:

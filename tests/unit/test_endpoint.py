@@ -44,7 +44,8 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         server = self.server
         with server.lock:
-            server.seen.append((time.monotonic(), dict(self.headers), body))
+            names = {name.lower(): value for name, value in self.headers.items()}
+            server.seen.append((time.monotonic(), names, body))
             status, headers, answer = server.script.pop(0) if server.script else (200, {}, said("yes"))
             server.under_way += 1
             server.most_under_way = max(server.most_under_way, server.under_way)
@@ -90,7 +91,7 @@ def failed(code: str, message: str = "no") -> dict:
 @pytest.fixture
 def server() -> Iterator[Server]:
     server = Server()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     yield server
     server.shutdown()
@@ -201,13 +202,15 @@ def test_a_wrong_key_or_model_stops_at_once_and_keeps_the_key_to_itself(
     caplog.set_level("DEBUG")
     monkeypatch.setenv("SOME_KEY", KEY)
     server.script = [(200, {}, said("one")), *[(status, {}, failed("invalid", f"bad key {KEY}"))] * 50]
-    with mllm.open("gpt", entry(server, api_key_env="SOME_KEY", retries=3), ledger) as model:
-        with pytest.raises(UserError) as raised:
-            roles.enhance(model, [f"a fish {i}" for i in range(50)])
+    with (
+        mllm.open("gpt", entry(server, api_key_env="SOME_KEY", retries=3), ledger) as model,
+        pytest.raises(UserError) as raised,
+    ):
+        roles.enhance(model, [f"a fish {i}" for i in range(50)])
     assert "mllms.gpt" in str(raised.value)
     assert "SOME_KEY" in str(raised.value)
     assert KEY not in str(raised.value) + caplog.text
-    assert server.seen[0][1]["Authorization"] == f"Bearer {KEY}"
+    assert server.seen[0][1]["authorization"] == f"Bearer {KEY}"
     assert len(server.seen) <= 3
     assert KEY.encode() not in b"".join(file.read_bytes() for file in ledger.parent.iterdir())
     assert Ledger(ledger).summary()[0][2] == 1
@@ -218,17 +221,21 @@ def test_a_missing_key_is_said_before_any_call(server: Server, ledger: Path, mon
     monkeypatch.delenv("SOME_KEY", raising=False)
     if value:
         monkeypatch.setenv("SOME_KEY", value)
-    with mllm.open("gpt", entry(server, api_key_env="SOME_KEY"), ledger) as model:
-        with pytest.raises(UserError, match=r"mllms\.gpt: the environment variable SOME_KEY is not set"):
-            roles.enhance(model, ["a fish"])
+    with (
+        mllm.open("gpt", entry(server, api_key_env="SOME_KEY"), ledger) as model,
+        pytest.raises(UserError, match=r"mllms\.gpt: the environment variable SOME_KEY is not set"),
+    ):
+        roles.enhance(model, ["a fish"])
     assert server.seen == []
 
 
 def test_the_budget_of_calls_stops_with_everything_kept(server: Server, ledger: Path) -> None:
     prompts = [f"a fish {i}" for i in range(10)]
-    with mllm.open("gpt", entry(server, max_calls=4, concurrency=3), ledger) as model:
-        with pytest.raises(UserError, match=r"mllms\.gpt: the budget of max_calls = 4"):
-            roles.enhance(model, prompts)
+    with (
+        mllm.open("gpt", entry(server, max_calls=4, concurrency=3), ledger) as model,
+        pytest.raises(UserError, match=r"mllms\.gpt: the budget of max_calls = 4"),
+    ):
+        roles.enhance(model, prompts)
     assert len(server.seen) == 4
     with mllm.open("gpt", entry(server, max_calls=6), ledger) as model:
         assert all(outcome.value == "yes" for outcome in roles.enhance(model, prompts))
@@ -237,9 +244,11 @@ def test_the_budget_of_calls_stops_with_everything_kept(server: Server, ledger: 
 
 def test_the_budget_of_dollars_stops(server: Server, ledger: Path) -> None:
     prices = {"usd_per_million_input_tokens": 10.0, "usd_per_million_output_tokens": 30.0}  # 0.0013 per call
-    with mllm.open("gpt", entry(server, max_cost_usd=0.003, **prices), ledger) as model:
-        with pytest.raises(UserError, match=r"max_cost_usd = 0\.003"):
-            roles.enhance(model, [f"a fish {i}" for i in range(10)])
+    with (
+        mllm.open("gpt", entry(server, max_cost_usd=0.003, **prices), ledger) as model,
+        pytest.raises(UserError, match=r"max_cost_usd = 0\.003"),
+    ):
+        roles.enhance(model, [f"a fish {i}" for i in range(10)])
     assert len(server.seen) == 3
     assert Ledger(ledger).summary()[0][11] == pytest.approx(3 * 0.0013)
 

@@ -3,6 +3,7 @@ import pytest
 import scipy.linalg
 import torch
 from PIL import Image
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from t2i_feedback.evaluation import extractors, fidelity
@@ -133,3 +134,21 @@ def test_inception_that_cannot_be_fetched_is_one_line_with_the_way_out(tmp_path,
     with pytest.raises(extractors.UserError, match="efficientnet-lite0") as caught:
         extractors.load("inception-v3-compat", "cpu")
     assert "\n" not in str(caught.value)
+
+
+class BlankInception(FeatureExtractorInceptionV3):
+    """torch-fidelity's network with random weights: the real ones are a download."""
+
+    def load_state_dict(self, *_, **__) -> None:
+        pass
+
+
+def test_inception_gives_its_own_layers_once_the_weights_are_there(tmp_path, monkeypatch, pictures) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    checkpoints = tmp_path / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    torch.save({}, tmp_path / "empty.pth")
+    blank = BlankInception("blank", ["2048"], feature_extractor_weights_path=tmp_path / "empty.pth")
+    torch.save(blank.state_dict(), checkpoints / extractors.URL_INCEPTION_V3.rpartition("/")[2])
+    found = extractors.extract(pictures[:2], extractors.load("inception-v3-compat", "cpu"), 64)
+    assert (found.features.shape, found.logits.shape) == ((2, 2048), (2, 1008))

@@ -46,7 +46,8 @@ def test_a_negative_is_never_true_and_has_a_fitting_complaint(rng: random.Random
         assert not is_true(facts, scene)
         assert complaints(facts, scene)[0] != "nothing"
         parsed = parse(text)
-        assert parsed is not None and parsed[0] == facts
+        assert parsed is not None
+        assert parsed[0] == facts
         if attribute == "background":
             assert not all(fits for _, fits in marks(text, scene))
 
@@ -105,9 +106,11 @@ def test_enhancement_keeps_every_attribute_and_answers_feedback(rng: random.Rand
         body, _, feedback = question.text.partition("\nLast time: ")
         prompt = body.split(": ", 1)[1].rstrip(".")
         asked, answer = parse(prompt[0].lower() + prompt[1:]), parse(question.answer)
-        assert asked is not None and answer is not None
+        assert asked is not None
+        assert answer is not None
         assert is_true(asked[0], answer[0])
-        assert answer[0].background and all(t.colour and t.size and t.column for t in answer[0].things)
+        assert answer[0].background
+        assert all(t.colour and t.size and t.column for t in answer[0].things)
         assert bool(feedback) == bool(answer[1])
         if feedback:
             assert repair(feedback, answer[0]) in answer[1]

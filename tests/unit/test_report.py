@@ -48,6 +48,7 @@ def test_stage_writes_page_numbers_and_series(run: Path) -> None:
     for heading in ("The arms, measured alike", "Paired comparisons", "The validator at work", "Beside the paper"):
         assert heading in text
     assert "not comparable" in text
+    assert "AUC 0.97, balanced accuracy 0.93." in text
     assert "EfficientNet-Lite0 is not Inception" in text
     numbers = json.loads(paths.SUMMARY.read_text())
     assert all(isinstance(value, (int, float)) for value in numbers.values())

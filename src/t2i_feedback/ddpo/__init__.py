@@ -1,1 +1,1 @@
-"""DDPO (Black et al., *Training Diffusion Models with Reinforcement Learning*, 2023): the denoising process as a policy."""
+"""DDPO: the denoising process as a policy (Black et al., *Training Diffusion Models with Reinforcement Learning*)."""

@@ -250,7 +250,7 @@ class Trainer:
 
 
 def diversity(images: list[Image.Image], prompts: Sequence[str]) -> float:
-    """Mean root-mean-square pixel difference (0..255) between pictures of the same prompt; falls when a model collapses."""
+    """Mean root-mean-square pixel difference (0..255) of pictures of the same prompt; falls when a model collapses."""
     groups: dict[str, list[np.ndarray]] = {}
     for image, prompt in zip(images, prompts, strict=True):
         groups.setdefault(prompt, []).append(np.asarray(image, dtype=np.float32))

@@ -2,14 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from t2i_feedback.errors import UserError
 from t2i_feedback.params import Model
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import StableDiffusionPipeline
 
 
 def pick_device(device: str) -> str:
@@ -24,7 +23,7 @@ def pick_device(device: str) -> str:
     return device
 
 
-def load_pipeline(model: Model, adapter: Path | None = None) -> "StableDiffusionPipeline":
+def load_pipeline(model: Model, adapter: Path | None = None) -> Any:
     """The pipeline with a DDIM scheduler, ready to draw. Raises UserError if the checkpoint cannot be had."""
     local = Path(model.name).is_dir()
     if local:
@@ -64,7 +63,9 @@ def load_tokenizer(model: Model):
     from transformers import CLIPTokenizer
 
     local = Path(model.name).is_dir()
-    return CLIPTokenizer.from_pretrained(model.name, subfolder="tokenizer", revision=None if local else model.revision)
+    return CLIPTokenizer.from_pretrained(
+        model.name, subfolder="tokenizer", revision="main" if local else model.revision
+    )
 
 
 ADAPTER_WEIGHTS = "pytorch_lora_weights.safetensors"  # the name under which diffusers itself looks

@@ -3,15 +3,14 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from PIL import Image
 
 from t2i_feedback.diffusion import ddim
 
-if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+Pipeline = Any  # a StableDiffusionPipeline; diffusers registers its parts at run time, which types cannot say
 
 
 def noise_seed(seed: int, *labels: int | str) -> int:
@@ -27,7 +26,7 @@ def noise_sources(seeds: Sequence[int]) -> list[torch.Generator]:
 
 @torch.inference_mode()
 def draw(
-    pipe: "StableDiffusionPipeline",
+    pipe: Pipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
     *,
@@ -65,7 +64,7 @@ class Policy:
     null: torch.Tensor  # [1, tokens, width] embedding of the empty prompt
 
     def mean(self, x_t: torch.Tensor, step: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
-        """Mean of the transition from x_t [B, C, H, W] at the steps with indices `step` [B]; embeddings [B, tokens, width]."""
+        """Mean of the transition from x_t [B, C, H, W] at step indices `step` [B]; embeddings [B, tokens, width]."""
         timesteps = self.schedule.timesteps[step].to(x_t.device)
         if self.guidance == 1:
             output = self.unet(x_t, timesteps, encoder_hidden_states=embeddings, return_dict=False)[0]
@@ -90,14 +89,14 @@ class Trajectories:
 
 
 @torch.no_grad()
-def embed(pipe: "StableDiffusionPipeline", prompts: Sequence[str]) -> torch.Tensor:
+def embed(pipe: Pipeline, prompts: Sequence[str]) -> torch.Tensor:
     """Text embeddings [len(prompts), tokens, width] as the pipeline itself computes them."""
     return pipe.encode_prompt(list(prompts), pipe.device, 1, do_classifier_free_guidance=False)[0]
 
 
 @torch.no_grad()
 def roll_out(
-    pipe: "StableDiffusionPipeline",
+    pipe: Pipeline,
     policy: Policy,
     embeddings: torch.Tensor,
     prompt_index: torch.Tensor,

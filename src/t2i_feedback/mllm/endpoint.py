@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
 import openai
@@ -57,17 +57,19 @@ class EndpointMllm:
         pool = ThreadPoolExecutor(self._entry.concurrency)
         futures = {pool.submit(self._answer, request, decoding): i for i, request in enumerate(requests)}
         problem: UserError | None = None
+        pending = set(futures)
         try:
-            for future in as_completed(futures):
-                try:
-                    reply = future.result()
-                except CancelledError:
-                    continue
-                except UserError as error:
-                    problem = problem or error
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    continue
-                yield [(futures[future], reply)]
+            while pending:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in done:
+                    try:
+                        reply = future.result()
+                    except UserError as error:
+                        problem = problem or error
+                        continue
+                    yield [(futures[future], reply)]
+                if problem:
+                    pending = {future for future in pending if not future.cancel()}
         finally:
             pool.shutdown(cancel_futures=True)
         if problem:

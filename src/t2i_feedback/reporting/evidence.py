@@ -46,5 +46,5 @@ class Evidence:
     arms: Mapping[str, Arm]
     calibration: Sequence[CalibrationRow] = ()
     calibration_metrics: Mapping[str, object] = field(default_factory=dict)
+    validator_metrics: Mapping[str, float | None] = field(default_factory=dict)
     history: Sequence[EpochRow] = ()
-    finetune_metrics: Mapping[str, float] = field(default_factory=dict)

@@ -152,8 +152,19 @@ def loop_plots(arms: Sequence[Arm]) -> list[Plot]:
 
 
 def loop_sentences(evidence: Evidence) -> list[str]:
-    """Does the validator tell good pictures from bad, and does its feedback help the next one?"""
-    sentences = []
+    """How often it accepts, whether it tells good pictures from bad, and whether its feedback helps the next one."""
+    sentences = [
+        f"{arm.label.capitalize()}: {percent(arm.metrics.get('acceptance_rate'))} of the captions end with an accepted "
+        f"picture, after {tables.measured(tables.BY_KEY['rounds_mean'], arm.metrics)} rounds."
+        for arm in evidence.arms.values()
+        if arm.name in ("validated", "combined")
+    ]
+    known = {name: value for name, value in evidence.validator_metrics.items() if value is not None}
+    if known:
+        figures = ", ".join(
+            f"{name.replace('_', ' ').replace('auc', 'AUC')} {number(value, 2)}" for name, value in known.items()
+        )
+        sentences.append(f"Asked about real images, with their own captions and with other images’: {figures}.")
     for name, split in comparisons.splits(evidence).items():
         sentences.append(
             f"{LABELS[name].capitalize()}: the {split.accepted} accepted pictures have alignment "

@@ -40,14 +40,14 @@ def choose(rounds: dict[int, list[PictureRow]], count: int) -> list[tuple[str, i
     queues = {
         "Accepted in round {}": _different_lengths(late, rounds),
         "Never accepted": groups.get("never", []),
-        "Accepted at once": groups.get("once", []),
+        "Accepted at once": groups.get("once", [])[:1],
         "Left without a verdict": groups.get("unjudged", []),
     }
     chosen: list[tuple[str, int]] = []
     depth = 0
     while len(chosen) < count and any(len(queue) > depth for queue in queues.values()):
         for title, queue in queues.items():
-            if len(queue) > depth and len(chosen) < count and not (title == "Accepted at once" and depth):
+            if len(queue) > depth and len(chosen) < count:
                 chosen.append((title.format(len(rounds[queue[depth]])), queue[depth]))
         depth += 1
     return chosen

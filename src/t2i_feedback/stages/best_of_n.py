@@ -1,4 +1,4 @@
-"""best_of_n: the control for the loop. As many pictures per caption as `validated` used, no feedback, the best P(yes) wins.
+"""best_of_n: the control for the loop. As many pictures per caption as `validated` used, no feedback; P(yes) picks.
 
 Every picture has the prompt of round 1 and the noise of its round, so only the feedback differs from `validated`.
 """

@@ -7,7 +7,6 @@ a reward when its scores follow the steps in the direction that the preference n
 import random
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from PIL import Image, ImageEnhance, ImageFilter

@@ -23,9 +23,7 @@ def main() -> None:
     p = params.load()
     rows = records.read(paths.REFERENCE_CAPTIONS, CaptionRow)
     rows = random.Random(p.seed).sample(rows, min(p.calibrate.images, len(rows)))
-    print(
-        f"calibrate_validator: {p.stage1.mllm} on {len(rows)} images, each with its own and {WRONG_CAPTIONS} wrong captions"
-    )
+    print(f"calibrate_validator: {p.stage1.mllm} on {len(rows)} images, each with {WRONG_CAPTIONS} wrong captions too")
     from t2i_feedback import mllm
 
     images = [open_rgb(paths.DATASET / row.image) for row in rows]

@@ -25,7 +25,7 @@ class Studio:
     def pipeline(self):
         return load_pipeline(self.params.model, self.adapter)
 
-    def roles(self) -> Roles:
+    def loop_roles(self) -> Roles:
         return Roles(self.draw, self.validate, self.explain, self.enhance)
 
     def draw(self, prompts: list[PromptRow]) -> list[str]:

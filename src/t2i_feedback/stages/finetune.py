@@ -22,9 +22,10 @@ def main() -> None:
     from t2i_feedback.stages.prompting import first_prompts
 
     judge, held_out = p.mllms[config.judge], p.mllms[p.evaluate.judge]
-    depends = [p.seed, p.model, config, judge, held_out]
     with (
-        workspace.partial("finetune", workspace.digest(depends, [paths.FINETUNE_CAPTIONS])) as work,
+        workspace.partial(
+            "finetune", workspace.digest([p.seed, p.model, config, judge, held_out], [paths.FINETUNE_CAPTIONS])
+        ) as work,
         mllm.open(config.judge, judge, paths.ledger()) as user,
         mllm.open(p.evaluate.judge, held_out, paths.ledger()) as second_user,
         tracking.stage_run(p, "finetune") as run,
@@ -86,9 +87,9 @@ def require_calibrated(p: params.Params) -> None:
         raise UserError(f"{paths.CALIBRATION_METRICS} is missing: run `dvc repro calibrate`") from None
     if found is not None and found < p.calibrate.min_rank_correlation:  # None: the preference names no trait
         raise UserError(
-            f"finetune.judge {p.finetune.judge} ranks its own preference with a correlation of {found:.2f} only, below "
-            f"calibrate.min_rank_correlation {p.calibrate.min_rank_correlation} (sweeps in {paths.CALIBRATION}). Choose "
-            "another judge, or set finetune.require_calibrated to false"
+            f"finetune.judge {p.finetune.judge} ranks its own preference with a correlation of {found:.2f}, below "
+            f"calibrate.min_rank_correlation {p.calibrate.min_rank_correlation} (sweeps in {paths.CALIBRATION}). "
+            "Choose another judge, or set finetune.require_calibrated to false"
         )
 
 

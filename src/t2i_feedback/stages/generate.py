@@ -19,9 +19,8 @@ def main(arm: str = "") -> None:
     source, adapter = ARMS[arm]
     p = params.load()
     prompts = read_prompts(source)
-    print(
-        f"generate {arm}: {len(prompts)} pictures, {p.model.steps} steps each, by {p.model.name}{' + adapter' * bool(adapter)}"
-    )
+    drawer = f"{p.model.name} + adapter" if adapter else p.model.name
+    print(f"generate {arm}: {len(prompts)} pictures, {p.model.steps} steps each, by {drawer}")
     from t2i_feedback.diffusion.gallery import draw_missing, image_name
     from t2i_feedback.diffusion.load import load_pipeline
 

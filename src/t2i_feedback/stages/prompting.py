@@ -16,7 +16,7 @@ def enhance(
     model: Model,
     max_invalid_fraction: float,
 ) -> list[PromptRow]:
-    """One prompt per caption. Where the enhancer gave no valid answer the caption itself is drawn, and the row says so."""
+    """One prompt per caption. Without a valid answer of the enhancer it is the caption itself, and the row says so."""
     from t2i_feedback.diffusion.load import load_tokenizer
     from t2i_feedback.diffusion.sampling import tokens_lost
 

@@ -38,8 +38,8 @@ def gather(p: params.Params) -> Evidence:
         arms={name: read_arm(name) for name in paths.ARMS if paths.arm_metrics(name).exists()},
         calibration=_rows(paths.CALIBRATION / "sweeps.jsonl", records.CalibrationRow),
         calibration_metrics=_json(paths.CALIBRATION_METRICS),
+        validator_metrics=_json(paths.VALIDATOR_METRICS),
         history=_rows(paths.ADAPTER / "history.jsonl", records.EpochRow),
-        finetune_metrics=_json(paths.FINETUNE_METRICS),
     )
 
 

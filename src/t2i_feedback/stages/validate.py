@@ -41,7 +41,7 @@ def main(arm: str = "") -> None:
         pictures = loop.run_rounds(
             captions,
             prompts,
-            studio.roles(),
+            studio.loop_roles(),
             max_rounds=p.stage1.max_rounds,
             threshold=p.stage1.threshold,
             feedback=p.stage1.feedback,
