@@ -5,7 +5,7 @@
 Writes `pretrain/work/mllm/{model}_features/{renders,drawn}.safetensors`: `tokens` float16 [N, 16, C], `levels`
 float32 [N, 3] (dark, muted, blurred: measured on the very picture), `scene` int64 [N]: the row in the list of scenes.
 Pictures drawn by the image model (`pretrain/work/drawn`) are taken in as soon as they are there, but for the last,
-which are held out for measurement.
+which are held out for measurement. A source that has been looked at already is not looked at again.
 """
 
 import json
@@ -67,12 +67,13 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for source in ("renders", "drawn"):
         pictures = recipe.work / source / "images.safetensors"
-        if pictures.exists():
+        target = folder / f"{source}.safetensors"
+        if pictures.exists() and not target.exists():
             images = load_file(pictures)["images"]
             images = images[: params["renders"]] if source == "renders" else images[: -params["held_out"]]
             seconds = len(images) * (1 + params["variants"]) / params["pictures_per_second"]
             print(f"{source}: {len(images)} pictures, about {seconds / 60:.1f} minutes on one core", flush=True)
-            save_file(see(tower, images, params["variants"], params["seed"], source), folder / f"{source}.safetensors")
+            save_file(see(tower, images, params["variants"], params["seed"], source), target)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrain
 from t2i_feedback.datasets.postcards import BACKGROUNDS, COLOURS, COLUMN_WORDS, COLUMNS, KINDS, PLACES, SIZES, Scene
 
 IGNORED = -100  # no target here
-REQUESTS = 6  # of a text-only row: about as long as the questions about a picture
+REQUESTS = 7  # of a text-only row: about as long as the questions about a picture
 
 
 @dataclass

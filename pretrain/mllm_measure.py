@@ -118,9 +118,12 @@ def to_pictures(images: torch.Tensor) -> list[Image.Image]:
     return [Image.fromarray(p) for p in (images * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()]
 
 
-def auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """The chance that a true caption gets a higher P(yes) than a false one."""
-    return float((positive[:, None] > negative[None]).mean() + 0.5 * (positive[:, None] == negative[None]).mean())
+def auc(positive: np.ndarray, negative: np.ndarray) -> float | None:
+    """The chance that a true caption gets a higher P(yes) than a false one; None where one of them is wanting."""
+    if not len(positive) or not len(negative):
+        return None
+    higher, equal = positive[:, None] > negative[None], positive[:, None] == negative[None]
+    return round(float(higher.mean() + 0.5 * equal.mean()), 4)
 
 
 def validator_questions(scenes: list[Scene], seed: int) -> list[dict]:
@@ -148,8 +151,8 @@ def validator_quality(rows: list[dict], p_yes: np.ndarray) -> dict:
 
     return {
         "balanced_accuracy": balanced(true, ~true),
-        "auc": round(auc(p_yes[true], p_yes[~true]), 4),
-        "true_accepted": round(float(said[true].mean()), 4),
+        "auc": auc(p_yes[true], p_yes[~true]),
+        "questions": {"true": int(true.sum()), "false": int((~true).sum())},
         "by_level": {str(n): balanced(true & (level == n), ~true & (level == n)) for n in np.unique(level)},
         "by_attribute": {
             name: balanced(true & np.isin(level, ATTRIBUTES[name]), attribute == name) for name in ATTRIBUTES

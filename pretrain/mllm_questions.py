@@ -55,6 +55,8 @@ ATTRIBUTES = {
     "uninvited": LEVELS,  # the picture shows a thing that the caption does not name
     "missing": LEVELS,  # the caption names a thing that the picture does not show
 }
+# How often each is made false: columns are the last that a model learns, and only longer captions tell them.
+OFTEN = {"kind": 1.5, "column": 4.0}
 
 # Words for more (+) and less (-) of each trait of mllm_style.TRAITS.
 TRAIT_WORDS = {
@@ -130,7 +132,8 @@ def falsify(shown: Scene, attribute: str, rng: random.Random) -> Scene | None:
 def false_caption(shown: Scene, rng: random.Random, level: str) -> tuple[str, Scene, str]:
     """A caption of that level that is wrong about one thing, its facts, and which attribute it is wrong about."""
     while True:
-        attribute = rng.choice([name for name, levels in ATTRIBUTES.items() if level in levels])
+        names = [name for name, levels in ATTRIBUTES.items() if level in levels]
+        attribute = rng.choices(names, [OFTEN.get(name, 1.0) for name in names])[0]
         false = falsify(shown, attribute, rng)
         if false is not None:
             text, facts = caption(false, rng, level)
@@ -164,13 +167,13 @@ def part_question(shown: Scene, rng: random.Random) -> Question:
     """Is there this thing, whatever else there is? Half of them are true."""
     scene = clear_part(shown)
     if rng.random() < 0.5:
-        scene = falsify(scene, rng.choice(("kind", "colour", "size", "column")), rng) or scene
+        scene = falsify(scene, rng.choice(("kind", "colour", "size", "column", "column")), rng) or scene
     thing = rng.choice(scene.things)
     thing = Thing(
         thing.kind,
         thing.colour if rng.random() < 0.7 else None,
         thing.size if rng.random() < 0.5 else None,
-        thing.column if rng.random() < 0.5 else None,
+        thing.column if rng.random() < 0.65 else None,
     )
     text = describe_thing(thing, rng)
     question = IS_THERE.format(text)
@@ -188,9 +191,9 @@ def feedback_question(shown: Scene, asked: tuple[str, Scene], rng: random.Random
 
 def preference(rng: random.Random) -> tuple[str, tuple[int, ...]]:
     """A preference and how it weighs the traits dark, muted and blurred: +1 wanted, -1 unwanted, 0 not named."""
-    if rng.random() < 0.4:
+    if rng.random() < 0.35:
         return PAPER_PREFERENCE, (1, 1, 1)
-    count = rng.choices((1, 2, 3), (0.6, 0.2, 0.2))[0]
+    count = rng.choices((1, 2, 3), (0.7, 0.15, 0.15))[0]
     signs = {name: rng.choice((1, -1)) for name in rng.sample(list(TRAIT_WORDS), count)}
     if count == 1:
         name, sign = next(iter(signs.items()))
@@ -235,7 +238,7 @@ def picture_questions(
     `asked` is the caption that a drawn picture was meant to show, with its facts.
     """
     clear = clear_part(shown)
-    questions = [judge_question(levels, rng) for _ in range(2)]
+    questions = [judge_question(levels, rng) for _ in range(3)]
     if asked:
         questions += [validate_question(shown, asked, rng), feedback_question(shown, asked, rng)]
     if not clear.things:
@@ -272,7 +275,7 @@ def enhance_question(rng: random.Random) -> Question:
     Half of them come with last time's complaint, and answer it with a remark or two behind the caption.
     """
     scene = sample_scene(rng, "train")
-    prompt, facts = caption(scene, rng, rng.choices(LEVELS, (0.6, 0.3, 0.1))[0])
+    prompt, facts = caption(scene, rng, rng.choices(LEVELS, (0.3, 0.4, 0.3))[0])
     answer = _detailed_like(scene, facts, rng)
     written = prompt[0].upper() + prompt[1:] if rng.random() < 0.1 else prompt
     written += "." if rng.random() < 0.1 else ""

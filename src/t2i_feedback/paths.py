@@ -14,7 +14,7 @@ REFERENCE = Path("data/reference")  # features.safetensors, card.json
 CALIBRATION = Path("data/calibration")  # CalibrationRow sweeps.jsonl
 PROMPTS = Path("data/prompts")
 FIRST_PROMPTS = PROMPTS / "prompts.jsonl"  # PromptRow: the enhancer's prompt of round 1 per evaluation caption
-ADAPTER = Path("models/lora")  # peft adapter, history.jsonl, pairs/
+ADAPTER = Path("models/lora")  # adapter weights, history.jsonl
 ORACLE = Path("models/postcards/oracle")
 
 METRICS = Path("metrics")

@@ -147,6 +147,7 @@ def test_the_language_part_goes_on_from_its_checkpoint(
 def test_quality_is_measured_for_both_models(root: Path) -> None:
     quality = json.loads((root / "models/postcards/quality_mllm.json").read_text())
     assert {"mllm", "judge", "between_the_judges"} == set(quality)
-    assert 0 <= quality["mllm"]["validator_drawn"]["balanced_accuracy"] <= 1
+    assert 0 <= quality["mllm"]["validator"]["balanced_accuracy"] <= 1
+    assert sum(quality["mllm"]["validator_drawn"]["questions"].values()) >= 3
     assert "enhancement" in quality["mllm"]
     assert "enhancement" not in quality["judge"]

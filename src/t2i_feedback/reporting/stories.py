@@ -36,9 +36,8 @@ def choose(rounds: dict[int, list[PictureRow]], count: int) -> list[tuple[str, i
     groups: dict[str, list[int]] = {}
     for caption_id, rows in sorted(rounds.items()):
         groups.setdefault(_ending(rows), []).append(caption_id)
-    late = sorted((i for i in groups.get("late", ())), key=lambda i: -len(rounds[i]))
     queues = {
-        "Accepted in round {}": _different_lengths(late, rounds),
+        "Accepted in round {}": _different_lengths(groups.get("late", []), rounds),
         "Never accepted": groups.get("never", []),
         "Accepted at once": groups.get("once", [])[:1],
         "Left without a verdict": groups.get("unjudged", []),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2i_feedback import params, paths, records, stages, workspace
 from t2i_feedback.errors import UserError
+from t2i_feedback.pictures import open_rgb
 from t2i_feedback.records import CaptionRow, EvaluationRow, PictureRow, RoundRow
 
 if TYPE_CHECKING:
@@ -217,13 +218,6 @@ def protocol(p: params.Params, n: int) -> dict[str, object]:
         "held_out_judge": p.evaluate.judge,
         "validator": f"{p.stage1.mllm}, accepts from P(yes) {p.stage1.threshold:g}",
     }
-
-
-def open_rgb(file: Path):
-    from PIL import Image
-
-    with Image.open(file) as opened:
-        return opened.convert("RGB")
 
 
 def chunks(items: list) -> Iterator[list]:
