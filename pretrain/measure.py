@@ -13,10 +13,11 @@ import random
 import numpy as np
 from drawing import draw, load_pipeline
 from oracle import accuracy
-from pictures import load_renders
+from pictures import load_renders, restyle
 from PIL import Image, ImageDraw
 from recipe import Recipe, read_recipe
-from torch import Tensor
+from torch import Generator, Tensor
+from vae import quality as reconstruction_quality
 
 from t2i_feedback.datasets.postcards import LEVELS, Scene, caption
 from t2i_feedback.evaluation.alignment import Alignment, Oracle, score
@@ -71,13 +72,18 @@ def main() -> None:
     p = recipe.params
     oracle = Oracle.from_pretrained(recipe.models / "oracle")
     images, scenes = load_renders(recipe.work / "renders", "val_")
-    quality: dict[str, dict[str, float]] = {"oracle on held-out renders": accuracy(oracle, images, scenes)}
+    pipeline = load_pipeline(recipe.models / "sd")
+    restyled = restyle(images.float() / 255, Generator().manual_seed(p["seed"]), share=1.0)
+    quality: dict[str, dict[str, float]] = {
+        "oracle on held-out renders": accuracy(oracle, images, scenes),
+        "oracle on held-out renders, dark, subdued and blurred": accuracy(oracle, (restyled * 255).byte(), scenes),
+        "oracle on the VAE's reconstructions": reconstruction_quality(pipeline.vae, oracle, images, scenes),
+    }
 
     rng = random.Random(p["seed"])
     levels = [LEVELS[index % len(LEVELS)] for index in range(p["pictures"])]
     captions: list[tuple[str, Scene]] = [caption(rng.choice(scenes), rng, level) for level in levels]
     texts = [text for text, _ in captions]
-    pipeline = load_pipeline(recipe.models / "sd")
     for eta in p["etas"]:
         pictures = draw(pipeline, texts, p["sampling_steps"], p["guidance"], eta, p["seed"])
         seen = [facts for chunk in pictures.split(200) for facts in oracle.see(chunk.float() / 255)]

@@ -170,6 +170,7 @@ def save_model(
     half.half().save_pretrained(folder)
     processor.save_pretrained(folder)
     path = folder / "config.json"
-    text = path.read_text().replace('"dtype": "float16"', '"dtype": "float32"')
-    path.write_text(text)
-    json.loads(text)
+    config = json.loads(path.read_text())
+    config["dtype"] = "float32"
+    config["vision_config"].pop("_name_or_path", None)
+    path.write_text(json.dumps(config, indent=2) + "\n")

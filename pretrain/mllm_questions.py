@@ -238,7 +238,7 @@ def picture_questions(
     `asked` is the caption that a drawn picture was meant to show, with its facts.
     """
     clear = clear_part(shown)
-    questions = [judge_question(levels, rng) for _ in range(3)]
+    questions = [judge_question(levels, rng) for _ in range(4)]
     if asked:
         questions += [validate_question(shown, asked, rng), feedback_question(shown, asked, rng)]
     if not clear.things:
