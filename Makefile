@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONPATH := src
 export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
 .DEFAULT_GOAL := help
 .PHONY: help setup repro test lint types check ui publish report profile ledger bench pretrain model-card clean
 
@@ -53,9 +54,9 @@ bench: $(READY) ## measure the pipeline: seconds and peak memory of every stage,
 pretrain: $(READY) ## train the embedded models from nothing (hours); the weights are committed, nobody needs this
 	dvc repro pretrain/dvc.yaml
 
-model-card: $(READY) ## measure the embedded models and rewrite their card
+model-card: $(READY) ## measure the embedded models again, after make pretrain: models/postcards/quality_*.json
 	python pretrain/measure.py
 	python pretrain/mllm_measure.py
 
-clean: ## delete partial work and the ledger; results stay
-	rm -rf .cache
+clean: ## delete the partial work of interrupted stages; results and the ledger's answers stay
+	rm -rf .cache/partial

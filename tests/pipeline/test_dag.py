@@ -108,25 +108,30 @@ def test_a_wrong_parameter_is_one_clear_line_before_any_work(finished):
     assert "Traceback" not in done.stdout
 
 
-@pytest.mark.parametrize("stage", ["validate", "finetune"])
-def test_killing_a_stage_and_running_again_ends_with_the_same_metrics(finished, stage):
+@pytest.mark.parametrize(("stage", "begun"), [("validate", "*.png"), ("finetune", "checkpoint-*")])
+def test_killing_a_stage_and_running_again_ends_with_the_same_metrics(finished, stage, begun):
+    """Both times with --force: DVC would else restore the stage from its run cache, and nothing would be taken up."""
     expected = metrics(finished)
     process = subprocess.Popen(
         ["dvc", "repro", "--force", "--single-item", stage],
         cwd=finished.folder,
-        env=finished.environment | {"DVC_NO_RUN_CACHE": "1"},
+        env=finished.environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     partial = finished.folder / ".cache/partial"
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not any(partial.rglob("*.png")) and not any(partial.rglob("history.jsonl")):
-        time.sleep(0.05)
+    while time.monotonic() < deadline and process.poll() is None and not any(partial.rglob(begun)):
+        time.sleep(0.02)
     assert process.poll() is None, "the stage ended before it could be interrupted"
     subprocess.run(["kill", "-9", f"-{process.pid}"], check=True)
     process.wait()
     for lock in (finished.folder / ".dvc/tmp").glob("*lock"):
         lock.unlink()
+    unfinished = [path for path in partial.iterdir() if path.is_dir()]
+    assert [path.name.rpartition("-")[0].partition("-")[0] for path in unfinished] == [stage]
+    finished.run("dvc", "repro", "--force", "--single-item", stage)
+    assert not unfinished[0].exists(), "the stage did not take up its unfinished work"
     finished.run("dvc", "repro")
     assert metrics(finished) == expected
