@@ -98,6 +98,11 @@ def keep(pictures: Sequence[PictureRow]) -> PictureRow:
         return max(accepted, key=lambda picture: picture.p_yes or 0.0)
     if pictures[-1].accepted is None:
         return pictures[-1]
+    return best(pictures)
+
+
+def best(pictures: Sequence[PictureRow]) -> PictureRow:
+    """The picture with the highest P(yes); one without a verdict stands behind any that has one."""
     return max(pictures, key=lambda picture: -1.0 if picture.p_yes is None else picture.p_yes)
 
 

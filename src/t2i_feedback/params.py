@@ -66,7 +66,7 @@ class EndpointEntry(Section):
 
     backend: Literal["endpoint"]
     model: Annotated[str, Field(min_length=1)]
-    base_url: Annotated[str, Field(pattern=r"^https?://")]
+    base_url: Annotated[str, Field(pattern=r"^https?://[^@]+$")]  # no password: keys come from api_key_env
     api_key_env: str | None = None  # name of the environment variable that holds the key
     templates: Literal["general", "postcards"] = "general"
     concurrency: Count = 8
@@ -179,6 +179,10 @@ class Params(Section):
                 problems.append(
                     f"{key}: no entry of mllms is called {name!r}; there are {', '.join(sorted(self.mllms))}"
                 )
+        if self.finetune.judge == self.evaluate.judge:
+            problems.append(
+                f"evaluate.judge: {self.evaluate.judge} is finetune.judge too; the held-out judge must be another entry"
+            )
         if self.finetune.prompts_per_epoch > self.data.finetune_captions:
             problems.append(
                 f"finetune.prompts_per_epoch: {self.finetune.prompts_per_epoch} prompts cannot be drawn from "
@@ -206,6 +210,8 @@ def load(path: Path = paths.PARAMS) -> Params:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run from the repository's root") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: byte {error.start} cannot be read") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     return check(raw, str(path))

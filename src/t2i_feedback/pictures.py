@@ -3,13 +3,26 @@
 from pathlib import Path
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 
-def save_png(image: Image.Image, path: Path) -> None:
-    """An interrupted run leaves no half picture under this name."""
+def save_png(image: Image.Image, path: Path, about: dict[str, str]) -> None:
+    """With `about` as the file's text. An interrupted run leaves no half picture under this name."""
     partial = path.with_suffix(".partial")
-    image.save(partial, format="PNG")
+    text = PngInfo()
+    for name, value in about.items():
+        text.add_itxt(name, value)
+    image.save(partial, format="PNG", pnginfo=text)
     partial.replace(path)
+
+
+def about_png(path: Path) -> dict[str, str]:
+    """The text that `save_png` put into the file; empty if there is no such file."""
+    try:
+        with Image.open(path) as image:
+            return {str(name): str(value) for name, value in image.info.items()}
+    except FileNotFoundError:
+        return {}
 
 
 def open_rgb(path: Path) -> Image.Image:

@@ -38,7 +38,7 @@ def overrides(name: str) -> dict[str, Scalar]:
 
 def merge(name: str) -> str:
     """The text of params.yaml with the profile's values in it. Raises UserError if the result is not valid."""
-    from ruamel.yaml import YAML, CommentedMap
+    from ruamel.yaml import YAML, CommentedMap, CommentedSeq
 
     yaml = YAML()  # keeps comments and order
     yaml.width = 10_000  # and breaks no line
@@ -49,6 +49,9 @@ def merge(name: str) -> str:
         section = content
         for part in sections:
             section = section.setdefault(part, CommentedMap())
+        if isinstance(value, list):
+            value = CommentedSeq(value)
+            value.fa.set_flow_style()  # on one line, as params.yaml has its lists
         section[last] = value
         comment = section.ca.items.get(last)
         if comment:

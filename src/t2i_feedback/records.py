@@ -136,14 +136,6 @@ def write(path: Path, rows: Iterable[Row]) -> None:
     write_text(path, "".join(row.model_dump_json() + "\n" for row in rows))
 
 
-def append(path: Path, row: Row) -> None:
-    """Add one row to a log, on disk when this returns."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(row.model_dump_json() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def write_json(path: Path, value: dict) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 

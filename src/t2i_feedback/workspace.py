@@ -37,6 +37,11 @@ def digest(parameters: Sequence[BaseModel | str | int | float | None], inputs: I
     return hasher.hexdigest()[:16]
 
 
+def weights(*names: str) -> list[Path]:
+    """Those of the models that are folders here: inputs whose bytes count. Hub models are named by their revision."""
+    return [Path(name) for name in dict.fromkeys(names) if Path(name).is_dir()]
+
+
 @contextmanager
 def partial(stage: str, name: str) -> Iterator[Path]:
     """The folder of a stage's unfinished work, held by one process at a time; removed when the stage has succeeded.

@@ -79,8 +79,15 @@ def test_images_may_lie_below_a_folder_called_images(root: Path) -> None:
 
 
 def test_facts_come_along(root: Path) -> None:
-    write(root, annotations=[annotation(11, 1, "A dog.") | {"facts": {"things": ["dog"]}}])
-    assert coco.read(root, "val")[0].captions[0].facts == {"things": ["dog"]}
+    facts = {"background": "meadow", "things": [{"kind": "car", "colour": "red", "size": None, "column": None}]}
+    write(root, annotations=[annotation(11, 1, "A red car in a meadow.") | {"facts": facts}])
+    assert coco.read(root, "val")[0].captions[0].facts == facts
+
+
+def test_facts_of_another_form_are_named(root: Path) -> None:
+    write(root, annotations=[annotation(11, 1, "A dog.") | {"facts": {"dog": 1}}])
+    with pytest.raises(UserError, match="facts must be an object with `background` and `things`"):
+        coco.read(root, "val")
 
 
 def test_images_without_captions_are_left_out(root: Path) -> None:

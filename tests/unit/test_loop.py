@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from t2i_feedback.loop import Roles, by_caption, keep, run_rounds
+from t2i_feedback.loop import Roles, best, by_caption, keep, run_rounds
 from t2i_feedback.records import CaptionRow, PictureRow, PromptRow
 
 CAPTIONS = [CaptionRow(caption_id=i, image_id=i, caption=f"caption {i}", image=f"{i}.png") for i in (1, 2, 3)]
@@ -132,3 +132,9 @@ def test_keep_prefers_an_accepted_picture():
         for r, p in ((1, 0.4), (2, 0.6))
     ]
     assert keep(rows).round == 2
+
+
+def test_best_of_n_prefers_a_clear_no_to_a_masked_verdict():
+    masked = PictureRow(caption_id=1, round=1, prompt="", image="", status="refusal")
+    refused = PictureRow(caption_id=1, round=2, prompt="", image="", status="valid", p_yes=0.0, accepted=False)
+    assert best([masked, refused]).round == 2

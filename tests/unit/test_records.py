@@ -29,12 +29,6 @@ def test_no_rows_make_an_empty_file(tmp_path: Path) -> None:
     assert records.read(tmp_path / "rows.jsonl", CaptionRow) == []
 
 
-def test_appended_rows_come_last(tmp_path: Path) -> None:
-    records.write(tmp_path / "rows.jsonl", [row(1)])
-    records.append(tmp_path / "rows.jsonl", row(2))
-    assert [one.caption_id for one in records.read(tmp_path / "rows.jsonl", CaptionRow)] == [1, 2]
-
-
 def test_a_missing_file_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="dvc repro"):
         records.read(tmp_path / "rows.jsonl", CaptionRow)

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from t2i_feedback.datasets.postcards import Scene
 from t2i_feedback.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow's other readers are not for files from outside
@@ -62,9 +63,15 @@ def check_caption(text: object, where: str) -> str:
 
 
 def check_facts(facts: object, where: str) -> dict | None:
-    if facts is not None and not isinstance(facts, dict):
-        raise UserError(f"{where}: facts is {facts!r}, not an object")
-    return facts
+    """What the caption states, in the form of `postcards.Scene`. Raises UserError for any other form."""
+    if facts is None:
+        return None
+    try:
+        return Scene.from_json(facts).to_json()  # type: ignore[arg-type]
+    except (KeyError, TypeError):
+        raise UserError(
+            f"{where}: facts must be an object with `background` and `things`, not {facts!r:.200}"
+        ) from None
 
 
 def check_file_name(name: object, where: str) -> str:

@@ -3,6 +3,7 @@
 Every random draw of the trainer is seeded by (seed, epoch), so adapter, optimiser and epoch number are the whole state.
 """
 
+import io
 import os
 import shutil
 from pathlib import Path
@@ -17,8 +18,10 @@ def save(folder: Path, epoch: int, parameters: list[torch.nn.Parameter], optimis
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     state = {"epoch": epoch, "parameters": [p.detach().cpu() for p in parameters], "optimiser": optimiser.state_dict()}
+    packed = io.BytesIO()  # torch writing to a full disk raises something that is not an OSError
+    torch.save(state, packed)
     with (partial / "state.pt").open("wb") as file:
-        torch.save(state, file)
+        file.write(packed.getbuffer())
         file.flush()
         os.fsync(file.fileno())
     shutil.rmtree(target, ignore_errors=True)

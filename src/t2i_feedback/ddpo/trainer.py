@@ -85,10 +85,10 @@ class Trainer:
             on_epoch(row)
         for epoch in range(done, self.config.epochs):
             row = self.epoch(epoch)
-            records.append(history_path, row)
+            history.append(row)
+            records.write(history_path, history)
             checkpoint.save(self.folder, epoch + 1, self.parameters, self.optimiser)
             checkpoint.keep_last(self.folder, self.config.keep_last)
-            history.append(row)
             on_epoch(row)
         return history
 
@@ -105,6 +105,8 @@ class Trainer:
             self.preflight(rollout)
         learnt = self.update(epoch, rollout, judged)
         scores = [float(score) for score in rewards if score is not None]
+        if not scores:
+            raise UserError(f"epoch {epoch + 1}: the judge gave no valid score for any of the {len(rewards)} pictures")
         held_out = [float(score) for score in watched if score is not None]
         return records.EpochRow(
             epoch=epoch + 1,

@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from t2i_feedback.diffusion.sampling import draw, noise_seed
 from t2i_feedback.params import Model
-from t2i_feedback.pictures import save_png
+from t2i_feedback.pictures import about_png, save_png
 from t2i_feedback.records import PromptRow
 
 
@@ -20,16 +20,17 @@ def draw_missing(
 ) -> None:
     """Draw every prompt's picture into folder/images; its noise depends on caption id and round alone.
 
-    Batches are composed by order of the rows, and one that is not complete on disk is drawn whole, so that an
-    interrupted run ends with the same bytes. `load` yields the pipeline and is called only if something is missing.
+    Batches are composed by order of the rows, and one that is not complete on disk (a picture of another prompt does
+    not count) is drawn whole, so that an interrupted run ends with the same bytes. `load` yields the pipeline and is
+    called only if something is missing.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     batches = [prompts[i : i + model.batch_size] for i in range(0, len(prompts), model.batch_size)]
-    missing = [
-        batch
-        for batch in batches
-        if not all((folder / image_name(row.caption_id, row.round)).exists() for row in batch)
-    ]
+
+    def drawn(row: PromptRow) -> bool:
+        return about_png(folder / image_name(row.caption_id, row.round)).get("prompt") == row.prompt
+
+    missing = [batch for batch in batches if not all(map(drawn, batch))]
     if not missing:
         return
     pipe = load()
@@ -45,5 +46,6 @@ def draw_missing(
                 size=model.size,
             )
             for row, image in zip(batch, images, strict=True):
-                save_png(image, folder / image_name(row.caption_id, row.round))
+                about = {"caption_id": str(row.caption_id), "round": str(row.round), "prompt": row.prompt}
+                save_png(image, folder / image_name(row.caption_id, row.round), about)
             bar.update(len(batch))

@@ -220,7 +220,7 @@ def _load(name: str, entry: LocalEntry, revision: str, device: str) -> tuple[Any
     try:
         processor = AutoProcessor.from_pretrained(entry.model, **where)
         model: Any = AutoModelForImageTextToText.from_pretrained(
-            entry.model, dtype=getattr(torch, entry.dtype), **quantised, **where
+            entry.model, dtype=getattr(torch, entry.dtype), use_safetensors=True, **quantised, **where
         )
     except OSError as error:
         raise checkpoint.missing(name, entry, os.fspath(constants.HF_HUB_CACHE), error) from None

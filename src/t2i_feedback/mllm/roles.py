@@ -1,6 +1,5 @@
 """The roles that a model plays: enhancer, validator and judge. Each words its requests and reads the replies."""
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -63,12 +62,6 @@ def _template(templates: str, name: str) -> str:
 def render(templates: str, name: str, **values: str) -> str:
     """A template with its {words} replaced in one pass: braces in a caption stay what they are."""
     return re.sub(r"\{(\w+)\}", lambda match: " ".join(values[match[1]].split()), _template(templates, name))
-
-
-def template_digest(templates: str) -> str:
-    """A short name for the wording of all requests, for logs."""
-    files = sorted((TEMPLATES / templates).glob("*.txt"))
-    return hashlib.sha256(b"\0".join(file.name.encode() + b"\0" + file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def enhance(

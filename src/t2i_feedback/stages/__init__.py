@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import sqlite3
 import sys
 from collections.abc import Callable
 
@@ -27,8 +28,8 @@ def run(stage: Callable[..., None], *arguments: str) -> None:
     except KeyboardInterrupt:
         print(f"{name}: interrupted; what was done is kept, and the same command takes it up.", file=sys.stderr)
         sys.exit(130)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except (OSError, sqlite3.OperationalError) as error:
+        if getattr(error, "errno", None) != errno.ENOSPC and "disk is full" not in str(error):
             raise
         sys.exit(
             f"{name}: no disk space is left; free some and run the same command again, it goes on where it stopped."

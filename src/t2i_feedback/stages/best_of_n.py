@@ -24,7 +24,8 @@ def main() -> None:
     from t2i_feedback.diffusion.gallery import image_name
     from t2i_feedback.stages.drawing import Studio
 
-    inputs = [paths.EVALUATION_CAPTIONS, paths.FIRST_PROMPTS, paths.arm("enhanced"), paths.arm("validated")]
+    weights = workspace.weights(p.model.name, entry.model)
+    inputs = [paths.EVALUATION_CAPTIONS, paths.FIRST_PROMPTS, paths.arm("enhanced"), paths.arm("validated"), *weights]
     with (
         workspace.partial("best_of_n", workspace.digest([p.seed, p.model, p.stage1, entry], inputs)) as work,
         mllm.open(p.stage1.mllm, entry, paths.ledger()) as validator,
@@ -34,7 +35,7 @@ def main() -> None:
         for caption_id in budget:
             name = image_name(caption_id, 1)
             shutil.copyfile(paths.arm("enhanced") / name, folder / name)
-        studio = Studio(p, None, folder, validator)
+        studio = Studio(p, None, folder, validator, list(prompts.values()))
         again = [row for row in wanted if row.round > 1]
         if again:
             studio.draw(again)
@@ -48,7 +49,7 @@ def main() -> None:
             for row in wanted
         ]
         judged = loop.judge([captions[row.caption_id] for row in wanted], drawn, studio.validate, p.stage1.threshold)
-        final = [max(rows, key=lambda row: row.p_yes or 0.0) for rows in loop.by_caption(judged).values()]
+        final = [loop.best(rows) for rows in loop.by_caption(judged).values()]
         records.write(folder / "rounds.jsonl", judged)
         records.write(folder / "pictures.jsonl", final)
         workspace.publish(folder, paths.arm("best_of_n"))

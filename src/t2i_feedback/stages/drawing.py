@@ -16,10 +16,12 @@ from t2i_feedback.stages import prompting
 
 
 class Studio:
-    """Draws into one arm's folder and asks one MLLM, under the run's parameters."""
+    """Draws into one arm's folder and asks one MLLM, under the run's parameters. `first` are the prompts of round 1."""
 
-    def __init__(self, params: Params, adapter: Path | None, folder: Path, mllm: Mllm):
+    def __init__(self, params: Params, adapter: Path | None, folder: Path, mllm: Mllm, first: Sequence[PromptRow]):
         self.params, self.adapter, self.folder, self.mllm = params, adapter, folder, mllm
+        self.verdicts: list[roles.Verdict] = []  # of the whole run; a masked one is here once it was asked again
+        self.prompts = list(first)
 
     @cached_property
     def pipeline(self):
@@ -41,8 +43,9 @@ class Studio:
 
     def validate(self, captions: Sequence[CaptionRow], images: list[str], attempt: int) -> Sequence[roles.Verdict]:
         verdicts = roles.validate(self.mllm, self._open(images), [row.caption for row in captions], sample=attempt)
-        if attempt == 0:
-            roles.check_invalid(verdicts, self.params.stage1.max_invalid_fraction, "verdicts")
+        self.verdicts += [verdict for verdict in verdicts if attempt or verdict.status == "valid"]
+        if attempt:
+            roles.check_invalid(self.verdicts, self.params.stage1.max_invalid_fraction, "verdicts")
         return verdicts
 
     def explain(self, captions: Sequence[CaptionRow], images: list[str]) -> list[str | None]:
@@ -50,9 +53,10 @@ class Studio:
         return [answer.value for answer in answers]
 
     def enhance(self, captions: Sequence[CaptionRow], feedback: list[str | None], round: int) -> list[PromptRow]:
-        return prompting.enhance(
-            self.mllm, captions, feedback, round, self.params.model, self.params.stage1.max_invalid_fraction
-        )
+        limit = self.params.stage1.max_invalid_fraction
+        rows = prompting.enhance(self.mllm, captions, feedback, round, self.params.model, limit, self.prompts)
+        self.prompts += rows
+        return rows
 
     def _open(self, images: list[str]) -> list:
         return [open_rgb(self.folder / name) for name in images]

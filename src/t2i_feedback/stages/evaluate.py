@@ -150,7 +150,9 @@ def per_image(
     rows = []
     for i, picture in enumerate(pictures):
         alignment, p_yes, accepted = alignments[picture.image], answers["validator"][i].p_yes, picture.accepted
-        if accepted is None and p_yes is not None:
+        if picture.status is not None:
+            p_yes = picture.p_yes  # the loop asked a masked verdict once more
+        elif accepted is None and p_yes is not None:
             accepted = p_yes >= p.stage1.threshold
         row = EvaluationRow(
             caption_id=picture.caption_id,

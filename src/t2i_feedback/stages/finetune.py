@@ -22,10 +22,9 @@ def main() -> None:
     from t2i_feedback.stages.prompting import first_prompts
 
     judge, held_out = p.mllms[config.judge], p.mllms[p.evaluate.judge]
+    inputs = [paths.FINETUNE_CAPTIONS, *workspace.weights(p.model.name, judge.model, held_out.model)]
     with (
-        workspace.partial(
-            "finetune", workspace.digest([p.seed, p.model, config, judge, held_out], [paths.FINETUNE_CAPTIONS])
-        ) as work,
+        workspace.partial("finetune", workspace.digest([p.seed, p.model, config, judge, held_out], inputs)) as work,
         mllm.open(config.judge, judge, paths.ledger()) as user,
         mllm.open(p.evaluate.judge, held_out, paths.ledger()) as second_user,
         tracking.stage_run(p, "finetune") as run,
@@ -46,7 +45,7 @@ def main() -> None:
             finetune=config,
             seed=p.seed,
             folder=work,
-            held_out=rewards.preference(second_user, config.preference, config.max_invalid_fraction),
+            held_out=rewards.preference(second_user, config.preference, 1.0),  # only watched: it stops nothing
         )
 
         def report(row: records.EpochRow) -> None:

@@ -24,7 +24,7 @@ def main(arm: str = "") -> None:
     from t2i_feedback.diffusion.gallery import draw_missing, image_name
     from t2i_feedback.diffusion.load import load_pipeline
 
-    inputs = [source, *([adapter] if adapter else [])]
+    inputs = [source, *([adapter] if adapter else []), *workspace.weights(p.model.name)]
     with workspace.partial(f"generate-{arm}", workspace.digest([p.seed, p.model], inputs)) as work:
         draw_missing(
             lambda: load_pipeline(p.model, adapter), prompts, work / "arm", model=p.model, seed=p.seed, title=arm

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from t2i_feedback.mllm import roles
-from t2i_feedback.mllm.base import Mllm
+from t2i_feedback.mllm.base import Mllm, Outcome
 from t2i_feedback.params import Model
 from t2i_feedback.records import CaptionRow, PromptRow
 
@@ -15,13 +15,19 @@ def enhance(
     round: int,
     model: Model,
     max_invalid_fraction: float,
+    earlier: Sequence[PromptRow] = (),
 ) -> list[PromptRow]:
-    """One prompt per caption. Without a valid answer of the enhancer it is the caption itself, and the row says so."""
+    """One prompt per caption. Without a valid answer of the enhancer it is the caption itself, and the row says so.
+
+    Raises UserError when too many answers are not valid, among these and the `earlier` ones of the same run: the few
+    prompts of a late round do not stop it by themselves.
+    """
     from t2i_feedback.diffusion.load import load_tokenizer
     from t2i_feedback.diffusion.sampling import tokens_lost
 
     outcomes = roles.enhance(enhancer, [row.caption for row in captions], feedback)
-    roles.check_invalid(outcomes, max_invalid_fraction, "enhanced prompts")
+    before = [Outcome(row.status, row.prompt, row.prompt) for row in earlier]
+    roles.check_invalid([*before, *outcomes], max_invalid_fraction, "enhanced prompts")
     texts = [outcome.value or row.caption for outcome, row in zip(outcomes, captions, strict=True)]
     lost = tokens_lost(load_tokenizer(model), texts)
     return [

@@ -26,7 +26,8 @@ def main(arm: str = "") -> None:
     from t2i_feedback.stages.drawing import Studio
 
     first_round = adapter or paths.arm("enhanced")
-    inputs = [paths.EVALUATION_CAPTIONS, paths.FIRST_PROMPTS, first_round]
+    weights = workspace.weights(p.model.name, entry.model)
+    inputs = [paths.EVALUATION_CAPTIONS, paths.FIRST_PROMPTS, first_round, *weights]
     with (
         workspace.partial(f"validate-{arm}", workspace.digest([p.seed, p.model, p.stage1, entry], inputs)) as work,
         mllm.open(p.stage1.mllm, entry, paths.ledger()) as validator,
@@ -37,7 +38,7 @@ def main(arm: str = "") -> None:
             for row in prompts:
                 name = image_name(row.caption_id, 1)
                 shutil.copyfile(paths.arm("enhanced") / name, folder / name)
-        studio = Studio(p, adapter, folder, validator)
+        studio = Studio(p, adapter, folder, validator, prompts)
         pictures = loop.run_rounds(
             captions,
             prompts,
