@@ -8,6 +8,7 @@ import subprocess
 import time
 
 import pytest
+from safetensors.numpy import load_file
 
 ARMS = ("raw", "enhanced", "best_of_n", "validated", "finetuned", "combined")
 
@@ -17,13 +18,10 @@ def rows(clone, path):
 
 
 def results(clone):
-    """Every metric, and the bytes of what the loop drew and of the adapter's weights; all else follows from them."""
-    files = [
-        *(clone.folder / "metrics").rglob("*.json"),
-        *(clone.folder / "data/arms/validated").rglob("*.*"),
-        *(clone.folder / "models/lora").glob("*.safetensors"),
-    ]
-    return {str(path.relative_to(clone.folder)): path.read_bytes() for path in files}
+    """Every metric, the bytes of what the loop drew, and the adapter's tensors; all else follows from them."""
+    files = [*(clone.folder / "metrics").rglob("*.json"), *(clone.folder / "data/arms/validated").rglob("*.*")]
+    adapter = load_file(clone.folder / "models/lora/pytorch_lora_weights.safetensors")
+    return {str(path): path.read_bytes() for path in files} | {name: value.tobytes() for name, value in adapter.items()}
 
 
 def test_repro_ends_with_a_report(finished):
