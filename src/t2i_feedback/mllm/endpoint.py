@@ -47,6 +47,7 @@ class EndpointMllm:
         )
         self._lock = threading.Lock()
         self._calls = 0
+        self._turned_away: UserError | None = None  # for good: no further request is sent
         self._spent_usd = 0.0
 
     def close(self) -> None:
@@ -93,6 +94,8 @@ class EndpointMllm:
     def _take_from_budget(self) -> None:
         entry = self._entry
         with self._lock:
+            if self._turned_away:
+                raise self._turned_away
             if entry.max_calls is not None and self._calls >= entry.max_calls:
                 raise UserError(
                     f"mllms.{self._name}: the budget of max_calls = {entry.max_calls} is used up; every answer is "
@@ -126,10 +129,11 @@ class EndpointMllm:
         message = " ".join(error.message.split())[:300]
         if error.status_code in (401, 403, 404) or error.code == "insufficient_quota":
             key = f"the key in {self._entry.api_key_env}" if self._entry.api_key_env else "api_key_env (none is set)"
-            raise UserError(
+            self._turned_away = UserError(
                 f"mllms.{self._name}: {self._entry.base_url} answered {error.status_code} for model "
                 f"{self._entry.model}; check base_url, model and {key}. It said: {self._without_key(message)}"
-            ) from None
+            )
+            raise self._turned_away from None
         if error.code in ("content_filter", "content_policy_violation"):
             return Reply("refusal", message, seconds=seconds)
         if error.code == "context_length_exceeded":
