@@ -54,9 +54,8 @@ bench: $(READY) ## measure the pipeline: seconds and peak memory of every stage,
 pretrain: $(READY) ## train the embedded models from nothing (hours); the weights are committed, nobody needs this
 	dvc repro pretrain/dvc.yaml
 
-model-card: $(READY) ## measure the embedded models again, after make pretrain: models/postcards/quality_*.json
-	python pretrain/measure.py
-	python pretrain/mllm_measure.py
+model-card: $(READY) ## measure the embedded models and rewrite their card; fails where a committed figure no longer holds
+	python pretrain/model_card.py
 
 clean: ## delete the partial work of interrupted stages; results and the ledger's answers stay
 	rm -rf .cache/partial

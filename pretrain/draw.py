@@ -1,4 +1,4 @@
-"""Let the image model draw training captions, so that the MLLM's validator also learns from generated pictures.
+"""Let the unfinished image model draw training captions, so that the MLLMs also learn from generated pictures.
 
     PYTHONPATH=src python pretrain/draw.py
 
@@ -24,7 +24,7 @@ def main() -> None:
     p = recipe.params
     rng = random.Random(p["seed"])
     captions = [write_caption(sample_scene(rng, "train"), rng, p["levels"], 0.0)[:2] for _ in range(p["pictures"])]
-    pipeline, half = load_pipeline(recipe.models / "sd"), len(captions) // 2
+    pipeline, half = load_pipeline(recipe.work / "draft"), len(captions) // 2
     texts = [text for text, _ in captions]
     images = torch.cat(
         [

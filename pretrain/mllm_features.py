@@ -4,8 +4,8 @@
 
 Writes `pretrain/work/mllm/{model}_features/{renders,drawn}.safetensors`: `tokens` float16 [N, 16, C], `levels`
 float32 [N, 3] (dark, muted, blurred: measured on the very picture), `scene` int64 [N]: the row in the list of scenes.
-Pictures drawn by the image model (`pretrain/work/drawn`) are taken in as soon as they are there, but for the last,
-which are held out for measurement. A source that has been looked at already is not looked at again.
+Pictures drawn by the image model (`pretrain/work/drawn`) are taken in as soon as they are there. A source that has been
+looked at already is not looked at again.
 """
 
 import json
@@ -70,7 +70,7 @@ def main() -> None:
         target = folder / f"{source}.safetensors"
         if pictures.exists() and not target.exists():
             images = load_file(pictures)["images"]
-            images = images[: params["renders"]] if source == "renders" else images[: -params["held_out"]]
+            images = images[: params["renders"]] if source == "renders" else images
             seconds = len(images) * (1 + params["variants"]) / params["pictures_per_second"]
             print(f"{source}: {len(images)} pictures, about {seconds / 60:.1f} minutes on one core", flush=True)
             save_file(see(tower, images, params["variants"], params["seed"], source), target)

@@ -27,10 +27,10 @@ from mllm_model import (
     train_tokenizer,
 )
 from mllm_muon import make_optimisers
-from mllm_questions import Question, enhance_question, picture_questions
+from mllm_questions import Question, picture_questions, text_question
 from mllm_recipe import read_model_recipe
 from mllm_tower import label_scenes, regions_of_tokens
-from recipe import Recipe, cosine, load_checkpoint, save_checkpoint, set_rate, training_steps
+from recipe import Recipe, load_checkpoint, save_checkpoint, set_rate, training_steps, trapezoid
 from safetensors.torch import load_file
 from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast, SwinModel
@@ -193,10 +193,8 @@ def train(recipe: Recipe) -> None:
     params = recipe.params
     name = recipe.section.removesuffix("_language")
     features = recipe.work / "mllm" / f"{name}_features"
-    sources = [Source.load(recipe, features, "renders")]
-    if (features / "drawn.safetensors").exists():
-        sources.append(Source.load(recipe, features, "drawn"))
-    mean, std = (f(sources[0].tokens[:4000].float(), dim=(0, 1)) for f in (torch.mean, torch.std))
+    renders, drawn = Source.load(recipe, features, "renders"), None
+    mean, std = (f(renders.tokens[:4000].float(), dim=(0, 1)) for f in (torch.mean, torch.std))
     torch.manual_seed(params["seed"])
     tower = SwinModel.from_pretrained(recipe.work / "mllm" / f"{name}_tower", add_pooling_layer=False)
     saved = load_checkpoint(recipe.checkpoint)
@@ -216,26 +214,30 @@ def train(recipe: Recipe) -> None:
         for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
             optimiser.load_state_dict(state)
     else:
-        align(model, tokenizer, sources[0], mean, std, params)
+        align(model, tokenizer, renders, mean, std, params)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     pictures = params["pictures"]
     log: list[tuple[float, float, float]] = []
     for step in training_steps(recipe, first):
         rng = random.Random(f"{params['seed']}/{step}")
-        easy = params["easy"] * max(0.1, 1 - 2 * step / params["steps"])
+        easy = max(0.25, params["easy"] * (1 - step / params["easy_steps"]))
+        if drawn is None and step >= params["drawn_from"]:
+            drawn = Source.load(recipe, features, "drawn")
         rows, tokens = [], []
         for _ in range(pictures):
-            source = sources[-1] if rng.random() < params["drawn_share"] else sources[0]
+            source = drawn if drawn and rng.random() < params["drawn_share"] else renders
             row = rng.randrange(len(source.tokens))
             rows.append(source.questions(row, rng, easy))
             tokens.append(source.tokens[row])
-        rows += [[enhance_question(rng) for _ in range(REQUESTS)] for _ in range(params["text_rows"])]
+        rows += [[text_question(rng) for _ in range(REQUESTS)] for _ in range(params["text_rows"])]
         batch = packer.pack(rows, pictures)
-        loss, seen = batch_loss(model, batch, (torch.stack(tokens).float() - mean) / std)
+        shown = (torch.stack(tokens).float() - mean) / std
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, seen = batch_loss(model, batch, shown)
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         for optimiser in optimisers:
-            set_rate(optimiser, cosine(step, params["steps"], params["learning_rate"]))
+            set_rate(optimiser, trapezoid(step, params["steps"], params["learning_rate"]))
             optimiser.step()
             optimiser.zero_grad()
         verdict, mark = (

@@ -10,12 +10,15 @@ from mllm_questions import (
     DESCRIBE,
     ENHANCE,
     FEEDBACK,
+    IS_THERE,
     JUDGE,
+    LIST,
     PAPER_PREFERENCE,
     PARAPHRASES,
     VALIDATE,
     enhance_question,
     judge_question,
+    list_question,
     picture_questions,
 )
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -58,6 +61,8 @@ def fixed_phrases() -> list[str]:
         JUDGE,
         ENHANCE,
         DESCRIBE,
+        LIST,
+        IS_THERE,
         *(text for texts in PARAPHRASES.values() for text in texts),
     ]
     phrases |= {part.strip() for template in templates for part in template.split("{}") if len(part.split()) > 1}
@@ -72,7 +77,7 @@ def train_tokenizer(seed: int, vocabulary: int, samples: int = 3000) -> PreTrain
     for _ in range(samples):
         scene, levels = sample_scene(rng, "train"), (rng.random(), rng.random(), rng.random())
         questions = picture_questions(scene, levels, rng, easy=0.3)
-        questions += [enhance_question(rng), judge_question(levels, rng)]
+        questions += [enhance_question(rng), list_question(rng), judge_question(levels, rng)]
         texts += [text for question in questions for text in (question.text, question.answer)]
     texts += [str(score) for score in range(1, 11)] * samples
     either = "|".join(re.escape(phrase) for phrase in fixed_phrases())

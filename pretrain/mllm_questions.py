@@ -11,10 +11,13 @@ from mllm_grammar import complaints, is_true, marks, repair
 from t2i_feedback.datasets.postcards import (
     BACKGROUNDS,
     COLOURS,
+    COLUMN_WORDS,
     COLUMNS,
     GROUND_KINDS,
     KINDS,
     LEVELS,
+    PLACES,
+    SIZE_WORDS,
     SIZES,
     SKY_KINDS,
     Scene,
@@ -43,7 +46,9 @@ PARAPHRASES = {
     DESCRIBE: ("What does this picture show?", "Describe this image in detail."),
 }
 PARAPHRASED = 0.2  # share of the questions that are put in other words
-IS_THERE, HOW_MANY = "Is there {}?", "How many things are there?"  # easier questions, on the way to `VALIDATE`
+LIST = "List what a picture of {} must show."
+IS_THERE = "Is there {}?"  # asked of every item of that list: question-wise validation
+HOW_MANY = "How many things are there?"
 
 # What can be made false, and the caption levels that can tell it.
 ATTRIBUTES = {
@@ -164,8 +169,12 @@ def validate_question(shown: Scene, asked: tuple[str, Scene], rng: random.Random
 
 
 def part_question(shown: Scene, rng: random.Random) -> Question:
-    """Is there this thing, whatever else there is? Half of them are true."""
+    """Is there this thing (or this place), whatever else there is? Half of them are true."""
     scene = clear_part(shown)
+    if rng.random() < 0.15:
+        true = rng.random() < 0.5
+        place = shown.background if true else _another(BACKGROUNDS, shown.background, rng)
+        return Question(IS_THERE.format(rng.choice(PLACES[place][1])), "yes" if true else "no")
     if rng.random() < 0.5:
         scene = falsify(scene, rng.choice(("kind", "colour", "size", "column", "column")), rng) or scene
     thing = rng.choice(scene.things)
@@ -254,6 +263,26 @@ def picture_questions(
     return [*questions, Question(HOW_MANY, str(len(shown.things)))]
 
 
+def item(thing: Thing) -> str:
+    """What a caption says of a thing, always in the same words."""
+    words = [SIZE_WORDS[thing.size][0]] if thing.size else []
+    words += [thing.colour] if thing.colour else []
+    text = " ".join([*words, thing.kind])
+    place = f" {COLUMN_WORDS[thing.column][0]}" if thing.column else ""
+    return ("an " if text[0] in "aeiou" else "a ") + text + place
+
+
+def list_items(facts: Scene) -> list[str]:
+    """Everything that a caption states, an item for each thing and one for the place."""
+    return [item(thing) for thing in facts.things] + ([PLACES[facts.background][1][0]] if facts.background else [])
+
+
+def list_question(rng: random.Random) -> Question:
+    """Text only: the items of a caption, to be asked about one by one."""
+    text, facts = caption(sample_scene(rng, "train"), rng, rng.choice(LEVELS))
+    return Question(LIST.format(text), "; ".join(list_items(facts)))
+
+
 def _same_order(facts: Scene, prompt: Scene) -> bool:
     return all(
         thing.kind == asked.kind and asked.colour in (None, thing.colour) and asked.column in (None, thing.column)
@@ -287,3 +316,8 @@ def enhance_question(rng: random.Random) -> Question:
     if rng.random() < 0.3:
         said.append(_another(remarks(scene), said[0], rng))
     return Question(ENHANCE_AGAIN.format(written, complaint), ", ".join([answer, *said]))
+
+
+def text_question(rng: random.Random) -> Question:
+    """A request without a picture: to enhance a prompt, now and then to list what it states."""
+    return list_question(rng) if rng.random() < 0.2 else enhance_question(rng)

@@ -2,10 +2,10 @@
 
     PYTHONPATH=src python pretrain/mllm_tower.py --model mllm      # or: --model judge
 
-Every one of the 16 output tokens learns to tell, by linear heads shared over the tokens, what stands in its region
-(kind or nothing, colour, size), the background, and how dark, muted and blurred the picture is. A language model can
-then find all of it in the tokens. Half of the pictures are restyled. Writes `pretrain/work/mllm/{model}_tower/`
-(config.json, model.safetensors, tower.json with the accuracy on held-out scenes).
+Every one of the 16 output tokens learns to tell, by linear heads shared over the tokens, where it is, what stands in
+its region (kind or nothing, colour, size), the background, and how dark, muted and blurred the picture is. A language
+model can then find all of it in the tokens, "on the left" as easily as "red". Half of the pictures are restyled. Writes
+`pretrain/work/mllm/{model}_tower/` (config.json, model.safetensors, tower.json with the accuracy on held-out scenes).
 """
 
 import json
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from mllm_muon import make_optimisers
 from mllm_recipe import read_model_recipe
-from mllm_style import restyle, trait_levels
+from mllm_style import TRAITS, restyle, trait_levels
 from recipe import Recipe, cosine, load_checkpoint, save_checkpoint, set_rate, training_steps
 from safetensors.torch import load_file
 from torch import nn
@@ -26,7 +26,14 @@ from t2i_feedback.datasets.postcards import BACKGROUNDS, COLOURS, COLUMNS, KINDS
 
 GRID = 4  # output tokens to a side
 COLUMN_OF_TOKEN = (0, 1, 1, 2)  # the two middle token columns share the centre
-HEADS = {"kind": len(KINDS) + 1, "colour": len(COLOURS), "size": len(SIZES), "background": len(BACKGROUNDS), "look": 3}
+HEADS = {
+    "kind": len(KINDS) + 1,
+    "colour": len(COLOURS),
+    "size": len(SIZES),
+    "background": len(BACKGROUNDS),
+    "region": 6,
+    "look": 3,
+}
 
 
 @dataclass(frozen=True)
@@ -88,13 +95,17 @@ def reading_loss(read: dict[str, torch.Tensor], labels: SceneLabels, levels: tor
     size = F.cross_entropy(read["size"].flatten(0, 1), labels.size[:, regions].flatten(), ignore_index=-1)
     ground = labels.background[:, None].expand(count, GRID * GRID)
     background = F.cross_entropy(read["background"].flatten(0, 1), ground.flatten())
+    region = F.cross_entropy(read["region"].flatten(0, 1), regions.repeat(count))
     look = F.mse_loss(read["look"], levels[:, None].expand_as(read["look"]))
-    return 2 * kind + colour + 0.5 * size + 0.3 * background + 5 * look
+    return 2 * kind + colour + 0.5 * size + 0.3 * background + 0.3 * region + 10 * look
 
 
 @torch.no_grad()
 def accuracy(reader: SceneReader, images: torch.Tensor, labels: SceneLabels) -> dict[str, float]:
-    """Share of backgrounds, of filled regions' kinds, colours and sizes, and of whole scenes that are read rightly."""
+    """Share of backgrounds, of filled regions' kinds, colours and sizes, and of whole scenes that are read rightly.
+
+    And the correlation of every trait as read with the trait as measured on the picture.
+    """
     reader.eval()
     chunks = [reader(chunk) for chunk in images.split(250)]
     reader.train()
@@ -107,6 +118,8 @@ def accuracy(reader: SceneReader, images: torch.Tensor, labels: SceneLabels) -> 
     whole = background & right["kind"].all(1) & ((right["colour"] & right["size"]) | ~filled).all(1)
     shares = {name: right[name][filled].float().mean().item() for name in right}
     shares |= {"background": background.float().mean().item(), "scene": whole.float().mean().item()}
+    looks = torch.stack([read["look"].mean(1), trait_levels(images)], dim=-1).unbind(1)
+    shares |= {name: torch.corrcoef(look.T)[0, 1].item() for name, look in zip(TRAITS, looks, strict=True)}
     return {name: round(value, 4) for name, value in shares.items()}
 
 

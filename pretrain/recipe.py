@@ -14,6 +14,7 @@ import yaml
 from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
+FREE = ("steps", "draft_step", "drawn_from", "pictures_per_second")  # what a training may change and still go on
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Recipe:
 
     @property
     def checkpoint(self) -> Path:
-        """Where an interrupted training goes on from; other parameters (except the number of steps) start afresh."""
-        fixed = {key: value for key, value in self.params.items() if key != "steps"}
+        """Where an interrupted training goes on from; parameters that change what was learnt so far start afresh."""
+        fixed = {key: value for key, value in self.params.items() if key not in FREE}
         digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:12]
         return self.root / ".cache" / "pretrain" / f"{self.section}-{digest}.pt"
 
@@ -72,6 +73,15 @@ def training_steps(recipe: Recipe, first: int = 0) -> Iterator[int]:
 def cosine(step: int, steps: int, peak: float, warm_up: int = 60) -> float:
     """Learning rate: linear warm-up, then half a cosine down to 1 % of the peak."""
     return peak * min(1.0, (step + 1) / warm_up) * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * step / steps)))
+
+
+def trapezoid(step: int, steps: int, peak: float, decay: float = 0.3, warm_up: int = 60) -> float:
+    """Learning rate: linear warm-up, constant, and over the last `decay` of the steps linearly down to 1 %.
+
+    Before the decay it does not depend on `steps`: a longer training begins as a shorter one did.
+    """
+    left = (steps - step) / (decay * steps)
+    return peak * min(1.0, (step + 1) / warm_up, 0.01 + 0.99 * left)
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

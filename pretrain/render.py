@@ -16,16 +16,22 @@ from recipe import read_recipe
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from t2i_feedback.datasets.postcards import SIDE, render, sample_scene
+from t2i_feedback.datasets.postcards import SIDE, Scene, render, sample_scene
 
 
-def render_split(folder: Path, prefix: str, split: str, count: int, seed: int) -> None:
-    """Render `count` random scenes of one split."""
+def draw_split(split: str, count: int, seed: int) -> tuple[np.ndarray, list[Scene]]:
+    """`count` random scenes of one split and their pictures, uint8 [count, 3, 64, 64]."""
     rng = random.Random(f"{seed}/{split}")
     scenes = [sample_scene(rng, split) for _ in range(count)]
     pictures = np.empty((count, 3, SIDE, SIDE), dtype=np.uint8)
     for index, scene in enumerate(tqdm(scenes, desc=f"render {split}", unit="picture", mininterval=5)):
         pictures[index] = np.asarray(render(scene, rng)).transpose(2, 0, 1)
+    return pictures, scenes
+
+
+def render_split(folder: Path, prefix: str, split: str, count: int, seed: int) -> None:
+    """Write pictures and scenes of one split."""
+    pictures, scenes = draw_split(split, count, seed)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({"images": torch.from_numpy(pictures)}, folder / f"{prefix}images.safetensors")
     (folder / f"{prefix}scenes.json").write_text(json.dumps([scene.to_json() for scene in scenes]))

@@ -2,8 +2,9 @@
 
     PYTHONPATH=src python pretrain/unet.py
 
-Writes a complete StableDiffusionPipeline to `models/postcards/sd` (fp16 safetensors), at every checkpoint and at the
-end. An interrupted training goes on from its last checkpoint.
+Writes a complete StableDiffusionPipeline to `models/postcards/sd` (fp16 safetensors), and on the way, at `draft_step`,
+an unfinished one to `pretrain/work/draft`, whose pictures the MLLMs learn to look at. An interrupted training goes on
+from its last checkpoint, as does a longer one from a shorter one.
 """
 
 import shutil
@@ -13,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from mllm_muon import Muon
 from pictures import load_renders
-from recipe import Recipe, cosine, load_checkpoint, read_recipe, save_checkpoint, set_rate, training_steps
+from recipe import Recipe, load_checkpoint, read_recipe, save_checkpoint, set_rate, training_steps, trapezoid
 from safetensors.torch import load_file
 from text_encoder import tokenize
 from torch import Generator, Tensor, nn
@@ -82,7 +83,6 @@ class Training:
     def __init__(self, recipe: Recipe) -> None:
         p = recipe.params
         self.tokenizer = CLIPTokenizer.from_pretrained(recipe.work / "tokenizer")
-        self.vae = AutoencoderKL.from_pretrained(recipe.work / "vae")
         torch.manual_seed(p["seed"])
         encoder = CLIPTextModel.from_pretrained(recipe.work / "text_encoder")
         self.model = nn.ModuleDict(
@@ -135,7 +135,7 @@ class Training:
             self.generator.set_state(state["generator"])
             self.average, self.step = state["average"], state["step"]
 
-    def export(self, folder: Path) -> None:
+    def export(self, recipe: Recipe, folder: Path) -> None:
         """Write the averaged weights as a pipeline, complete or not at all."""
         names = [name for name, _ in self.model.named_parameters()]
         averaged = dict(zip(names, self.average, strict=True))
@@ -147,10 +147,8 @@ class Training:
         unet.load_state_dict(
             {name.removeprefix("unet."): tensor for name, tensor in averaged.items() if name.startswith("unet.")}
         )
-        vae = AutoencoderKL.from_config(self.vae.config)
-        vae.load_state_dict(self.vae.state_dict())
         pipeline = StableDiffusionPipeline(
-            vae=vae.half(),
+            vae=AutoencoderKL.from_pretrained(recipe.work / "decoder").half(),
             text_encoder=text.half(),
             tokenizer=self.tokenizer,
             unet=unet.half(),
@@ -201,14 +199,15 @@ def main() -> None:
         ids[torch.rand(index.shape, generator=generator) < p["caption_dropout"]] = empty
         text = training.model["text"](input_ids=ids).last_hidden_state
         loss = velocity_loss(training.model["unet"], clean, text, weights[index], p, alphas, generator)
-        training.learn(loss, cosine(step, p["steps"], p["learning_rate"]))
+        training.learn(loss, trapezoid(step, p["steps"], p["learning_rate"]))
         running += 0.01 * (loss.item() - running)
         if (step + 1) % 100 == 0:
             print(f"step {step + 1}, {(step + 1) * p['batch']} pictures: loss {running:.4f}", flush=True)
         if (step + 1) % p["checkpoint_every"] == 0:
             training.save(recipe.checkpoint)
-            training.export(recipe.models / "sd")
-    training.export(recipe.models / "sd")
+        if training.step == p["draft_step"]:
+            training.export(recipe, recipe.work / "draft")
+    training.export(recipe, recipe.models / "sd")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
 """Train the image model's autoencoder: 64 x 64 x 3 pictures <-> 16 x 16 x 4 latents with mean 0 and variance 1.
 
-    PYTHONPATH=src python pretrain/vae.py
+    PYTHONPATH=src python pretrain/vae.py vae        # -> pretrain/work/vae and pretrain/work/latents.safetensors
+    PYTHONPATH=src python pretrain/vae.py decoder    # -> pretrain/work/decoder: the same with a better decoder
 
-Writes `pretrain/work/vae/` (a diffusers AutoencoderKL) and `pretrain/work/latents.safetensors`: `mean` and `deviation`,
-fp16 [N, 4, 16, 16] each, of the first rendered training pictures.
+Both folders hold a diffusers AutoencoderKL. The latents are `mean` and `deviation`, fp16 [N, 4, 16, 16] each, of the
+first rendered training pictures; the encoder is final after `vae`, so that the UNet can begin while the decoder learns.
 
 Most steps see crops of half the side that show a thing, since things are what is hard to reconstruct; the last steps
-see whole pictures. Part of the pictures is dark, subdued and blurred, as fine-tuning will ask for.
+see whole pictures. Part of the pictures is dark, subdued and blurred, as fine-tuning will ask for. Beside the pixels,
+what the labeller makes of a picture must survive: pixels alone let small things melt.
 """
+
+import sys
 
 import torch
 import torch.nn.functional as F
@@ -16,15 +20,16 @@ from oracle import accuracy
 from pictures import load_renders, restyle
 from recipe import Recipe, cosine, load_checkpoint, read_recipe, save_checkpoint, set_rate, training_steps
 from safetensors.torch import save_file
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from t2i_feedback.datasets import postcards
 from t2i_feedback.datasets.postcards import Scene
 from t2i_feedback.evaluation.alignment import Oracle
 
 
-def build_vae(widths: list[int]) -> AutoencoderKL:
+def build_vae(widths: list[int], seed: int) -> AutoencoderKL:
     """Factor 4, 4 latent channels, no attention. `scaling_factor` is 1 because `fold` standardises the latents."""
+    torch.manual_seed(seed)
     levels = len(widths)
     return AutoencoderKL(
         in_channels=3,
@@ -57,13 +62,45 @@ def crop_around(pixels: Tensor, scenes: list[Scene], side: int, generator: Gener
     return torch.stack(crops)
 
 
-def reconstruction_loss(pixels: Tensor, drawn: Tensor, mean: Tensor, logvar: Tensor, kl_weight: float) -> Tensor:
-    """L1 weighted by edges + 3 MSE + KL; pixels in -1..1."""
+def reconstruction_loss(pixels: Tensor, drawn: Tensor) -> Tensor:
+    """L1 weighted by edges + 3 MSE; pixels in -1..1."""
     smooth = F.avg_pool2d(F.pad(pixels, (2, 2, 2, 2), mode="replicate"), 5, 1)
     edges = (pixels - smooth).abs().amax(1, keepdim=True)
     difference = (pixels - drawn).abs()
-    kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-    return (difference * (0.5 + 2 * edges)).mean() + 3 * (difference**2).mean() + kl_weight * kl
+    return (difference * (0.5 + 2 * edges)).mean() + 3 * (difference**2).mean()
+
+
+def divergence(mean: Tensor, logvar: Tensor) -> Tensor:
+    """KL divergence of the latents from a standard normal, per element."""
+    return 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
+
+
+class Perception(nn.Module):
+    """How differently a trained reader of pictures sees two of them: distance of its features, unit length each.
+
+    After Zhang et al. 2018 (LPIPS), without learnt weights. The reader is the labeller; the oracle only measures.
+    """
+
+    LAYERS = (5, 8, 11, 14)  # after the ReLUs at 16 x 16 (twice) and 8 x 8 (twice), of a picture of 64 x 64
+
+    def __init__(self, reader: Oracle) -> None:
+        super().__init__()
+        self.features = reader.features.eval().requires_grad_(False)
+
+    def _see(self, pixels: Tensor) -> list[Tensor]:
+        seen = []
+        for number, layer in enumerate(self.features):
+            pixels = layer(pixels)
+            if number in self.LAYERS:
+                seen.append(F.normalize(pixels, dim=1))
+        return seen
+
+    def forward(self, pixels: Tensor, drawn: Tensor) -> Tensor:
+        """Mean squared distance over places and layers; pixels [B, 3, H, W] in -1..1."""
+        with torch.no_grad():
+            wanted = self._see(pixels)
+        pairs = zip(wanted, self._see(drawn), strict=True)
+        return torch.stack([(a - b).square().sum(1).mean() for a, b in pairs]).mean()
 
 
 @torch.no_grad()
@@ -96,20 +133,25 @@ def fold(vae: AutoencoderKL, mean: Tensor, deviation: Tensor) -> tuple[Tensor, T
     return (mean - centre.view(shape)) / spread.view(shape), deviation / spread.view(shape)
 
 
-def train(recipe: Recipe, pictures: Tensor, scenes: list[Scene]) -> AutoencoderKL:
-    """Train from the last checkpoint, or from the beginning; returns the moving average of the weights."""
+def train(recipe: Recipe, vae: AutoencoderKL, learning: nn.Module, pictures: Tensor, scenes: list[Scene]) -> None:
+    """Train the part `learning` of the VAE from the last checkpoint, or from the beginning.
+
+    Leaves the moving average of its weights in place.
+    """
     p = recipe.params
     torch.manual_seed(p["seed"])
     generator = Generator().manual_seed(p["seed"])
-    vae = build_vae(p["widths"])
+    vae.requires_grad_(False)
+    learning.requires_grad_(True)
     optimiser = torch.optim.AdamW(
-        vae.parameters(), p["learning_rate"], betas=(0.9, 0.99), weight_decay=1e-4, fused=True
+        learning.parameters(), p["learning_rate"], betas=(0.9, 0.99), weight_decay=1e-4, fused=True
     )
-    average = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
+    average = {name: tensor.clone() for name, tensor in learning.state_dict().items()}
+    perception = Perception(Oracle.from_pretrained(recipe.work / "labeller"))
     first = 0
     if state := load_checkpoint(recipe.checkpoint):
         first, average = state["step"], state["average"]
-        vae.load_state_dict(state["vae"])
+        learning.load_state_dict(state["learning"])
         optimiser.load_state_dict(state["optimiser"])
         generator.set_state(state["generator"])
 
@@ -121,23 +163,25 @@ def train(recipe: Recipe, pictures: Tensor, scenes: list[Scene]) -> AutoencoderK
         if not whole:
             pixels = crop_around(pixels, [scenes[i] for i in index.tolist()], postcards.SIDE // 2, generator)
         pixels = restyle(pixels, generator, p["styled_share"]) * 2 - 1
-        posterior = vae.encode(pixels).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator)
-        drawn = vae.decode(posterior.mean + posterior.std * noise).sample
-        loss = reconstruction_loss(pixels, drawn, posterior.mean, posterior.logvar, p["kl_weight"])
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = vae.encode(pixels).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator)
+            drawn = vae.decode(posterior.mean + posterior.std * noise).sample.float()
+        loss = reconstruction_loss(pixels, drawn) + p["perception_weight"] * perception(pixels, drawn)
+        loss = loss + p["kl_weight"] * divergence(posterior.mean.float(), posterior.logvar.float())
         optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(learning.parameters(), 1.0)
         optimiser.step()
         keep = min(0.995, (step + 1) / (step + 5))
-        for name, tensor in vae.state_dict().items():
+        for name, tensor in learning.state_dict().items():
             average[name].lerp_(tensor, 1 - keep)
         if (step + 1) % p["checkpoint_every"] == 0:
-            modules = {"vae": vae.state_dict(), "average": average, "optimiser": optimiser.state_dict()}
+            modules = {"learning": learning.state_dict(), "average": average, "optimiser": optimiser.state_dict()}
             save_checkpoint(recipe.checkpoint, modules | {"generator": generator.get_state(), "step": step + 1})
             print(f"step {step + 1}: loss {loss.item():.4f}", flush=True)
-    vae.load_state_dict(average)
-    return vae.eval()
+    learning.load_state_dict(average)
+    vae.eval()
 
 
 @torch.no_grad()
@@ -152,12 +196,18 @@ def quality(vae: AutoencoderKL, oracle: Oracle, pictures: Tensor, scenes: list[S
 
 
 def main() -> None:
-    recipe = read_recipe(__doc__, "vae")
+    part = sys.argv.pop(1) if len(sys.argv) > 1 and sys.argv[1] in ("vae", "decoder") else "vae"
+    recipe = read_recipe(__doc__, part)
     pictures, scenes = load_renders(recipe.work / "renders")
-    vae = train(recipe, pictures, scenes)
-    mean, deviation = fold(vae, *encode(vae, pictures[: recipe.params["encode"]]))
-    vae.save_pretrained(recipe.work / "vae")
-    save_file({"mean": mean.half(), "deviation": deviation.half()}, recipe.work / "latents.safetensors")
+    if part == "vae":
+        vae = build_vae(recipe.params["widths"], recipe.params["seed"])
+        train(recipe, vae, vae, pictures, scenes)
+        mean, deviation = fold(vae, *encode(vae, pictures[: recipe.params["encode"]]))
+        save_file({"mean": mean.half(), "deviation": deviation.half()}, recipe.work / "latents.safetensors")
+    else:
+        vae = AutoencoderKL.from_pretrained(recipe.work / "vae")
+        train(recipe, vae, vae.decoder, pictures, scenes)
+    vae.save_pretrained(recipe.work / part)
     oracle = Oracle.from_pretrained(recipe.models / "oracle")
     print("reconstructions of held-out pictures:", quality(vae, oracle, *load_renders(recipe.work / "renders", "val_")))
 

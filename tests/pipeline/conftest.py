@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pretraining
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
@@ -58,3 +59,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     clone = clone_into(tmp_path_factory.mktemp("clone"))
     clone.output = clone.run("dvc", "repro").stdout
     return clone
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the whole pre-training has run, with tiny sizes."""
+    import torch
+
+    folder = tmp_path_factory.mktemp("pretrained")
+    threads = torch.get_num_threads()
+    pretraining.prepare(folder)
+    for command in pretraining.CHAIN:
+        pretraining.run(folder, command)
+    torch.set_num_threads(threads)
+    return folder
