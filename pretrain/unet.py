@@ -165,15 +165,21 @@ class Training:
 
 
 def velocity_loss(
-    unet: nn.Module, clean: Tensor, text: Tensor, weight: Tensor, p: dict, alphas: Tensor, generator: Generator
+    unet: nn.Module, clean: Tensor, text: Tensor, things: Tensor, below: int, p: dict, alphas: Tensor, generator: Generator
 ) -> Tensor:
-    """Weighted MSE of v = sqrt(a) noise - sqrt(1 - a) clean at stratified timesteps, more of them at high noise."""
+    """Weighted MSE of v = sqrt(a) noise - sqrt(1 - a) clean at stratified timesteps, more of them at high noise.
+
+    Where a thing stands (`things`) the error weighs more, but only at timesteps `below` some noise. A weight that
+    depends on what is to be drawn moves the best guess: where x_t does not show yet which of three places is taken, a
+    weight of 2.5 turns a chance of 1/3 into 5/9, and the model draws copies.
+    """
     count = len(clean)
     strata = (torch.rand(1, generator=generator) + torch.arange(count) / count) % 1
     timesteps = (strata ** p["noise_exponent"] * len(alphas)).long().clamp(0, len(alphas) - 1)
     signal, spread = (factor.view(-1, 1, 1, 1) for factor in (alphas[timesteps].sqrt(), (1 - alphas[timesteps]).sqrt()))
     noise = torch.randn(clean.shape, generator=generator)
     drawn = unet(signal * clean + spread * noise, timesteps, text).sample
+    weight = 1 + p["thing_weight"] * things * (timesteps < below).view(-1, 1, 1, 1)
     return (weight * (drawn - (signal * noise - spread * clean)) ** 2).mean() / weight.mean()
 
 
@@ -186,7 +192,7 @@ def main() -> None:
     latents = {name: tensor.float() for name, tensor in load_file(recipe.work / "latents.safetensors").items()}
     captions = load_file(recipe.work / "captions.safetensors")["ids"]
     count = len(latents["mean"])
-    weights = 1 + p["thing_weight"] * thing_masks(load_renders(recipe.work / "renders")[1][:count])
+    things = thing_masks(load_renders(recipe.work / "renders")[1][:count])
     empty = tokenize(training.tokenizer, [""])[0]
     alphas = build_scheduler().alphas_cumprod
 
@@ -198,7 +204,8 @@ def main() -> None:
         ids = captions[index, torch.randint(0, captions.shape[1], index.shape, generator=generator)].long()
         ids[torch.rand(index.shape, generator=generator) < p["caption_dropout"]] = empty
         text = training.model["text"](input_ids=ids).last_hidden_state
-        loss = velocity_loss(training.model["unet"], clean, text, weights[index], p, alphas, generator)
+        below = p["thing_timesteps"] if step >= p["thing_everywhere"] else len(alphas)
+        loss = velocity_loss(training.model["unet"], clean, text, things[index], below, p, alphas, generator)
         training.learn(loss, trapezoid(step, p["steps"], p["learning_rate"]))
         running += 0.01 * (loss.item() - running)
         if (step + 1) % 100 == 0:
