@@ -165,7 +165,14 @@ class Training:
 
 
 def velocity_loss(
-    unet: nn.Module, clean: Tensor, text: Tensor, things: Tensor, below: int, p: dict, alphas: Tensor, generator: Generator
+    unet: nn.Module,
+    clean: Tensor,
+    text: Tensor,
+    things: Tensor,
+    below: int,
+    p: dict,
+    alphas: Tensor,
+    generator: Generator,
 ) -> Tensor:
     """Weighted MSE of v = sqrt(a) noise - sqrt(1 - a) clean at stratified timesteps, more of them at high noise.
 

@@ -11,12 +11,15 @@ from mllm_questions import (
     enhance_question,
     false_caption,
     falsify,
+    list_items,
+    list_question,
+    part_question,
     picture_questions,
     preference,
     preference_level,
 )
 
-from t2i_feedback.datasets.postcards import LEVELS, Scene, Thing, caption, sample_scene
+from t2i_feedback.datasets.postcards import LEVELS, PLACES, Scene, Thing, caption, sample_scene
 
 HOUSE = Thing("house", "red", "small", "left")
 SUN = Thing("sun", "yellow", "large", "right")
@@ -114,6 +117,37 @@ def test_enhancement_keeps_every_attribute_and_answers_feedback(rng: random.Rand
         assert bool(feedback) == bool(answer[1])
         if feedback:
             assert repair(feedback, answer[0]) in answer[1]
+
+
+def test_a_list_names_exactly_what_its_caption_states(rng: random.Random) -> None:
+    for _ in range(300):
+        question = list_question(rng)
+        told = parse(question.text.removeprefix("List what a picture of ").removesuffix(" must show."))
+        assert told is not None
+        assert question.answer.split("; ") == list_items(told[0])
+
+
+def test_items_are_there_in_the_words_of_the_world() -> None:
+    scene = Scene("beach", (Thing("house", "red", None, "left"), Thing("sun", None, "large", None)))
+    assert list_items(scene) == ["a red house on the left", "a large sun", "a beach"]
+
+
+def test_a_question_about_a_part_is_answered_by_the_scene(rng: random.Random) -> None:
+    answers = set()
+    for _ in range(400):
+        scene = sample_scene(rng)
+        question = part_question(scene, rng)
+        told = parse(f"a meadow: {question.text.removeprefix('Is there ').removesuffix('?')}")
+        if told is None:  # a place
+            assert (question.answer == "yes") == any(
+                question.text == f"Is there {noun}?" for noun in PLACES[scene.background or ""][1]
+            )
+        else:
+            assert (question.answer == "yes") == any(
+                is_true(Scene(None, told[0].things), Scene(None, (thing,))) for thing in scene.things
+            )
+        answers.add(question.answer)
+    assert answers == {"yes", "no"}
 
 
 def test_questions_about_a_drawn_picture_with_something_unclear_are_never_answered_yes(rng: random.Random) -> None:
