@@ -9,7 +9,8 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
 from urllib.parse import urlsplit
 
 import openai
@@ -53,26 +54,27 @@ class EndpointMllm:
         self._client.close()
 
     def answers(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[list[tuple[int, Reply]]]:
-        """Groups as they come. When something must stop the run, what was under way is still yielded first."""
-        pool = ThreadPoolExecutor(self._entry.concurrency)
-        futures = {pool.submit(self._answer, request, decoding): i for i, request in enumerate(requests)}
+        """Groups as they come; the next requests go out when the consumer is done with a group, so that a process that
+        dies loses at most `concurrency` of them. When something must stop the run, what is under way is still yielded.
+        """
+        waiting = iter(enumerate(requests))
+        under_way: dict[Future[Reply], int] = {}
         problem: UserError | None = None
-        pending = set(futures)
-        try:
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+        with ThreadPoolExecutor(self._entry.concurrency) as pool:
+            while True:
+                free = 0 if problem else self._entry.concurrency - len(under_way)
+                under_way |= {pool.submit(self._answer, r, decoding): i for i, r in islice(waiting, free)}
+                if not under_way:
+                    break
                 group = []
-                for future in done:
+                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    i = under_way.pop(future)
                     try:
-                        group.append((futures[future], future.result()))
+                        group.append((i, future.result()))
                     except UserError as error:
                         problem = problem or error
                 if group:
                     yield group
-                if problem:
-                    pending = {future for future in pending if not future.cancel()}
-        finally:
-            pool.shutdown(cancel_futures=True)
         if problem:
             raise problem
 
@@ -109,15 +111,20 @@ class EndpointMllm:
         except openai.APIStatusError as error:
             self._stop_if_gone(error)
             if error.status_code == 429:
-                raise UserError(
-                    f"mllms.{self._name}: {self._entry.base_url} takes no requests now ({self._said(error)}); try "
-                    "again later, every answer is kept."
-                ) from None
+                raise self._cannot_be_asked(self._said(error)) from None
             return self._said(error)
+        except openai.APIConnectionError as error:
+            raise self._cannot_be_asked(_reason(error)) from None
         except (openai.APIError, ValueError) as error:
             return _reason(error)
-        readable = completion.read(said, decoding, 0.0).status != "transport"
-        return said if readable else completion.read(said, decoding, 0.0).text
+        reply = completion.read(said, decoding, 0.0)
+        return reply.text if reply.status == "transport" else said
+
+    def _cannot_be_asked(self, reason: str) -> UserError:
+        return UserError(
+            f"mllms.{self._name}: {self._entry.base_url} cannot be asked now ({reason}); run the same command again "
+            "later, every answer is kept."
+        )
 
     # -------------------------------------------------------------------------------------------- one request
 

@@ -35,18 +35,24 @@ _FIRST_WORD = re.compile(
 )
 _THE_ANSWER = re.compile(r"\b(?:answer|verdict)(?: is|:)?\W{1,4}(yes|no)\b(?!\s*(?:/|or\b|and\b))")
 
-_NUMBER = r"(?<![\w.,/–-])(?<![–-]\s)([0-9]+(?:\.[0-9]+)?)(?![\w%])(?![.,][0-9])(?!\s*(?:[–-]|to\b|or\b|and\b)\s*[0-9])"
+_NUMBER = (  # that is no date, version, percentage, ordinal, negative number or end of a range
+    r"(?<![\w.,/–-])(?<![–-]\s)([0-9]+(?:\.[0-9]+)?)(?![\w%])(?![.,][0-9])"
+    r"(?!,?\s*(?:[–-]|to\b|or\b|and\b)\s*(?:maybe |perhaps |even )?[0-9])"
+)
 _OF_TEN = r"\s*(?:/|out of)\s*10(?![\w%])(?![.,][0-9])"
 _NOT_OF = r"(?!\s*(?:/|out of)\s*[0-9])"
-_SCORES = tuple(
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        rf"{_NUMBER}{_OF_TEN}",  # 7/10
-        rf"^[\s*_\"'“(\[]*{_NUMBER}{_NOT_OF}(?=[\s*_\"'”)\]]*(?:$|[.,:;!]|\n|because\b|since\b))",  # 7. It is dark
-        rf"\b(?:score|rating|answer|rate(?: (?:it|this|that|the (?:image|picture)))?|give (?:it|this))\b"
-        rf"(?:\s+(?:is|of|as|at|a|an|would be|be))*[\s:=*_\"']*{_NUMBER}{_NOT_OF}",  # Score: 7
-    )
+_SAID = r"\b(?:score|rating|answer|(?:rate|give)(?: (?:it|this|that|the))?(?: image| picture)?)\b"
+_MARKED_SCORES = (
+    re.compile(rf"{_NUMBER}{_OF_TEN}", re.IGNORECASE),  # 7/10
+    re.compile(  # Score: 7
+        rf"{_SAID}(?:\s+(?:is|of|as|at|a|an|would be|be))*[\s:=*_\"']*{_NUMBER}{_NOT_OF}(?!\s*[,;]?\s*[0-9])",
+        re.IGNORECASE,
+    ),
 )
+_FIRST_SCORE = re.compile(  # 7. It is dark
+    rf"^[\s*_\"'“(\[]*{_NUMBER}{_NOT_OF}(?=[\s*_\"'”)\]]*(?:$|[.,:;!]|\n|because\b|since\b))", re.IGNORECASE
+)
+_ANY_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 
 
 def schema(candidates: tuple[str, ...]) -> str:
@@ -153,14 +159,19 @@ def parse_reason(text: str) -> str | None:
 def parse_score(text: str) -> float | None:
     """The score in "7", "7/10" or "Score: 7"; None when there is none, several that differ, or one out of 1..10.
 
-    A number that counts something ("3 houses"), a range, an ordinal and a share of anything but ten are no scores.
+    A number that counts something ("3 houses"), a range, an ordinal and a share of anything but ten are no scores, nor
+    is the first of several numbers unless it is marked as the score.
     """
     if (fields := _json(text)) is not None:
         said = fields.get("score")
         if isinstance(said, (int, float)) and not isinstance(said, bool) and 1 <= said <= 10:
             return float(said)
         return None
-    found = {float(number) for pattern in _SCORES for number in pattern.findall(text.strip())}
+    text = text.strip()
+    found = {float(number) for pattern in _MARKED_SCORES for number in pattern.findall(text)}
+    first = _FIRST_SCORE.match(text)
+    if first and (found or len({float(number) for number in _ANY_NUMBER.findall(text)}) == 1):
+        found.add(float(first[1]))
     if len(found) != 1:
         return None
     score = found.pop()
