@@ -58,7 +58,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         server = self.server
         with server.lock:
-            if body["messages"][0]["content"][0]["text"] == PROBE:
+            if body["messages"][0]["content"][-1]["text"] == PROBE:
                 status, headers, answer = server.probe(body)
             else:
                 names = {name.lower(): value for name, value in self.headers.items()}

@@ -36,7 +36,7 @@ def test_the_request_holds_text_and_the_picture_pixel_for_pixel(server: Server, 
     with mllm.open("gpt", entry(server), ledger) as model:
         roles.validate(model, [PICTURE], ["a {fish}"])
     _, _, body = server.seen[0]
-    text, picture = body["messages"][0]["content"]
+    picture, text = body["messages"][0]["content"]
     assert "a {fish}" in text["text"]
     head, _, data = picture["image_url"]["url"].partition(",")
     assert head == "data:image/png;base64"

@@ -18,10 +18,10 @@ BLANKS = " \t\n\r\u2581\u0120"  # space, and the marks that tokenisers write for
 
 
 def arguments(model: str, request: Request, decoding: Decoding) -> dict[str, Any]:
-    """What `chat.completions.create` is called with."""
+    """What `chat.completions.create` is called with. The picture stands first, as open models learnt it."""
     content: list[dict[str, Any]] = [{"type": "text", "text": request.text}]
     if request.image is not None:
-        content.append({"type": "image_url", "image_url": {"url": data_url(request.image)}})
+        content.insert(0, {"type": "image_url", "image_url": {"url": data_url(request.image)}})
     found: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": content}],
