@@ -133,11 +133,11 @@ def test_what_was_lost_on_the_way_alone_is_asked_again(path: Path) -> None:
     assert again.asked == ["b"]
 
 
-def command(path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+def command(path: Path, *arguments: str) -> subprocess.CompletedProcess:
     """The ledger's own command line."""
-    words = [sys.executable, "-W", "error", "-m", "t2i_feedback.mllm.ledger", str(path), *arguments]
+    words = [sys.executable, "-m", "t2i_feedback.mllm.ledger", str(path), *arguments]
     paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.run(words, capture_output=True, text=True, check=True, env=os.environ | paths | environment)
+    return subprocess.run(words, capture_output=True, text=True, check=True, env=os.environ | paths)
 
 
 def test_summary_counts_calls_hits_failures_and_cost(path: Path) -> None:
@@ -173,7 +173,7 @@ def test_an_answer_is_kept_with_its_templates_version_and_its_stage(path: Path, 
 # ------------------------------------------------------------------------------------------------ asked again
 
 
-def test_retry_failed_asks_what_failed_again_and_reruns_its_stages(path: Path, tmp_path: Path, monkeypatch) -> None:
+def test_what_failed_is_told_with_the_stages_that_asked_it(path: Path, monkeypatch) -> None:
     def said(request: Request) -> Reply:
         kinds = {"b": "transport", "c": "refusal", "d": "truncated"}
         return Reply(kinds.get(request.text, "valid"), request.text, tokens_in=100)
@@ -183,21 +183,43 @@ def test_retry_failed_asks_what_failed_again_and_reruns_its_stages(path: Path, t
     for stage, texts in (("enhance", "abc"), ("validate", "ade"), ("generate_raw", "f")):
         monkeypatch.setenv("DVC_STAGE", stage)
         model(path, echo).generate(requests(*texts))
-    dvc = tmp_path / "bin" / "dvc"
-    dvc.parent.mkdir()
-    dvc.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/called\n')
-    dvc.chmod(0o755)
-    done = command(path, "--retry-failed", PATH=f"{dvc.parent}{os.pathsep}{os.environ['PATH']}")
-    assert "3 failed answers will be asked again" in done.stdout
-    called = (tmp_path / "called").read_text().splitlines()
-    assert called == ["repro --single-item --force enhance", "repro --single-item --force validate"]
+    assert Ledger(path).forget_failed() == (3, ["enhance", "validate"])
     again = Echo()
     model(path, again).generate(requests(*"abcdef"))
     assert sorted(again.asked) == ["b", "c", "d"]
     (row,) = Ledger(path).summary()
     assert (row[2], *row[4:8]) == (9, 1, 0, 1, 1)  # six first askings and three again; what was paid for stays
     assert row[8] == 900
-    assert "no answer has failed" in command(path, "--retry-failed").stdout
+
+
+STAGE = """
+from pathlib import Path
+from test_ledger import Echo, Reply, model, requests
+echo = Echo()
+if Path("broken").exists():
+    kinds = {"b": "transport", "c": "refusal"}
+    echo.answer = lambda request: Reply(kinds.get(request.text, "valid"), request.text)
+replies = model(Path("ledger.sqlite").resolve(), echo).generate(requests("a", "b", "c"))
+Path("out.txt").write_text(" ".join([*(reply.status for reply in replies), "of", *sorted(echo.asked)]))
+"""
+
+
+def test_retry_failed_asks_only_the_failed_ones_and_reruns_their_stage(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    Path("ask.py").write_text(STAGE)
+    Path("dvc.yaml").write_text(f"stages: {{ask: {{cmd: {sys.executable} ask.py, deps: [ask.py], outs: [out.txt]}}}}")
+    Path("broken").touch()
+    for words in (("init", "--no-scm", "--quiet"), ("repro", "--quiet")):
+        subprocess.run([sys.executable, "-m", "dvc", *words], check=True)
+    assert Path("out.txt").read_text() == "valid transport refusal of a b c"
+    Path("broken").unlink()
+    done = command(Path("ledger.sqlite"), "--retry-failed").stdout
+    assert "2 failed answers will be asked again" in done
+    assert "dvc repro -s -f ask" in done
+    assert Path("out.txt").read_text() == "valid valid valid of b c"
+    assert "no answer has failed" in command(Path("ledger.sqlite"), "--retry-failed").stdout
 
 
 def test_a_failure_that_failed_again_is_told_again(path: Path) -> None:

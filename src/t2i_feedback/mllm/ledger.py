@@ -13,6 +13,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -86,10 +87,14 @@ class Entry(NamedTuple):
 
 
 class Ledger:
-    """The file. A connection per operation: threads and processes may share it."""
+    """The file. Every thread of every process has a connection of its own, so they may share it.
+
+    Connections stay open: when the last one closes, SQLite copies its log into the file and waits for the disk.
+    """
 
     def __init__(self, path: Path):
         self.path = path
+        self._own = threading.local()
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_suffix(".lock").open("w") as lock:  # SQLite does not wait when two switch to WAL at once
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -103,13 +108,13 @@ class Ledger:
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS)
-        connection.execute("PRAGMA synchronous=NORMAL")  # what is committed outlives the process, whatever ends it
-        try:
-            with connection:
-                yield connection
-        finally:
-            connection.close()
+        """A transaction: committed at the end, rolled back on an exception."""
+        if getattr(self._own, "process", None) != os.getpid():  # none yet, or the one that a fork must not use
+            self._own.connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS)
+            self._own.connection.execute("PRAGMA synchronous=NORMAL")  # what is committed outlives the process
+            self._own.process = os.getpid()
+        with self._own.connection as connection:
+            yield connection
 
     def find(self, keys: Sequence[str]) -> dict[str, Reply]:
         """The replies that are there, by key."""
@@ -221,12 +226,11 @@ def retry_failed(ledger: Ledger) -> int:
     count, stages = ledger.forget_failed()
     print(f"{count} failed answers will be asked again" if count else "no answer has failed")
     for stage in stages:
-        command = ["dvc", "repro", "--single-item", "--force", stage]
         if not stage:
             print("some were asked by a program that is no stage of dvc.yaml: run it again")
             continue
-        print(" ".join(command), flush=True)
-        if status := subprocess.run(command).returncode:
+        print(f"dvc repro -s -f {stage}", flush=True)
+        if status := subprocess.run([sys.executable, "-m", "dvc", "repro", "-s", "-f", stage]).returncode:
             return status
     if any(stages):
         print("what depends on them is run by `dvc repro`")
