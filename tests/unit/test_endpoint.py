@@ -72,11 +72,14 @@ def test_without_probabilities_of_the_answer_it_is_parsed(server: Server, ledger
 # ------------------------------------------------------------------------------------------------ what a server can do
 
 
-def test_a_server_that_can_everything_is_asked_once(server: Server, ledger: Path) -> None:
+def test_what_a_server_can_do_is_found_out_once(server: Server, ledger: Path) -> None:
     for _ in range(2):
         with mllm.open("gpt", entry(server), ledger) as model:
             assert model.reading == "probability"
-    assert len(server.probes) == 1
+    assert [sorted(body.keys() & {"logprobs", "response_format"}) for body in server.probes] == [
+        ["logprobs"],
+        ["response_format"],
+    ]
 
 
 def test_a_reading_that_a_server_lacks_falls_back_and_is_named(server: Server, ledger: Path) -> None:
@@ -152,6 +155,18 @@ def test_a_model_of_text_alone_may_enhance_and_nothing_else(server: Server, ledg
     assert len(server.seen) == 1
 
 
+@pytest.mark.parametrize("reading", ["text", "samples"])
+def test_a_reading_that_is_chosen_is_held_to_a_schema_where_that_can_be(
+    server: Server, ledger: Path, reading: str
+) -> None:
+    server.holds_to_schema = True
+    server.script = [(200, {}, said('{"answer": "no", "reason": "the fish is missing"}'))] * 3
+    with mllm.open("gpt", entry(server, reading=reading, samples=3), ledger) as model:
+        (verdict,) = roles.validate(model, [PICTURE], ["a fish"])
+    assert (verdict.p_yes, verdict.reading) == (0.0, reading)
+    assert all("response_format" in body and "logprobs" not in body for _, _, body in server.seen)
+
+
 def test_the_papers_reading_is_a_parsed_yes_or_no_with_its_reason(server: Server, ledger: Path) -> None:
     server.script = [(200, {}, said("No, the fish is red."))]
     with mllm.open("gpt", entry(server, reading="text"), ledger) as model:
@@ -171,9 +186,9 @@ def test_the_budget_of_calls_stops_with_everything_kept(server: Server, ledger: 
     ):
         roles.enhance(model, prompts)
     assert len(server.probes) + len(server.seen) == 5
-    with mllm.open("gpt", entry(server, max_calls=11), ledger) as model:
+    with mllm.open("gpt", entry(server, max_calls=12), ledger) as model:
         assert all(outcome.value == "yes" for outcome in roles.enhance(model, prompts))
-    assert len(server.probes) + len(server.seen) == 11
+    assert len(server.probes) + len(server.seen) == 12
 
 
 def ask_in_another_process(wanted: EndpointEntry, ledger: Path, first: int) -> str:
@@ -195,10 +210,11 @@ def test_the_budget_counts_the_calls_of_every_process(server: Server, ledger: Pa
 
 def test_the_budget_of_dollars_stops(server: Server, ledger: Path) -> None:
     with (
-        mllm.open("gpt", entry(server, max_cost_usd=0.003, **PRICES), ledger) as model,
-        pytest.raises(UserError, match=r"max_cost_usd = 0\.003 is used up"),
+        mllm.open("gpt", entry(server, max_cost_usd=0.006, **PRICES), ledger) as model,
+        pytest.raises(UserError, match=r"max_cost_usd = 0\.006 is used up"),
     ):
         roles.enhance(model, [f"a fish {i}" for i in range(10)])
+    assert len(server.probes) == 2  # paid for too
     assert len(server.seen) == 3
     assert Ledger(ledger).summary()[0][11] == pytest.approx(3 * 0.0013)
 

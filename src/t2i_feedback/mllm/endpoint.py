@@ -81,7 +81,7 @@ class EndpointMllm:
     # -------------------------------------------------------------------------------------------- abilities
 
     def abilities(self) -> Abilities:
-        """One question when the server takes pictures and gives logprobs; up to five when it does not."""
+        """Two questions when the server takes pictures and gives logprobs; up to five when it does not."""
         picture = Image.new("RGB", (PROBE_SIDE, PROBE_SIDE), (128, 128, 128)) if self._entry.images else None
         images, logprobs = False, False
         kinds: list[tuple[Image.Image | None, tuple[str, ...]]] = [(None, YES_NO), (None, ())]
@@ -97,7 +97,7 @@ class EndpointMllm:
                 f"mllms.{self._name}: {self._entry.base_url} is there, but answers no question for model "
                 f"{self._entry.model}. It said: {said}"
             )
-        return Abilities(images, logprobs, schema=not logprobs and self._holds_to_schema())
+        return Abilities(images, logprobs, self._holds_to_schema())
 
     def _holds_to_schema(self) -> bool:
         schema = readings.schema(YES_NO)
@@ -118,6 +118,7 @@ class EndpointMllm:
         except (openai.APIError, ValueError) as error:
             return _reason(error)
         reply = completion.read(said, decoding, 0.0)
+        self._budget.pay(reply)
         return reply.text if reply.status == "transport" else said
 
     def _cannot_be_asked(self, reason: str) -> UserError:
