@@ -8,7 +8,7 @@ export PYTHONPATH := src
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint types check ui publish report profile ledger bench pretrain model-card clean
+.PHONY: help setup repro test lint types check ui publish report profile ledger retry-failed bench pretrain model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ profile: $(READY) ## print a named set-up as a dvc exp run line: make profile NA
 
 ledger: $(READY) ## what the MLLMs were asked: calls, failures, tokens, seconds, cost
 	@python -m t2i_feedback.mllm.ledger
+
+retry-failed: $(READY) ## ask the MLLMs again what failed (refused, unreadable, cut off, lost) and rerun those stages
+	@python -m t2i_feedback.mllm.ledger --retry-failed
 
 bench: $(READY) ## measure the pipeline: seconds and peak memory of every stage, and of a repeated run
 	python benchmarks/pipeline.py

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from t2i_feedback.records import CaptionRow, PictureRow, PromptRow, Status
+from t2i_feedback.records import CaptionRow, PictureRow, PromptRow, Reading, Status
 
 
 class Verdict(Protocol):
@@ -18,6 +18,9 @@ class Verdict(Protocol):
 
     @property
     def p_yes(self) -> float | None: ...
+
+    @property
+    def reading(self) -> Reading: ...
 
 
 Captions = Sequence[CaptionRow]
@@ -50,6 +53,7 @@ def judge(captions: Captions, pictures: list[PictureRow], validate: Validate, th
             update={
                 "status": verdict.status,
                 "p_yes": verdict.p_yes,
+                "reading": verdict.reading,
                 "accepted": None if verdict.p_yes is None else verdict.p_yes >= threshold,
             }
         )
@@ -70,7 +74,13 @@ def run_rounds(
     for number in range(1, max_rounds + 1):
         names = roles.draw(prompts)
         drawn = [
-            PictureRow(caption_id=prompt.caption_id, round=number, prompt=prompt.prompt, image=name)
+            PictureRow(
+                caption_id=prompt.caption_id,
+                round=number,
+                prompt=prompt.prompt,
+                image=name,
+                tokens_lost=prompt.tokens_lost,
+            )
             for prompt, name in zip(prompts, names, strict=True)
         ]
         judged = judge(open_captions, drawn, roles.validate, threshold)

@@ -56,6 +56,8 @@ class LocalEntry(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     quantisation: Literal["none", "8bit", "4bit"] = "none"
     templates: Literal["general", "postcards"] = "general"
+    images: bool = True  # false: a model of text alone, which can enhance and nothing else
+    reading: Literal["auto", "probability", "text"] = "auto"  # of yes/no and scores; auto = probability
     batch_size: Count = 8
     max_new_tokens: Count = 96
     trust_remote_code: bool = False
@@ -69,12 +71,14 @@ class EndpointEntry(Section):
     base_url: Annotated[str, Field(pattern=r"^https?://[^@]+$")]  # no password: keys come from api_key_env
     api_key_env: str | None = None  # name of the environment variable that holds the key
     templates: Literal["general", "postcards"] = "general"
+    images: bool = True  # false: a model of text alone, which can enhance and nothing else
+    reading: Literal["auto", "probability", "samples", "text"] = "auto"  # of yes/no and scores; auto = the best it has
+    samples: Count = 5  # reading samples: how often each question is asked; 1 = auto skips that reading
     concurrency: Count = 8
     max_new_tokens: Count = 96
     timeout_seconds: Positive = 60
     retries: Annotated[int, Field(ge=0)] = 4
-    logprobs: bool = True  # ask for token probabilities; without them answers are parsed
-    max_calls: Count | None = None  # budget of one stage; None = no limit
+    max_calls: Count | None = None  # budget of all stages and runs that share the ledger; None = no limit
     max_cost_usd: Positive | None = None
     usd_per_million_input_tokens: Annotated[float, Field(ge=0)] = 0
     usd_per_million_output_tokens: Annotated[float, Field(ge=0)] = 0
@@ -88,6 +92,7 @@ class Stage1(Section):
     max_rounds: Count
     threshold: Share
     feedback: bool
+    questions: bool
     max_invalid_fraction: Share
 
 
@@ -179,6 +184,8 @@ class Params(Section):
                 problems.append(
                     f"{key}: no entry of mllms is called {name!r}; there are {', '.join(sorted(self.mllms))}"
                 )
+            elif key != "stage1.mllm" and not self.mllms[name].images:
+                problems.append(f"{key}: mllms.{name} reads text alone (images: false) and can judge no picture")
         if self.finetune.judge == self.evaluate.judge:
             problems.append(
                 f"evaluate.judge: {self.evaluate.judge} is finetune.judge too; the held-out judge must be another entry"

@@ -19,6 +19,7 @@ def publish(p: params.Params) -> bool:
         return False
     try:
         run = tracking.parent_run(p)
+        run.tag(wording())
         run.replay({0: metrics()})
         run.replay(reward_curve())
         files = (paths.REPORT, paths.SUMMARY, paths.METRICS / "plots")
@@ -31,6 +32,13 @@ def publish(p: params.Params) -> bool:
         return False
     print(f"published to MLflow at {tracking.shown(tracking.uri())}, run {run.run_id}")
     return True
+
+
+def wording() -> dict[str, str]:
+    """The version of the templates that the MLLMs were asked with, by the cards of the arms."""
+    cards = (paths.evaluation(arm) / "card.json" for arm in paths.ARMS)
+    found = [json.loads(path.read_text()).get("templates") for path in cards if path.exists()]
+    return {"templates": found[0]} if found and found[0] else {}
 
 
 def metrics() -> dict[str, float]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from t2i_feedback.errors import UserError
 
 Status = Literal["valid", "refusal", "unparseable", "truncated", "transport"]
+Reading = Literal["probability", "samples", "text"]  # how an answer was read; from the best to the last resort
 
 
 class Row(BaseModel):
@@ -49,9 +50,11 @@ class PictureRow(Row):
     round: int  # from 1
     prompt: str
     image: str  # relative to the arm's folder
+    tokens_lost: int | None = None  # of the prompt, beyond the image model's window; None = not counted
     status: Status | None = None  # of the verdict; None = nobody was asked
     p_yes: float | None = None  # the validator's P(yes) / (P(yes) + P(no)); None unless status is valid
     accepted: bool | None = None  # None = no verdict
+    reading: Reading | None = None  # how the verdict was read
     feedback: str | None = None  # what the validator missed
 
 

@@ -176,6 +176,11 @@ class Run:
         for start in range(0, len(items), BATCH):
             self._client.log_batch(self.run_id, params=items[start : start + BATCH])
 
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Words that may be changed later."""
+        for key, value in tags.items():
+            self._client.set_tag(self.run_id, key, value)
+
     def keep(self, files: Iterable[Path], folder: str | None = None) -> None:
         """Files and whole folders as artifacts."""
         for path in files:

@@ -94,7 +94,8 @@ def _arm(arm: str, captions: list[records.CaptionRow], rng: random.Random, measu
     records.write(paths.evaluation(arm) / "rounds.jsonl", of_rounds)
     records.write(paths.evaluation(arm) / "per_image.jsonl", evaluated)
     records.write_json(
-        paths.evaluation(arm) / "card.json", {"n": len(captions), "resolution": 64, "image_format": "png"}
+        paths.evaluation(arm) / "card.json",
+        {"n": len(captions), "resolution": 64, "image_format": "png", "templates": "postcards 0123456789ab"},
     )
     numbers = {"n": len(captions), "fid": 30.123, "fid_std": 0.5, "is": 5.4, "is_std": 0.2, "diversity": 0.7}
     for key in ("brightness", "contrast", "sharpness", "alignment", "judge_score", "held_out_score"):

@@ -34,6 +34,7 @@ RERUNS = {
     "model.steps": EVERYTHING - {"data", "calibrate", "calibrate_validator", "reference"},
     "model.size": EVERYTHING - {"data", "calibrate", "calibrate_validator"},
     "stage1.max_rounds": LOOP | LOOP_EVALUATED | {"report"},
+    "stage1.questions": LOOP | EVALUATED | {"report"},
     "stage1.feedback": LOOP | LOOP_EVALUATED | {"report"},
     "finetune.epochs": TRAINED,
     "finetune.learning_rate": TRAINED,

@@ -8,6 +8,7 @@ import yaml
 
 from t2i_feedback import paths, records
 from t2i_feedback.errors import UserError
+from t2i_feedback.mllm import wording
 from t2i_feedback.records import CaptionRow, EvaluationRow, PictureRow, RoundRow
 from t2i_feedback.stages import evaluate, reference
 
@@ -18,8 +19,8 @@ COUNT = 8
 def write_params(mllm: Path) -> None:
     p = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     p["data"] |= {"evaluation_captions": COUNT, "reference_images": COUNT, "finetune_captions": COUNT}
-    p["mllms"]["postcards"] |= {"model": str(mllm), "templates": "general", "batch_size": 8}
-    p["mllms"]["postcards-judge"] |= {"model": str(mllm), "templates": "general", "batch_size": 8}
+    p["mllms"]["postcards"] |= {"model": str(mllm), "templates": "postcards", "batch_size": 8}
+    p["mllms"]["postcards-judge"] |= {"model": str(mllm), "templates": "postcards", "batch_size": 8}
     p["evaluate"] |= {"resamples": 50, "splits": 2, "kid_subset": 4, "kid_subsets": 3, "max_invalid_fraction": 1.0}
     Path("params.yaml").write_text(yaml.safe_dump(p))
 
@@ -40,6 +41,7 @@ def draw_arm(arm: str, rounds: int) -> None:
                     prompt=caption.caption,
                     image=name,
                     accepted=None if rounds == 1 else number == 2,
+                    tokens_lost=2 if rounds == 1 else None,
                 )
             )
         kept.append(drawn[-1])
@@ -88,7 +90,11 @@ def test_evaluate_measures_every_caption_of_an_arm(workplace: Path) -> None:
     assert {f"invalid_{role}" for role in ("judge", "held_out", "validator")} <= raw.keys()
     cards = [(paths.evaluation(arm) / "card.json").read_text() for arm in ("raw", "validated")]
     assert cards[0] == cards[1]
-    assert json.loads(cards[0])["reference_n"] == COUNT
+    card = json.loads(cards[0])
+    assert card["reference_n"] == COUNT
+    assert card["templates"] == wording.version("postcards")
+    assert card["judge_reading"] in ("probability", "none is valid")
+    assert (raw["tokens_lost"], "tokens_lost" in validated) == (2, False)  # nobody counted those of the second
 
 
 def test_problems_are_one_line_each(workplace: Path) -> None:

@@ -1,19 +1,25 @@
 """Nothing is asked twice, nothing that was answered is lost, and what failed is asked again."""
 
+import json
 import multiprocessing
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from chat_server import entry, running
 from PIL import Image
 
-from t2i_feedback.mllm.base import Decoding, Reply, Request
-from t2i_feedback.mllm.ledger import Ledger, Ledgered
+from t2i_feedback import mllm
+from t2i_feedback.mllm.base import Abilities, Decoding, Reply, Request
+from t2i_feedback.mllm.ledger import Ledger
+from t2i_feedback.mllm.ledgered import Ledgered
 from t2i_feedback.params import EndpointEntry
 
 ENTRY = EndpointEntry(
@@ -27,6 +33,9 @@ class Echo:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.answer: Callable[[Request], Reply] = lambda request: Reply("valid", request.text, tokens_in=100)
+
+    def abilities(self) -> Abilities:
+        return Abilities(images=True, logprobs=True, schema=False)
 
     def answers(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[list[tuple[int, Reply]]]:
         for start in reversed(range(0, len(requests), 2)):
@@ -124,6 +133,13 @@ def test_what_was_lost_on_the_way_alone_is_asked_again(path: Path) -> None:
     assert again.asked == ["b"]
 
 
+def command(path: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """The ledger's own command line."""
+    words = [sys.executable, "-m", "t2i_feedback.mllm.ledger", str(path), *arguments]
+    paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.run(words, capture_output=True, text=True, check=True, env=os.environ | paths)
+
+
 def test_summary_counts_calls_hits_failures_and_cost(path: Path) -> None:
     echo = Echo()
     echo.answer = lambda r: Reply(
@@ -137,11 +153,95 @@ def test_summary_counts_calls_hits_failures_and_cost(path: Path) -> None:
     assert row[4:8] == (1, 0, 0, 2)
     assert row[8] == 100
     assert row[11] == pytest.approx(100 * 10 / 1e6)
-    command = [sys.executable, "-W", "error", "-m", "t2i_feedback.mllm.ledger", str(path)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert "transport" in shown.stdout
-    assert "echo" in shown.stdout
+    shown = command(path).stdout
+    assert "transport" in shown
+    assert "echo" in shown
+
+
+def test_an_answer_that_says_nothing_counts_by_its_kind(path: Path) -> None:
+    model(path, Echo()).generate([Request("maybe", role="validate"), Request("I'm sorry, no", role="judge")])
+    assert [(row[0], *row[4:8]) for row in Ledger(path).summary()] == [("judge", 1, 0, 0, 0), ("validate", 0, 1, 0, 0)]
+
+
+def test_an_answer_is_kept_with_its_templates_version_and_its_stage(path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("DVC_STAGE", "evaluate@raw")
+    model(path, Echo()).generate(requests("a", template="0123abcd"))
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT template, stage FROM answers").fetchall() == [("0123abcd", "evaluate@raw")]
+
+
+# ------------------------------------------------------------------------------------------------ asked again
+
+
+def test_what_failed_is_told_with_the_stages_that_asked_it(path: Path, monkeypatch) -> None:
+    def said(request: Request) -> Reply:
+        kinds = {"b": "transport", "c": "refusal", "d": "truncated"}
+        return Reply(kinds.get(request.text, "valid"), request.text, tokens_in=100)
+
+    echo = Echo()
+    echo.answer = said
+    for stage, texts in (("enhance", "abc"), ("validate", "ade"), ("generate_raw", "f")):
+        monkeypatch.setenv("DVC_STAGE", stage)
+        model(path, echo).generate(requests(*texts))
+    assert Ledger(path).forget_failed() == (3, ["enhance", "validate"])
+    again = Echo()
+    model(path, again).generate(requests(*"abcdef"))
+    assert sorted(again.asked) == ["b", "c", "d"]
+    (row,) = Ledger(path).summary()
+    assert (row[2], *row[4:8]) == (9, 1, 0, 1, 1)  # six first askings and three again; what was paid for stays
+    assert row[8] == 900
+
+
+STAGE = """
+from pathlib import Path
+from test_ledger import Echo, Reply, model, requests
+echo = Echo()
+if Path("broken").exists():
+    kinds = {"b": "transport", "c": "refusal"}
+    echo.answer = lambda request: Reply(kinds.get(request.text, "valid"), request.text)
+replies = model(Path("ledger.sqlite").resolve(), echo).generate(requests("a", "b", "c"))
+Path("out.txt").write_text(" ".join([*(reply.status for reply in replies), "of", *sorted(echo.asked)]))
+"""
+
+
+def test_retry_failed_asks_only_the_failed_ones_and_reruns_their_stage(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    Path("ask.py").write_text(STAGE)
+    Path("dvc.yaml").write_text(f"stages: {{ask: {{cmd: {sys.executable} ask.py, deps: [ask.py], outs: [out.txt]}}}}")
+    Path("broken").touch()
+    for words in (("init", "--no-scm", "--quiet"), ("repro", "--quiet")):
+        subprocess.run([sys.executable, "-m", "dvc", *words], check=True)
+    assert Path("out.txt").read_text() == "valid transport refusal of a b c"
+    Path("broken").unlink()
+    done = command(Path("ledger.sqlite"), "--retry-failed").stdout
+    assert "2 failed answers will be asked again" in done
+    assert "dvc repro -s -f ask" in done
+    assert Path("out.txt").read_text() == "valid valid valid of b c"
+    assert "no answer has failed" in command(Path("ledger.sqlite"), "--retry-failed").stdout
+
+
+def test_a_failure_that_failed_again_is_told_again(path: Path) -> None:
+    echo = Echo()
+    echo.answer = lambda request: Reply("refusal", request.text)
+    for _ in range(2):
+        model(path, echo).generate(requests("a"))
+        assert Ledger(path).forget_failed() == (1, [""])
+    assert Ledger(path).forget_failed() == (0, [])
+
+
+def test_a_file_of_an_earlier_version_is_taken_up(path: Path) -> None:
+    model(path, Echo()).generate(requests("a"))
+    with sqlite3.connect(path) as connection:
+        for table, column in (("answers", "template"), ("answers", "stage"), ("failures", "cost_usd")):
+            connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+    echo = Echo()
+    assert [reply.text for reply in model(path, echo).generate(requests("a", "b"))] == ["a", "b"]
+    assert echo.asked == ["b"]
+
+
+# ------------------------------------------------------------------------------------------------ at once
 
 
 def ask_many(path: Path, first: int) -> list[str]:
@@ -159,3 +259,39 @@ def test_processes_and_threads_share_the_file(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("SELECT COUNT(*), COUNT(DISTINCT key) FROM answers").fetchone() == (130, 130)
+
+
+ASK_FOREVER = """
+import json, sys
+from pathlib import Path
+from t2i_feedback import mllm
+from t2i_feedback.mllm.base import Request
+from t2i_feedback.params import EndpointEntry
+entry = EndpointEntry(**json.loads(sys.argv[1]))
+with mllm.open("gpt", entry, Path(sys.argv[2])) as model:
+    model.generate([Request(f"question {i:03}") for i in range(400)])
+"""
+
+
+def test_kill_9_loses_no_more_than_the_calls_in_flight(path: Path) -> None:
+    with running() as server:
+        server.delay = 0.05
+        wanted = entry(server, concurrency=4)
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        process = subprocess.Popen(
+            [sys.executable, "-c", ASK_FOREVER, json.dumps(wanted.model_dump()), str(path)], env=environment
+        )
+        while len(server.seen) < 40:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        time.sleep(0.2)
+        asked = len(server.seen)
+        with sqlite3.connect(path) as connection:
+            (kept,) = connection.execute("SELECT COUNT(*) FROM answers WHERE status = 'valid'").fetchone()
+        assert asked - 4 <= kept <= asked
+        server.delay = 0.0
+        with mllm.open("gpt", wanted, path) as model:
+            assert len(model.generate([Request(f"question {i:03}") for i in range(400)])) == 400
+        assert len(server.seen) == asked + 400 - kept

@@ -15,6 +15,7 @@ FIRST = [PromptRow(caption_id=i, round=1, prompt=f"detailed {i}", status="valid"
 class Said:
     status: str
     p_yes: float | None
+    reading: str = "probability"
 
 
 class Script:
@@ -53,6 +54,12 @@ def run(script, max_rounds=3, feedback=True):
 
 
 ALL_GOOD = {(1, 1): 0.9, (2, 1): 0.8, (3, 1): 0.7}
+
+
+def test_how_a_verdict_was_read_and_what_a_prompt_lost_stand_beside_it():
+    first = [row.model_copy(update={"tokens_lost": 3}) for row in FIRST]
+    pictures = run_rounds(CAPTIONS, first, Script(ALL_GOOD).roles(), max_rounds=1, threshold=0.5, feedback=True)
+    assert {(p.reading, p.tokens_lost) for p in pictures} == {("probability", 3)}
 
 
 def test_an_accepted_picture_ends_its_caption():

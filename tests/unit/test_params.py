@@ -85,6 +85,10 @@ def test_all_problems_are_told_at_once(raw: dict, tmp_path: Path) -> None:
         ("evaluate.extractor", "vgg"),
         ("mllms.gpt4.base_url", "api.openai.com"),
         ("mllms.gpt4.max_calls", 0),
+        ("mllms.gpt4.reading", "logprobs"),
+        ("mllms.gpt4.samples", 0),
+        ("mllms.postcards.reading", "samples"),  # a checkpoint in process always gives probabilities
+        ("stage1.questions", "some"),
         ("mllms.postcards.quantisation", "2bit"),
     ],
 )
@@ -98,6 +102,8 @@ def test_an_impossible_value_is_named_by_its_key(raw: dict, tmp_path: Path, key:
         ("stage1.mllm", "gpt5", "stage1.mllm: no entry of mllms is called 'gpt5'"),
         ("finetune.judge", "gpt5", "finetune.judge: no entry"),
         ("evaluate.judge", "gpt5", "evaluate.judge: no entry"),
+        ("finetune.judge", "smollm2", "finetune.judge: mllms.smollm2 reads text alone (images: false)"),
+        ("evaluate.judge", "smollm2", "evaluate.judge: mllms.smollm2 reads text alone (images: false)"),
         ("finetune.updates_per_epoch", 3, "must divide prompts_per_epoch * images_per_prompt = 64"),
         ("finetune.prompts_per_epoch", 128, "finetune.prompts_per_epoch: 128 prompts cannot be drawn"),
         ("finetune.preference", "    ", "preference must not be blank"),
@@ -112,6 +118,15 @@ def test_keys_that_disagree_are_told(raw: dict, tmp_path: Path, key: str, value:
 def test_a_dot_in_a_catalogue_name_is_refused(raw: dict, tmp_path: Path) -> None:
     raw["mllms"]["llava1.5"] = raw["mllms"]["postcards"]
     assert "llava1.5" in refusal(tmp_path, raw)
+
+
+def test_a_model_of_text_alone_may_enhance(raw: dict, tmp_path: Path) -> None:
+    assert load(tmp_path, set_key(raw, "stage1.mllm", "smollm2")).stage1.mllm == "smollm2"
+
+
+def test_an_unknown_name_is_told_with_the_known_ones(raw: dict, tmp_path: Path) -> None:
+    message = refusal(tmp_path, set_key(raw, "stage1.mllm", "llava"))
+    assert all(name in message for name in raw["mllms"])
 
 
 def test_an_unknown_backend_is_refused(raw: dict, tmp_path: Path) -> None:

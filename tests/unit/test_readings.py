@@ -1,8 +1,16 @@
-"""How answers are read: scores, yes or no, and prompts."""
+"""How answers are read: scores, yes or no, prompts and lists."""
+
+import re
+import typing
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
-from t2i_feedback.mllm.roles import clean_prompt, parse_score, parse_yes
+from t2i_feedback.mllm import readings, roles
+from t2i_feedback.mllm.base import Reply
+from t2i_feedback.mllm.readings import clean_prompt, parse_items, parse_reason, parse_score, parse_yes
+from t2i_feedback.records import Status
 
 
 @pytest.mark.parametrize(
@@ -20,6 +28,13 @@ from t2i_feedback.mllm.roles import clean_prompt, parse_score, parse_yes
         ("Rating: 3.", 3),
         ("The 2 houses are dark: 9/10", 9),
         ("7, 7", 7),
+        ("7. The palette is dark.", 7),
+        ("7 because it is dark", 7),
+        ("I'd rate this image an 8", 8),
+        ("My rating is 4. There are 2 houses.", 4),
+        ("10 out of 10", 10),
+        ('{"score": 7}', 7),
+        ('```json\n{"score": 7}\n```', 7),
         ("0", None),
         ("11", None),
         ("85", None),
@@ -28,6 +43,29 @@ from t2i_feedback.mllm.roles import clean_prompt, parse_score, parse_yes
         ("4 or 5", None),
         ("between 6-8", None),
         ("ten", None),
+        ("seven", None),
+        ("between 3 and 8", None),
+        ("Score: between 3 and 8", None),
+        ("Score: 6, or maybe 9", None),
+        ("6 or 7", None),
+        ("6, or maybe 9", None),
+        ("7. There are 2 houses", None),
+        ("3 houses", None),
+        ("There are 5 trees.", None),
+        ("1. dark\n2. blurred", None),
+        ("8/100", None),
+        ("7,5", None),
+        ("70%", None),
+        ("3rd", None),
+        ("v1.2.3", None),
+        ("Score: -3", None),
+        ("2024-05-06", None),
+        ('{"score": 11}', None),
+        ('{"score": 7', None),
+        ('{"score": "7"}', None),
+        ('{"score": true}', None),
+        ('{"score": NaN}', None),
+        ('{"rating": 7}', None),
         ("", None),
         ("yes", None),
     ],
@@ -45,7 +83,22 @@ def test_parse_score(text: str, score: float | None) -> None:
         ("NO", False),
         ("The answer is yes.", True),
         ("No, yes would be wrong", False),
+        ("No - the house is red", False),
+        ("No the house is red", False),
+        ("Yes it does", True),
+        ('{"answer": "no", "reason": "yes"}', False),
         ("It may be yes or no", None),
+        ("Yes or no?", None),
+        ("yes/no", None),
+        ("yes no", None),
+        ("No doubt, it shows everything", None),
+        ("No problem!", None),
+        ("There is no house, so all is well", None),
+        ("I would not say yes", None),
+        ("The answer is yes or no", None),
+        ('{"answer": "maybe"}', None),
+        ('{"answer": "yes"', None),
+        ('{"answer": ["yes"]}', None),
         ("I know nothing", None),
         ("", None),
         ("7", None),
@@ -76,3 +129,105 @@ def test_parse_yes(text: str, yes: bool | None) -> None:
 )
 def test_clean_prompt(text: str, prompt: str) -> None:
     assert clean_prompt(text) == prompt
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("No, the fish is red.", "the fish is red"),
+        ("no\nIt is  red", "It is red"),
+        ('{"answer": "no", "reason": "the fish is red"}', "the fish is red"),
+        ("No.", None),
+        ("no", None),
+    ],
+)
+def test_parse_reason(text: str, reason: str | None) -> None:
+    assert parse_reason(text) == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ("a red house; a yellow sun on the left; a beach", ["a red house", "a yellow sun on the left", "a beach"]),
+        ("1. Is there a house?\n2. Is it red?\n", ["Is there a house?", "Is it red?"]),
+        ("Here are the questions:\n- Is there a house?\n- Is it red?", ["Is there a house?", "Is it red?"]),
+        ('"a house"; a house.; ;', ["a house"]),
+        ("", []),
+        (" ; \n.", []),
+        ("; ".join(f"item {i}" for i in range(20)), [f"item {i}" for i in range(12)]),
+    ],
+)
+def test_parse_items(text: str, items: list[str]) -> None:
+    assert parse_items(text) == items
+
+
+# ------------------------------------------------------------------------------------------------ whatever is said
+
+ROLES = ("enhance", "validate", "feedback", "judge", "describe", "questions", "question")
+SCRAPS = (
+    *("7", "10", "0", "7.5", "7/10", " out of 10", "score", "Score:", "rate it", "yes", "no", "No", "Yes", "and", "or"),
+    *("answer is", "-", "–", ".", ",", "/", "\n", " ", "{", "}", '"', '{"score":', '{"answer":', "houses", "I'm sorry"),
+)
+said = st.one_of(st.text(), st.lists(st.sampled_from(SCRAPS), max_size=8).map(" ".join))
+count = st.integers(2, 99)
+counted = st.builds("{} {}".format, count, st.sampled_from(("houses", "trees of 3 kinds", "red suns", "people")))
+innocent = st.sampled_from(("The picture is dark", "I see", "It shows", "a muted palette", "nothing else"))
+between = st.sampled_from((" or ", " to ", "-", " – ", " ", ", ", "; ", ", or maybe "))
+
+
+@settings(max_examples=400)
+@given(said, st.sampled_from(ROLES))
+def test_any_text_is_a_typed_outcome(text: str, role: str) -> None:
+    reply = readings.typed(Reply("valid", text), role)
+    assert reply.status in typing.get_args(Status)
+    score, verdict, prompt = roles._score(reply), roles._verdict(reply), roles._text_outcome(reply)
+    for outcome, value in ((score, score.value), (verdict, verdict.p_yes), (prompt, prompt.value)):
+        assert (value is not None) == (outcome.status == "valid")
+    assert score.value is None or 1 <= score.value <= 10
+    assert verdict.p_yes in (None, 0.0, 1.0)
+
+
+@settings(max_examples=400)
+@given(said)
+def test_no_number_is_read_that_the_text_does_not_hold(text: str) -> None:
+    score = parse_score(text)
+    assert score is None or score in {float(number) for number in re.findall(r"[0-9]+(?:\.[0-9]+)?", text)}
+
+
+@given(st.lists(st.one_of(counted, innocent), min_size=1).map(". ".join))
+def test_what_is_counted_is_no_score(text: str) -> None:
+    assert parse_score(text) is None
+
+
+@given(st.integers(1, 10), st.integers(1, 10), between, st.sampled_from(("", "Score: ", "I rate it ")))
+def test_two_numbers_are_no_score(first: int, second: int, between: str, before: str) -> None:
+    assume(first != second)
+    assert parse_score(f"{before}{first}{between}{second}") is None
+
+
+@given(st.integers(1, 10), st.lists(counted, max_size=3), st.sampled_from(("{}/10", "Score: {}", "I rate it {}.")))
+def test_a_marked_score_is_read_whatever_is_counted_beside_it(score: int, beside: list[str], form: str) -> None:
+    assert parse_score(". ".join([*beside, form.format(score)])) == score
+
+
+@settings(max_examples=400)
+@given(said)
+def test_no_verdict_is_read_that_the_text_does_not_hold(text: str) -> None:
+    yes = parse_yes(text)
+    assert yes is None or ("yes" if yes else "no") in text.lower()
+
+
+@settings(max_examples=300)
+@given(said)
+def test_a_prompt_is_one_line_of_the_models_own_words(text: str) -> None:
+    prompt = clean_prompt(text)
+    assert prompt == " ".join(prompt.split())
+    assert set(prompt.replace(" ", "")) <= set(text)
+
+
+@settings(max_examples=300)
+@given(said)
+def test_items_are_few_short_of_lines_and_each_once(text: str) -> None:
+    items = parse_items(text)
+    assert len(set(items)) == len(items) <= readings.MAX_ITEMS
+    assert not any(re.search(r"[;\n]", item) or not item.strip() for item in items)

@@ -6,7 +6,8 @@ import pytest
 
 from t2i_feedback import stages
 from t2i_feedback.errors import UserError
-from t2i_feedback.stages import generate, validate
+from t2i_feedback.records import EpochRow
+from t2i_feedback.stages import finetune, generate, validate
 
 
 def ending(error: BaseException):
@@ -43,3 +44,10 @@ def test_an_interrupted_stage_says_that_its_work_is_kept(capsys):
 def test_an_unknown_arm_is_named_with_the_known_ones(stage):
     with pytest.raises(UserError, match=r"which arm\? one of .*, not 'rwa'"):
         stage.main("rwa")
+
+
+def test_the_share_of_scores_that_were_masked_stands_beside_the_rewards():
+    zeros = dict.fromkeys(EpochRow.model_fields, 0.0)
+    epochs = [EpochRow(**zeros | {"epoch": i, "masked": masked}) for i, masked in ((1, 3), (2, 1))]
+    found = finetune.summary(epochs, pictures_per_epoch=8)
+    assert (found["masked"], found["invalid_judge"]) == (4, 4 / 16)

@@ -105,6 +105,7 @@ def test_publishing_twice_is_once_and_other_params_are_another_run(root: Path) -
     assert run.info.status == "FINISHED"
     assert run.data.metrics["arms.raw.fid"] == pytest.approx(30.123)
     assert run.data.params["finetune.judge"] == "postcards"
+    assert run.data.tags["templates"] == "postcards 0123456789ab"
     curve = client().get_metric_history(run.info.run_id, "finetune.curve.reward_mean")
     assert [point.step for point in curve] == list(range(1, 11))
     artifacts = root / "mlartifacts" / run.info.run_id / "artifacts"

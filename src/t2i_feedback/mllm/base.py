@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 from PIL import Image
 
 from t2i_feedback.params import EndpointEntry, LocalEntry
-from t2i_feedback.records import Status
+from t2i_feedback.records import Reading, Status
 
 Value = TypeVar("Value")
 
@@ -19,12 +19,13 @@ MIN_MASS = 0.05  # an answer whose candidates together have less probability is 
 
 @dataclass(frozen=True)
 class Request:
-    """One question. `sample` tells repeated askings apart; `role` is for the ledger's accounts only."""
+    """One question. `sample` tells repeated askings apart; role and template are for the ledger's accounts only."""
 
     text: str
     image: Image.Image | None = None
     sample: int = 0
     role: str = ""
+    template: str = ""  # digest of the template that worded it
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,17 @@ class Decoding:
 
     max_new_tokens: int
     candidates: tuple[str, ...] = ()
+    temperature: float = 0.0  # 0 = greedy
+    schema: str = ""  # JSON schema of a free answer, for backends that can hold a model to one
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What a backend can do, found out once."""
+
+    images: bool
+    logprobs: bool  # gives the probabilities of answers
+    schema: bool  # holds a model to a JSON schema
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,7 @@ class Reply:
     tokens_in: int = 0
     tokens_out: int = 0
     seconds: float = 0.0
+    reading: Reading = "text"
 
 
 @dataclass(frozen=True)
@@ -55,10 +68,15 @@ class Outcome(Generic[Value]):
     status: Status
     value: Value | None
     raw: str
+    reading: Reading = "text"
 
 
 class Backend(Protocol):
     """Where answers come from: a checkpoint in this process or a server."""
+
+    def abilities(self) -> Abilities:
+        """What it can do. Raises UserError when that cannot be found out: no key, nobody there, no such model."""
+        ...
 
     def answers(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[list[tuple[int, Reply]]]:
         """Yield groups of (position in `requests`, reply) as they come, in any order; every request is answered."""
@@ -75,12 +93,17 @@ class Mllm(Protocol):
         """Which folder of templates words its requests."""
         ...
 
+    @property
+    def reading(self) -> Reading:
+        """How its choices are read."""
+        ...
+
     def generate(self, requests: Sequence[Request], max_new_tokens: int | None = None) -> list[Reply]:
         """Free text, greedily decoded."""
         ...
 
     def choose(self, requests: Sequence[Request], candidates: tuple[str, ...]) -> list[Reply]:
-        """The probability of each candidate as the answer (or, from a backend without probabilities, a text)."""
+        """The probability of each candidate as the answer, or the share of samples that give it, or a text."""
         ...
 
 
@@ -96,5 +119,6 @@ def chosen(mass: dict[str, float], text: str) -> Reply:
     """The reply that candidates' probability masses make: unparseable when they are hardly among the answers."""
     total = sum(mass.values())
     if total < MIN_MASS:
-        return Reply("unparseable", text, None, total, tokens_out=1)
-    return Reply("valid", text, {name: value / total for name, value in mass.items()}, total, tokens_out=1)
+        return Reply("unparseable", text, None, total, tokens_out=1, reading="probability")
+    shares = {name: value / total for name, value in mass.items()}
+    return Reply("valid", text, shares, total, tokens_out=1, reading="probability")

@@ -3,12 +3,26 @@
 import hashlib
 import logging
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from t2i_feedback.errors import UserError
 from t2i_feedback.params import LocalEntry
 
+PACKAGE = "package:"  # package:NAME/FILE is a file that a Python package brings along
 KINDS = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")  # what decides a model's answers
+
+
+def place(name: str, entry: LocalEntry) -> Path | None:
+    """The folder of a checkpoint, or its GGUF file; None for a hub id. Raises UserError when a package is missing."""
+    if entry.model.startswith(PACKAGE):
+        package, _, file = entry.model.removeprefix(PACKAGE).partition("/")
+        found = find_spec(package)
+        if found is None or not found.submodule_search_locations:
+            raise UserError(f"mllms.{name}: {entry.model} needs a package: `pip install {package.replace('_', '-')}`.")
+        return Path(found.submodule_search_locations[0]) / file
+    path = Path(entry.model)
+    return path if path.is_dir() or path.suffix == ".gguf" else None
 
 
 def revision(name: str, entry: LocalEntry) -> str:
@@ -16,8 +30,12 @@ def revision(name: str, entry: LocalEntry) -> str:
 
     Raises UserError, with the way to fetch it, when the checkpoint is neither a folder nor to be had from the hub.
     """
-    folder = Path(entry.model)
-    if folder.is_dir():
+    folder = place(name, entry)
+    if folder is not None and folder.suffix == ".gguf":
+        if not folder.is_file():
+            raise UserError(f"mllms.{name}: there is no file {folder}.")
+        return _file_digest(folder, folder.stat().st_size, folder.stat().st_mtime_ns)
+    if folder is not None:
         files = sorted(path for path in folder.iterdir() if path.suffix in KINDS)
         if not any(path.suffix == ".safetensors" for path in files):
             raise UserError(f"mllms.{name}: {folder} holds no *.safetensors; is the checkpoint complete?")

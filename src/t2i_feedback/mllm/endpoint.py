@@ -1,39 +1,40 @@
 """A model behind an OpenAI-compatible server: OpenAI's own, vLLM, llama.cpp, and whatever else speaks the protocol.
 
 The client retries what may pass (connection, 408, 409, 429, 5xx) with exponential backoff and jitter, and waits as long
-as Retry-After says. Keys come from the environment and go nowhere but into the request's header.
+as Retry-After says, two minutes at most: a server that wants more is not asked again, and its answer is lost on the
+way. Keys come from the environment and go nowhere but into the request's header.
 """
 
-import base64
-import io
-import math
 import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from typing import Any
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from urllib.parse import urlsplit
 
 import openai
 from openai.types.chat import ChatCompletion
-from openai.types.chat.chat_completion import Choice
 from PIL import Image
 
 from t2i_feedback.errors import UserError
-from t2i_feedback.mllm.base import MIN_MASS, Decoding, Reply, Request, chosen, cost_usd
+from t2i_feedback.mllm import completion, readings
+from t2i_feedback.mllm.base import Abilities, Decoding, Reply, Request
+from t2i_feedback.mllm.budget import Budget
+from t2i_feedback.mllm.completion import CHOICE_TOKENS
+from t2i_feedback.mllm.readings import YES_NO
 from t2i_feedback.params import EndpointEntry
-from t2i_feedback.records import Status
 
-TOP_LOGPROBS = 20  # as many as the protocol allows
-CHOICE_TOKENS = 16  # room for "Score: 7/10" where the first token is not the answer
-BLANKS = " \t\n\r\u2581\u0120"  # space, and the marks that tokenisers write for it
+PROBE = "Is grey a colour? Answer only yes or no."  # asked to find out what a server can do
+PROBE_SIDE = 64  # pixels; some models take no smaller pictures
+GONE = (401, 403, 404)  # the next request would fail the same way
 
 
 class EndpointMllm:
     """A Backend. At most `entry.concurrency` requests are under way at a time."""
 
-    def __init__(self, name: str, entry: EndpointEntry):
-        self._name, self._entry = name, entry
+    def __init__(self, name: str, entry: EndpointEntry, budget: Budget):
+        self._name, self._entry, self._budget = name, entry, budget
         key = "none"
         if entry.api_key_env is not None:
             key = os.environ.get(entry.api_key_env, "").strip()
@@ -46,149 +47,156 @@ class EndpointMllm:
             api_key=key, base_url=entry.base_url, timeout=entry.timeout_seconds, max_retries=entry.retries
         )
         self._lock = threading.Lock()
-        self._calls = 0
         self._turned_away: UserError | None = None  # for good: no further request is sent
-        self._spent_usd = 0.0
+        self._heard = False  # something there has answered
 
     def close(self) -> None:
         self._client.close()
 
     def answers(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[list[tuple[int, Reply]]]:
-        """Groups of one, as they come. When something must stop the run, what was under way is still yielded first."""
-        pool = ThreadPoolExecutor(self._entry.concurrency)
-        futures = {pool.submit(self._answer, request, decoding): i for i, request in enumerate(requests)}
+        """Groups as they come; the next requests go out when the consumer is done with a group, so that a process that
+        dies loses at most `concurrency` of them. When something must stop the run, what is under way is still yielded.
+        """
+        waiting = iter(enumerate(requests))
+        under_way: dict[Future[Reply], int] = {}
         problem: UserError | None = None
-        pending = set(futures)
-        try:
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
+        with ThreadPoolExecutor(self._entry.concurrency) as pool:
+            while True:
+                free = 0 if problem else self._entry.concurrency - len(under_way)
+                under_way |= {pool.submit(self._answer, r, decoding): i for i, r in islice(waiting, free)}
+                if not under_way:
+                    break
+                group = []
+                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    i = under_way.pop(future)
                     try:
-                        reply = future.result()
+                        group.append((i, future.result()))
                     except UserError as error:
                         problem = problem or error
-                        continue
-                    yield [(futures[future], reply)]
-                if problem:
-                    pending = {future for future in pending if not future.cancel()}
-        finally:
-            pool.shutdown(cancel_futures=True)
+                if group:
+                    yield group
         if problem:
             raise problem
 
+    # -------------------------------------------------------------------------------------------- abilities
+
+    def abilities(self) -> Abilities:
+        """Two questions when the server takes pictures and gives logprobs; up to five when it does not."""
+        picture = Image.new("RGB", (PROBE_SIDE, PROBE_SIDE), (128, 128, 128)) if self._entry.images else None
+        images, logprobs = False, False
+        kinds: list[tuple[Image.Image | None, tuple[str, ...]]] = [(None, YES_NO), (None, ())]
+        if picture:
+            kinds = [(picture, YES_NO), (picture, ()), *kinds]
+        for image, candidates in kinds:
+            said = self._probe(Request(PROBE, image), Decoding(CHOICE_TOKENS, candidates))
+            if isinstance(said, ChatCompletion):
+                images, logprobs = image is not None, completion.gives_logprobs(said)
+                break
+        else:
+            raise UserError(
+                f"mllms.{self._name}: {self._entry.base_url} is there, but answers no question for model "
+                f"{self._entry.model}. It said: {said}"
+            )
+        return Abilities(images, logprobs, self._holds_to_schema())
+
+    def _holds_to_schema(self) -> bool:
+        schema = readings.schema(YES_NO)
+        said = self._probe(Request(PROBE), Decoding(self._entry.max_new_tokens, schema=schema))
+        return isinstance(said, ChatCompletion) and readings.is_json(completion.read(said, Decoding(1), 0.0).text)
+
+    def _probe(self, request: Request, decoding: Decoding) -> ChatCompletion | str:
+        """The server's answer, or why it refused. Raises UserError when it cannot be asked now."""
+        try:
+            said = self._send(request, decoding)
+        except openai.APIStatusError as error:
+            self._stop_if_gone(error)
+            if error.status_code == 429:
+                raise self._cannot_be_asked(self._said(error)) from None
+            return self._said(error)
+        except openai.APIConnectionError as error:
+            raise self._cannot_be_asked(_reason(error)) from None
+        except (openai.APIError, ValueError) as error:
+            return _reason(error)
+        reply = completion.read(said, decoding, 0.0)
+        self._budget.pay(reply)
+        return reply.text if reply.status == "transport" else said
+
+    def _cannot_be_asked(self, reason: str) -> UserError:
+        return UserError(
+            f"mllms.{self._name}: {self._entry.base_url} cannot be asked now ({reason}); run the same command again "
+            "later, every answer is kept."
+        )
+
+    # -------------------------------------------------------------------------------------------- one request
+
     def _answer(self, request: Request, decoding: Decoding) -> Reply:
-        self._take_from_budget()
         start = time.perf_counter()
         try:
-            completion = self._client.chat.completions.create(**self._arguments(request, decoding))
+            said = self._send(request, decoding)
         except openai.APIStatusError as error:
             return self._refused(error, time.perf_counter() - start)
-        except openai.APIError as error:  # no connection, time-out, not JSON
-            cause = f": {error.__cause__}" if error.__cause__ else ""
-            return Reply("transport", f"{error.message}{cause}", seconds=time.perf_counter() - start)
-        reply = self._read(completion, decoding, time.perf_counter() - start)
-        with self._lock:
-            self._spent_usd += cost_usd(self._entry, reply)
+        except (openai.APIError, ValueError) as error:  # no connection, time-out, not JSON
+            return Reply("transport", _reason(error), seconds=time.perf_counter() - start)
+        reply = completion.read(said, decoding, time.perf_counter() - start)
+        self._budget.pay(reply)
         return reply
 
-    def _take_from_budget(self) -> None:
-        entry = self._entry
+    def _send(self, request: Request, decoding: Decoding) -> ChatCompletion:
+        """One call, retries included. Raises UserError when it may not be made or nobody is there."""
         with self._lock:
             if self._turned_away:
                 raise self._turned_away
-            if entry.max_calls is not None and self._calls >= entry.max_calls:
-                raise UserError(
-                    f"mllms.{self._name}: the budget of max_calls = {entry.max_calls} is used up; every answer is "
-                    "kept. Raise it and run the same command again."
-                )
-            if entry.max_cost_usd is not None and self._spent_usd >= entry.max_cost_usd:
-                raise UserError(
-                    f"mllms.{self._name}: the budget of max_cost_usd = {entry.max_cost_usd:g} is used up "
-                    f"(${self._spent_usd:.4f} in {self._calls} calls); every answer is kept. Raise it and run the same "
-                    "command again."
-                )
-            self._calls += 1
+        self._budget.take()
+        try:
+            said = self._client.chat.completions.create(**completion.arguments(self._entry.model, request, decoding))
+        except openai.APIConnectionError as error:
+            if not self._heard and type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
+                self._turn_away(UserError(self._nobody_there()))
+            raise
+        except openai.APIStatusError:
+            self._heard = True
+            raise
+        self._heard = True
+        return said
 
-    def _arguments(self, request: Request, decoding: Decoding) -> dict[str, Any]:
-        content: list[dict[str, Any]] = [{"type": "text", "text": request.text}]
-        if request.image is not None:
-            content.append({"type": "image_url", "image_url": {"url": _data_url(request.image)}})
-        arguments: dict[str, Any] = {
-            "model": self._entry.model,
-            "messages": [{"role": "user", "content": content}],
-            "max_tokens": decoding.max_new_tokens,
-            "temperature": 0.0,
-            "seed": request.sample,
-        }
-        if decoding.candidates and self._entry.logprobs:
-            arguments |= {"max_tokens": CHOICE_TOKENS, "logprobs": True, "top_logprobs": TOP_LOGPROBS}
-        return arguments
+    def _nobody_there(self) -> str:
+        entry, port = self._entry, urlsplit(self._entry.base_url).port or 80
+        return (
+            f"mllms.{self._name}: nobody answers at {entry.base_url}. Start a server there, for example "
+            f"`vllm serve {entry.model} --port {port}`, `llama-server -m FILE.gguf --mmproj FILE.gguf --port {port}` "
+            f"or `transformers serve {entry.model} --port {port}`, or correct mllms.{self._name}.base_url."
+        )
+
+    def _turn_away(self, problem: UserError) -> None:
+        """Nothing is sent any more."""
+        with self._lock:
+            self._turned_away = problem
+        raise problem from None
+
+    def _stop_if_gone(self, error: openai.APIStatusError) -> None:
+        if error.status_code in GONE or error.code == "insufficient_quota":
+            key = f"the key in {self._entry.api_key_env}" if self._entry.api_key_env else "api_key_env (none is set)"
+            self._turn_away(
+                UserError(
+                    f"mllms.{self._name}: {self._entry.base_url} answered {error.status_code} for model "
+                    f"{self._entry.model}; check base_url, model and {key}. It said: {self._said(error)}"
+                )
+            )
 
     def _refused(self, error: openai.APIStatusError, seconds: float) -> Reply:
-        """A failed request's reply, or UserError when the next request would fail the same way."""
-        message = " ".join(error.message.split())[:300]
-        if error.status_code in (401, 403, 404) or error.code == "insufficient_quota":
-            key = f"the key in {self._entry.api_key_env}" if self._entry.api_key_env else "api_key_env (none is set)"
-            self._turned_away = UserError(
-                f"mllms.{self._name}: {self._entry.base_url} answered {error.status_code} for model "
-                f"{self._entry.model}; check base_url, model and {key}. It said: {self._without_key(message)}"
-            )
-            raise self._turned_away from None
+        """A failed request's reply. Raises UserError when the next request would fail the same way."""
+        self._stop_if_gone(error)
         if error.code in ("content_filter", "content_policy_violation"):
-            return Reply("refusal", message, seconds=seconds)
+            return Reply("refusal", self._said(error), seconds=seconds)
         if error.code == "context_length_exceeded":
-            return Reply("truncated", message, seconds=seconds)
-        return Reply("transport", self._without_key(message), seconds=seconds)
+            return Reply("truncated", self._said(error), seconds=seconds)
+        return Reply("transport", self._said(error), seconds=seconds)
 
-    def _without_key(self, message: str) -> str:
+    def _said(self, error: openai.APIStatusError) -> str:
+        """The server's words without the key, which some servers repeat."""
+        message = " ".join(error.message.split())[:300]
         return message.replace(self._client.api_key, "[key]") if self._entry.api_key_env else message
 
-    def _read(self, completion: ChatCompletion, decoding: Decoding, seconds: float) -> Reply:
-        if not completion.choices:
-            return Reply("transport", "the server's answer holds no choices", seconds=seconds)
-        choice = completion.choices[0]
-        text = (choice.message.content or "").strip()
-        usage = completion.usage
-        tokens_in, tokens_out = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
-        status: Status
-        probabilities, mass = None, None
-        if choice.finish_reason == "content_filter" or choice.message.refusal:
-            status, text = "refusal", choice.message.refusal or text
-        elif (read := _chosen(choice, decoding.candidates, text)) is not None:
-            status, probabilities, mass = "valid", read.probabilities, read.mass
-        else:
-            status = "truncated" if choice.finish_reason == "length" else "valid"
-        return Reply(status, text, probabilities, mass, tokens_in, tokens_out, seconds)
 
-
-def _data_url(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _chosen(choice: Choice, candidates: tuple[str, ...], text: str) -> Reply | None:
-    """The candidates' probabilities at the answer's first token that is not blank; None when they cannot be read there.
-
-    A candidate of several tokens ("10" as "1", "0") is followed one token further along the path that was written.
-    """
-    if not candidates or choice.logprobs is None or not choice.logprobs.content:
-        return None
-    tokens = choice.logprobs.content
-    first = next((i for i, token in enumerate(tokens) if token.token.strip(BLANKS)), None)
-    if first is None:
-        return None
-    mass = dict.fromkeys(candidates, 0.0)
-    for option in tokens[first].top_logprobs:
-        word = option.token.strip(BLANKS).lower()
-        if word in mass:
-            mass[word] += math.exp(option.logprob)
-    written = tokens[first].token.strip(BLANKS).lower()
-    for option in tokens[first + 1].top_logprobs if first + 1 < len(tokens) else ():
-        longer = written + option.token.lower()
-        if longer in mass and longer != written:
-            share = math.exp(tokens[first].logprob + option.logprob)
-            mass[longer] += share
-            if written in mass:
-                mass[written] = max(0.0, mass[written] - share)
-    return chosen(mass, text) if sum(mass.values()) >= MIN_MASS else None
+def _reason(error: Exception) -> str:
+    return f"{error}{f': {error.__cause__}' if error.__cause__ else ''}"

@@ -1,30 +1,30 @@
 """Every answer that a model ever gave, in one SQLite file: nothing is asked twice, and what it cost stands beside it.
 
-    python -m t2i_feedback.mllm.ledger      calls, hits, failures, tokens, seconds and cost per role and model
+    python -m t2i_feedback.mllm.ledger                  calls, hits, failures, tokens, seconds, cost per role and model
+    python -m t2i_feedback.mllm.ledger --retry-failed   forget the answers that are not valid and run their stages again
 
 An answer is kept under a hash of all that it depends on. Refusals and answers that cannot be read are answers too; a
 call that was lost on the way is noted as a failure and asked again the next time.
 """
 
 import fcntl
-import hashlib
 import json
+import os
 import sqlite3
+import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
-from PIL import Image
-from tqdm import tqdm
-
-from t2i_feedback.mllm.base import Backend, Decoding, Reply, Request, cost_usd
-from t2i_feedback.params import EndpointEntry, LocalEntry
+from t2i_feedback.mllm.base import Abilities, Reply
+from t2i_feedback.records import Status
 
 BUSY_SECONDS = 60  # how long a process waits for another one's write
 KEYS_PER_QUERY = 500
-MANY = 64  # from so many open questions on, progress is shown
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -35,15 +35,34 @@ CREATE TABLE IF NOT EXISTS failures (
     key TEXT, model TEXT, role TEXT, status TEXT, reason TEXT, created TEXT DEFAULT CURRENT_TIMESTAMP
 );
 CREATE TABLE IF NOT EXISTS hits (model TEXT, role TEXT, count INTEGER, PRIMARY KEY (model, role));
+CREATE TABLE IF NOT EXISTS spent (account TEXT PRIMARY KEY, calls INTEGER, cost_usd REAL);
+CREATE TABLE IF NOT EXISTS abilities (identity TEXT PRIMARY KEY, found TEXT, created TEXT DEFAULT CURRENT_TIMESTAMP);
 """
-
-_KEEP_ANSWER = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, CURRENT_TIMESTAMP)"
-_NOTE_FAILURE = "INSERT INTO failures VALUES (?, ?, ?, ?, ?, CURRENT_TIMESTAMP)"
-
+_LATER_COLUMNS = {  # what files of earlier versions lack
+    "answers": {"template": "TEXT", "stage": "TEXT"},
+    "failures": {
+        "tokens_in": "INTEGER",
+        "tokens_out": "INTEGER",
+        "seconds": "REAL",
+        "cost_usd": "REAL",
+        "template": "TEXT",
+        "stage": "TEXT",
+        "retried": "INTEGER",
+    },
+}
+_SHARED = "key, model, role, status, tokens_in, tokens_out, seconds, cost_usd, template, stage"
+_KEEP_ANSWER = f"INSERT OR IGNORE INTO answers ({_SHARED}, reply) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_NOTE_FAILURE = f"INSERT INTO failures ({_SHARED}, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_NOT_VALID = "FROM answers WHERE status != 'valid'"
+_OPEN_FAILURES = "failures WHERE retried IS NULL AND key NOT IN (SELECT key FROM answers)"
+_TAKE = """
+UPDATE spent SET calls = calls + 1
+WHERE account = :account AND calls < COALESCE(:max_calls, calls + 1) AND cost_usd < COALESCE(:max_cost, cost_usd + 1)
+"""
 _SUMMARY = """
 WITH accounts AS (
     SELECT role, model, 1 AS calls, 0 AS hits, status, tokens_in, tokens_out, seconds, cost_usd FROM answers
-    UNION ALL SELECT role, model, 1, 0, status, 0, 0, 0, 0 FROM failures
+    UNION ALL SELECT role, model, 1, 0, status, tokens_in, tokens_out, seconds, cost_usd FROM failures
     UNION ALL SELECT role, model, 0, count, NULL, 0, 0, 0, 0 FROM hits
 )
 SELECT role, model, SUM(calls), SUM(hits), SUM(status = 'refusal'), SUM(status = 'unparseable'),
@@ -56,26 +75,46 @@ _TITLES = ("role", "model", "calls", "hits", "refusal", "unparseable", "truncate
 _COLUMNS = (*_TITLES, "tokens in", "tokens out", "seconds", "cost $")
 
 
+class Entry(NamedTuple):
+    """An answer for the ledger. `status` is what the role made of the reply; transport = lost on the way."""
+
+    key: str
+    role: str
+    template: str
+    status: Status
+    reply: Reply
+    cost_usd: float
+
+
 class Ledger:
-    """The file. A connection per operation: threads and processes may share it."""
+    """The file. Every thread of every process has a connection of its own, so they may share it.
+
+    Connections stay open: when the last one closes, SQLite copies its log into the file and waits for the disk.
+    """
 
     def __init__(self, path: Path):
         self.path = path
+        self._own = threading.local()
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_suffix(".lock").open("w") as lock:  # SQLite does not wait when two switch to WAL at once
             fcntl.flock(lock, fcntl.LOCK_EX)
             with self._connection() as connection:
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.executescript(_SCHEMA)
+                for table, columns in _LATER_COLUMNS.items():
+                    there = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+                    for column in columns.keys() - there:
+                        connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {columns[column]}")
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS)
-        try:
-            with connection:
-                yield connection
-        finally:
-            connection.close()
+        """A transaction: committed at the end, rolled back on an exception."""
+        if getattr(self._own, "process", None) != os.getpid():  # none yet, or the one that a fork must not use
+            self._own.connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS)
+            self._own.connection.execute("PRAGMA synchronous=NORMAL")  # what is committed outlives the process
+            self._own.process = os.getpid()
+        with self._own.connection as connection:
+            yield connection
 
     def find(self, keys: Sequence[str]) -> dict[str, Reply]:
         """The replies that are there, by key."""
@@ -87,14 +126,16 @@ class Ledger:
                 found |= {key: Reply(**json.loads(reply)) for key, reply in connection.execute(query, some)}
         return found
 
-    def keep(self, model: str, entries: Sequence[tuple[str, str, Reply, float]]) -> None:
-        """Store (key, role, reply, cost in dollars), on disk when this returns."""
-        lost = [(key, model, role, r.status, r.text) for key, role, r, _ in entries if r.status == "transport"]
-        answered = [
-            (key, model, role, r.status, json.dumps(asdict(r)), r.tokens_in, r.tokens_out, r.seconds, cost)
-            for key, role, r, cost in entries
-            if r.status != "transport"
-        ]
+    def keep(self, model: str, entries: Sequence[Entry]) -> None:
+        """Store answers and note losses, with the DVC stage that asked; safe from `kill -9` when this returns."""
+        stage = os.environ.get("DVC_STAGE", "")
+        answered, lost = [], []
+        for key, role, template, status, r, cost in entries:
+            shared = (key, model, role, status, r.tokens_in, r.tokens_out, r.seconds, cost, template, stage)
+            if status == "transport":
+                lost.append((*shared, r.text))
+            else:
+                answered.append((*shared, json.dumps(asdict(r))))
         with self._connection() as connection:
             connection.executemany(_NOTE_FAILURE, lost)
             connection.executemany(_KEEP_ANSWER, answered)
@@ -112,63 +153,66 @@ class Ledger:
         with self._connection() as connection:
             return connection.execute(_SUMMARY).fetchall()
 
+    def forget_failed(self) -> tuple[int, list[str]]:
+        """Move the answers that are not valid to the failures; how many failed ones are open, and who asked them.
 
-class Ledgered:
-    """A model behind the ledger. The backend is loaded when the first question is really asked."""
+        A failure is open once: it is told again only when it fails again. The stages stand in the order in which they
+        asked first; "" is a program that is no stage.
+        """
+        with self._connection() as connection:
+            connection.execute(
+                f"INSERT INTO failures ({_SHARED}, created, reason) SELECT {_SHARED}, created, reply {_NOT_VALID}"
+            )
+            connection.execute(f"DELETE {_NOT_VALID}")
+            (count,) = connection.execute(f"SELECT COUNT(DISTINCT key) FROM {_OPEN_FAILURES}").fetchone()
+            stages = connection.execute(
+                f"SELECT COALESCE(stage, '') FROM {_OPEN_FAILURES} GROUP BY 1 ORDER BY MIN(created), MIN(rowid)"
+            ).fetchall()
+            connection.execute("UPDATE failures SET retried = 1")
+            return count, [stage for (stage,) in stages]
 
-    def __init__(self, entry: LocalEntry | EndpointEntry, identity: str, load: Callable[[], Backend], ledger: Ledger):
-        self._entry, self._identity, self._load, self._ledger = entry, identity, load, ledger
-        self._backend: Backend | None = None
+    # -------------------------------------------------------------------------------------------- budget, abilities
 
-    @property
-    def templates(self) -> str:
-        return self._entry.templates
+    def take(self, account: str, max_calls: int | None, max_cost_usd: float | None) -> bool:
+        """Count one call on the account; False, and none counted, when its budget is used up."""
+        with self._connection() as connection:
+            connection.execute("INSERT OR IGNORE INTO spent VALUES (?, 0, 0)", (account,))
+            limits = {"account": account, "max_calls": max_calls, "max_cost": max_cost_usd}
+            return connection.execute(_TAKE, limits).rowcount == 1
 
-    def generate(self, requests: Sequence[Request], max_new_tokens: int | None = None) -> list[Reply]:
-        return self._answer(requests, Decoding(max_new_tokens or self._entry.max_new_tokens))
+    def pay(self, account: str, cost_usd: float) -> None:
+        with self._connection() as connection:
+            connection.execute("UPDATE spent SET cost_usd = cost_usd + ? WHERE account = ?", (cost_usd, account))
 
-    def choose(self, requests: Sequence[Request], candidates: tuple[str, ...]) -> list[Reply]:
-        return self._answer(requests, Decoding(self._entry.max_new_tokens, candidates))
+    def spent(self, account: str) -> tuple[int, float]:
+        """Calls and dollars of an account so far."""
+        with self._connection() as connection:
+            row = connection.execute("SELECT calls, cost_usd FROM spent WHERE account = ?", (account,)).fetchone()
+        return row or (0, 0.0)
 
-    def close(self) -> None:
-        if self._backend is not None:
-            self._backend.close()
-            self._backend = None
+    def abilities(self, identity: str) -> Abilities | None:
+        """What was found out about a backend; None before that."""
+        with self._connection() as connection:
+            row = connection.execute("SELECT found FROM abilities WHERE identity = ?", (identity,)).fetchone()
+        return Abilities(**json.loads(row[0])) if row else None
 
-    def _answer(self, requests: Sequence[Request], decoding: Decoding) -> list[Reply]:
-        keys = [_key(self._identity, request, decoding) for request in requests]
-        replies = self._ledger.find(list(dict.fromkeys(keys)))
-        open_requests = {key: r for key, r in zip(keys, requests, strict=True) if key not in replies}
-        if requests and len(open_requests) < len(requests):
-            self._ledger.count_hits(self._entry.model, requests[0].role, len(requests) - len(open_requests))
-        if open_requests:
-            replies |= self._ask(open_requests, decoding)
-        return [replies[key] for key in keys]
-
-    def _ask(self, open_requests: dict[str, Request], decoding: Decoding) -> dict[str, Reply]:
-        """Ask what is not in the ledger; every group of answers is kept as soon as it comes."""
-        if self._backend is None:
-            self._backend = self._load()
-        asked = sorted(open_requests.items(), key=lambda item: len(item[1].text))  # batches of like length
-        replies: dict[str, Reply] = {}
-        role = asked[0][1].role
-        with tqdm(total=len(asked), desc=role, unit=" answers", disable=len(asked) < MANY, mininterval=1) as progress:
-            for group in self._backend.answers([request for _, request in asked], decoding):
-                found = [(asked[i][0], role, reply, cost_usd(self._entry, reply)) for i, reply in group]
-                self._ledger.keep(self._entry.model, found)
-                replies |= {key: reply for key, _, reply, _ in found}
-                progress.update(len(found))
-        return replies
-
-
-def _key(identity: str, request: Request, decoding: Decoding) -> str:
-    image = None if request.image is None else _pixels(request.image)
-    parts = [identity, request.text, image, decoding.candidates, decoding.max_new_tokens, request.sample]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    def note_abilities(self, identity: str, found: Abilities) -> None:
+        with self._connection() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO abilities (identity, found) VALUES (?, ?)",
+                (identity, json.dumps(asdict(found))),
+            )
 
 
-def _pixels(image: Image.Image) -> str:
-    return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
+# ------------------------------------------------------------------------------------------------ command
+
+
+def table(rows: Sequence[tuple]) -> str:
+    """Text to the left, numbers to the right."""
+    cells = [_COLUMNS, *(tuple(_cell(value) for value in row) for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(_COLUMNS))]
+    layout = "  ".join(f"{{:{'<' if i < 2 else '>'}{width}}}" for i, width in enumerate(widths))
+    return "\n".join(layout.format(*line) for line in cells)
 
 
 def _cell(value: str | float | None) -> str:
@@ -177,16 +221,34 @@ def _cell(value: str | float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value or "-")
 
 
-def _table(rows: Sequence[tuple]) -> str:
-    """Text to the left, numbers to the right."""
-    cells = [_COLUMNS, *(tuple(_cell(value) for value in row) for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(_COLUMNS))]
-    layout = "  ".join(f"{{:{'<' if i < 2 else '>'}{width}}}" for i, width in enumerate(widths))
-    return "\n".join(layout.format(*line) for line in cells)
+def retry_failed(ledger: Ledger) -> int:
+    """Run the stages again whose answers failed, which DVC does not see to be stale. The first status that is not 0."""
+    count, stages = ledger.forget_failed()
+    print(f"{count} failed answers will be asked again" if count else "no answer has failed")
+    for stage in stages:
+        if not stage:
+            print("some were asked by a program that is no stage of dvc.yaml: run it again")
+            continue
+        print(f"dvc repro -s -f {stage}", flush=True)
+        if status := subprocess.run([sys.executable, "-m", "dvc", "repro", "-s", "-f", stage]).returncode:
+            return status
+    if any(stages):
+        print("what depends on them is run by `dvc repro`")
+    return 0
 
 
 if __name__ == "__main__":
+    import argparse
+
     from t2i_feedback import paths
 
-    where = Path(sys.argv[1]) if len(sys.argv) > 1 else paths.ledger()
-    print(_table(Ledger(where).summary()) if where.exists() else f"{where}: nothing was asked yet.")
+    parser = argparse.ArgumentParser(description="What the MLLMs were asked: calls, failures, tokens, seconds, cost.")
+    parser.add_argument("path", nargs="?", type=Path, default=paths.ledger(), help="the ledger (default: %(default)s)")
+    parser.add_argument("--retry-failed", action="store_true", help="ask failed questions again and rerun their stages")
+    arguments = parser.parse_args()
+    if not arguments.path.exists():
+        print(f"{arguments.path}: nothing was asked yet.")
+    elif arguments.retry_failed:
+        sys.exit(retry_failed(Ledger(arguments.path)))
+    else:
+        print(table(Ledger(arguments.path).summary()))

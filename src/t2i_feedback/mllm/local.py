@@ -1,23 +1,19 @@
 """A checkpoint that transformers loads into this process: LLaVA and whatever else is an image-text-to-text model."""
 
 import copy
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature
-from transformers.utils import logging as transformers_logging
+from transformers import BatchFeature
 
 from t2i_feedback.errors import UserError
-from t2i_feedback.mllm import checkpoint
-from t2i_feedback.mllm.base import Decoding, Reply, Request, chosen
+from t2i_feedback.mllm import loading
+from t2i_feedback.mllm.base import Abilities, Decoding, Reply, Request, chosen
 from t2i_feedback.params import LocalEntry
 
 MIN_PREFIX = 1e-3  # continuations of less probable beginnings are not looked into; bounds the error of a mass
@@ -30,9 +26,9 @@ class LocalMllm:
 
     def __init__(self, name: str, entry: LocalEntry, revision: str):
         self._name, self._entry = name, entry
-        self._device = _device(name, entry.device)
-        self._processor, self._model = _load(name, entry, revision, self._device)
-        self._tokenizer = self._processor.tokenizer
+        self._device = loading.device(name, entry.device)
+        self._processor, self._model = loading.load(name, entry, revision, self._device)
+        self._tokenizer = getattr(self._processor, "tokenizer", self._processor)  # a text model has no more than that
         self._tokenizer.padding_side = "left"
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
@@ -40,6 +36,9 @@ class LocalMllm:
         self._context = getattr(text_config, "max_position_embeddings", None) or 1 << 30
         self._rendered = lru_cache(maxsize=4096)(self._render)
         self._sequences = lru_cache(maxsize=64)(self._candidate_tokens)
+
+    def abilities(self) -> Abilities:
+        return Abilities(images=self._processor is not self._tokenizer, logprobs=True, schema=False)
 
     def close(self) -> None:
         del self._model
@@ -93,8 +92,10 @@ class LocalMllm:
         """The request in the checkpoint's own chat template; control tokens that a user typed are made harmless."""
         for token in self._tokenizer.all_special_tokens:
             text = text.replace(token, f"{token[0]} {token[1:]}")
-        content: list[dict[str, str]] = [{"type": "image"}] if with_image else []
-        conversation = [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
+        content: Any = [*([{"type": "image"}] if with_image else []), {"type": "text", "text": text}]
+        if self._processor is self._tokenizer:
+            content = text
+        conversation = [{"role": "user", "content": content}]
         return self._processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
 
     def _inputs(self, requests: Sequence[Request]) -> BatchFeature:
@@ -109,7 +110,7 @@ class LocalMllm:
         if requests[0].image is None:
             inputs = BatchFeature(dict(self._tokenizer(texts, **arguments)))
         else:
-            images = [request.image.convert("RGB") for request in requests if request.image is not None]
+            images = [[request.image.convert("RGB")] for request in requests if request.image is not None]
             inputs = self._processor(images=images, text=texts, **arguments)
         inputs.pop("token_type_ids", None)
         return inputs.to(self._device, dtype=self._model.dtype)
@@ -194,51 +195,3 @@ class LocalMllm:
         vocabulary = self._tokenizer.get_vocab()
         spelt = [form.replace(" ", mark) for mark in ("\u2581", "\u0120")]
         return next((vocabulary[text] for text in spelt if text in vocabulary), None)
-
-
-def _device(name: str, wanted: str) -> str:
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if wanted == "auto":
-        return next(device for device in ("cuda", "mps", "cpu") if available[device])
-    if not available[wanted]:
-        raise UserError(f"mllms.{name}.device: {wanted} is not available here; use auto or cpu.")
-    return wanted
-
-
-def _load(name: str, entry: LocalEntry, revision: str, device: str) -> tuple[Any, Any]:
-    """Processor and model, in evaluation mode. Raises UserError when files are missing or do not fit the class."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    where: dict[str, Any] = {"trust_remote_code": entry.trust_remote_code}
-    if Path(entry.model).is_dir():
-        where["local_files_only"] = True
-    else:
-        where["revision"] = revision
-    quantised: dict[str, Any] = {}
-    if entry.quantisation != "none":
-        quantised = {"quantization_config": _quantisation(name, entry, device), "device_map": device}
-    try:
-        processor = AutoProcessor.from_pretrained(entry.model, **where)
-        model: Any = AutoModelForImageTextToText.from_pretrained(
-            entry.model, dtype=getattr(torch, entry.dtype), use_safetensors=True, **quantised, **where
-        )
-    except OSError as error:
-        raise checkpoint.missing(name, entry, os.fspath(constants.HF_HUB_CACHE), error) from None
-    except ValueError as error:
-        raise UserError(f"mllms.{name}: {entry.model} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
-    if not quantised:
-        model.to(device)
-    return processor, model.eval()
-
-
-def _quantisation(name: str, entry: LocalEntry, device: str) -> Any:
-    from importlib.util import find_spec
-
-    from transformers import BitsAndBytesConfig
-
-    if device != "cuda" or find_spec("bitsandbytes") is None:
-        raise UserError(
-            f"mllms.{name}.quantisation: {entry.quantisation} needs a CUDA device and the package bitsandbytes; "
-            "use quantisation: none."
-        )
-    return BitsAndBytesConfig(load_in_8bit=entry.quantisation == "8bit", load_in_4bit=entry.quantisation == "4bit")

@@ -4,44 +4,32 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Protocol
 
 from PIL import Image
 
 from t2i_feedback.errors import UserError
-from t2i_feedback.mllm.base import Mllm, Outcome, Reply, Request
-from t2i_feedback.records import Status
+from t2i_feedback.mllm import readings, wording
+from t2i_feedback.mllm.base import Mllm, Outcome, Reply, Request, Value
+from t2i_feedback.mllm.readings import SCORES, YES_NO
+from t2i_feedback.records import Reading, Status
 
-TEMPLATES = Path(__file__).parent / "templates"
-SCORES = tuple(str(score) for score in range(1, 11))
 REMARK_TOKENS = 48  # feedback and descriptions are one sentence
-
-_REFUSAL = re.compile(
-    r"^\W*(i['’]?m sorry|i am sorry|sorry,|i can ?not|i can['’]t|i['’]m (unable|not able)|i am (unable|not able)|"
-    r"as an ai|unfortunately,? i)\b",
-    re.IGNORECASE,
-)
-_COURTESY = re.compile(r"^(sure|certainly|of course|absolutely|okay|ok|great)\b( thing)?\s*[!,.:]\s*", re.IGNORECASE)
-_ANNOUNCEMENT = re.compile(
-    r"^here(['’]s| is| are)\b[^:\n]{0,120}\b(prompt|description|caption)\b[^:\n]{0,80}:\s*", re.IGNORECASE
-)
-_LABEL = re.compile(r"^([a-z]+ ){0,2}(prompt|description)\s*:\s*", re.IGNORECASE)
-_LIST_MARKER = re.compile(r"^\s*([-*•]|\d{1,2}[.)])\s+", re.MULTILINE)
-_QUOTES = (('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("«", "»"), ("`", "`"))
-_SCORE = re.compile(  # a number that is no date, range, ordinal or negative, and what it is out of
-    r"(?<![\d.,/–-])(\d+(?:\.\d+)?)(?!\d|\s*[–-]\s*\d|\s*(?:st|nd|rd|th)\b)(?:\s*(?:/|out of)\s*(\d+))?", re.IGNORECASE
-)
+PRESENT = 0.5  # an item is there when P(yes) is at least this
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a validator said of a picture. `p_yes` = P(yes) / (P(yes) + P(no)), None unless the status is valid."""
+    """What a validator said of a picture. `p_yes` = P(yes) / (P(yes) + P(no)), None unless the status is valid.
+
+    Asked item by item, `p_yes` is the share of the items that are there. `feedback` is what it missed, if it said so.
+    """
 
     status: Status
     p_yes: float | None
     raw: str
+    reading: Reading = "text"
+    feedback: str | None = None
 
 
 class Typed(Protocol):
@@ -53,15 +41,8 @@ class Typed(Protocol):
     @property
     def raw(self) -> str: ...
 
-
-@lru_cache
-def _template(templates: str, name: str) -> str:
-    return (TEMPLATES / templates / f"{name}.txt").read_text(encoding="utf-8").strip()
-
-
-def render(templates: str, name: str, **values: str) -> str:
-    """A template with its {words} replaced in one pass: braces in a caption stay what they are."""
-    return re.sub(r"\{(\w+)\}", lambda match: " ".join(values[match[1]].split()), _template(templates, name))
+    @property
+    def reading(self) -> Reading: ...
 
 
 def enhance(
@@ -69,27 +50,32 @@ def enhance(
 ) -> list[Outcome[str]]:
     """Detailed prompts for short ones; `feedback` (one per prompt, None = first round) is what the validator missed."""
     requests = [
-        Request(render(mllm.templates, "enhance_again", prompt=prompt, feedback=remark), None, sample, "enhance")
+        _request(mllm, "enhance", None, sample, "enhance_again", prompt=prompt, feedback=remark)
         if remark
-        else Request(render(mllm.templates, "enhance", prompt=prompt), None, sample, "enhance")
+        else _request(mllm, "enhance", None, sample, prompt=prompt)
         for prompt, remark in zip(prompts, feedback or [None] * len(prompts), strict=True)
     ]
     return [_text_outcome(reply) for reply in mllm.generate(requests)]
 
 
-def validate(mllm: Mllm, images: Sequence[Image.Image], captions: Sequence[str], sample: int = 0) -> list[Verdict]:
-    """Does each picture show its caption?"""
+def validate(
+    mllm: Mllm, images: Sequence[Image.Image], captions: Sequence[str], sample: int = 0, questions: bool = False
+) -> list[Verdict]:
+    """Does each picture show its caption? One question about all of it, or with `questions` one per item."""
+    if questions:
+        return _validate_items(mllm, images, captions, sample)
+    words = "validate_with_reason" if mllm.reading == "text" else "validate"
     requests = [
-        Request(render(mllm.templates, "validate", caption=caption), image, sample, "validate")
+        _request(mllm, "validate", image, sample, words, caption=caption)
         for image, caption in zip(images, captions, strict=True)
     ]
-    return [_verdict(reply) for reply in mllm.choose(requests, ("yes", "no"))]
+    return [_verdict(reply) for reply in mllm.choose(requests, YES_NO)]
 
 
 def explain(mllm: Mllm, images: Sequence[Image.Image], captions: Sequence[str], sample: int = 0) -> list[Outcome[str]]:
     """The validator's feedback: what each picture misses of its caption."""
     requests = [
-        Request(render(mllm.templates, "feedback", caption=caption), image, sample, "feedback")
+        _request(mllm, "feedback", image, sample, caption=caption)
         for image, caption in zip(images, captions, strict=True)
     ]
     return [_text_outcome(reply) for reply in mllm.generate(requests, REMARK_TOKENS)]
@@ -98,16 +84,23 @@ def explain(mllm: Mllm, images: Sequence[Image.Image], captions: Sequence[str], 
 def score_preference(
     mllm: Mllm, images: Sequence[Image.Image], preference: str, sample: int = 0
 ) -> list[Outcome[float]]:
-    """A judge's score of each picture, 1..10: expected over the answer's probabilities, or the integer it wrote."""
-    text = render(mllm.templates, "judge", preference=preference)
-    replies = mllm.choose([Request(text, image, sample, "judge") for image in images], SCORES)
+    """A judge's score of each picture, 1..10: expected over the answer's probabilities, or the number it wrote.
+
+    Raises UserError when the preference does not fit into the model's context.
+    """
+    requests = [_request(mllm, "judge", image, sample, preference=preference) for image in images]
+    replies = mllm.choose(requests, SCORES)
+    if replies and all(reply.status == "truncated" and not reply.tokens_out for reply in replies):
+        raise UserError(
+            f"finetune.preference: {len(preference.split())} words are more than the judge can take in with a picture; "
+            f"shorten it or choose another judge ({replies[0].text[:160]})"
+        )
     return [_score(reply) for reply in replies]
 
 
 def describe(mllm: Mllm, images: Sequence[Image.Image], sample: int = 0) -> list[Outcome[str]]:
     """A sentence about each picture."""
-    text = render(mllm.templates, "describe")
-    requests = [Request(text, image, sample, "describe") for image in images]
+    requests = [_request(mllm, "describe", image, sample) for image in images]
     return [_text_outcome(reply) for reply in mllm.generate(requests, REMARK_TOKENS)]
 
 
@@ -124,68 +117,88 @@ def check_invalid(outcomes: Sequence[Typed], limit: float, what: str) -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------ readings
+def readings_used(outcomes: Sequence[Typed]) -> str:
+    """How the valid answers were read: `probability`, or with counts where they differ: `samples 250, text 6`."""
+    counts = Counter(outcome.reading for outcome in outcomes if outcome.status == "valid")
+    if len(counts) < 2:
+        return next(iter(counts), "none is valid")
+    return ", ".join(f"{reading} {count}" for reading, count in counts.most_common())
 
 
-def clean_prompt(text: str) -> str:
-    """A model's answer without courtesies ("Sure! Here is ...:"), labels, list markers and quotes, on one line."""
-    text = text.replace("**", "").strip()
-    for preamble in (_COURTESY, _ANNOUNCEMENT, _LABEL):
-        text = preamble.sub("", text).strip()
-    text = " ".join(_LIST_MARKER.sub("", text).split())
-    for opening, closing in _QUOTES:
-        inner = text[len(opening) : len(text) - len(closing)]
-        if len(text) > len(opening) and text.startswith(opening) and text.endswith(closing) and opening not in inner:
-            text = inner.strip()
-    return _LABEL.sub("", text)
+# ------------------------------------------------------------------------------------------------ asking
 
 
-def parse_yes(text: str) -> bool | None:
-    """True for yes, False for no; None when the answer is neither or both."""
-    words = re.findall(r"[a-z]+", text.lower())
-    if words[:1] in (["yes"], ["no"]):
-        return words[0] == "yes"
-    said = {word for word in words if word in ("yes", "no")}
-    return said == {"yes"} if len(said) == 1 else None
+def _request(
+    mllm: Mllm, role: str, image: Image.Image | None, sample: int, words: str | None = None, **values: str
+) -> Request:
+    """The role's question in the words of its template (or of another, `words`)."""
+    words = words or role
+    text = wording.render(mllm.templates, words, **values)
+    return Request(text, image, sample, role, wording.digest(mllm.templates, words))
 
 
-def parse_score(text: str) -> float | None:
-    """The score in "7", "7/10" or "Score: 7"; None when there is none, several that differ, or one out of 1..10."""
-    found = {(float(score), top) for score, top in _SCORE.findall(text)}
-    marked = {score for score, top in found if top == "10"}
-    scores = marked or {score for score, top in found if not top}
-    if len(scores) != 1:
-        return None
-    score = scores.pop()
-    return score if 1 <= score <= 10 else None
+def _validate_items(mllm: Mllm, images: Sequence[Image.Image], captions: Sequence[str], sample: int) -> list[Verdict]:
+    """Two askings: what a caption states, once per caption, and whether each picture shows each item of its caption."""
+    known = list(dict.fromkeys(captions))
+    replies = mllm.generate([_request(mllm, "questions", None, sample, caption=caption) for caption in known])
+    lists = {caption: readings.typed(reply, "questions") for caption, reply in zip(known, replies, strict=True)}
+    items = {
+        caption: readings.parse_items(reply.text) if reply.status == "valid" else [] for caption, reply in lists.items()
+    }
+    requests = [
+        _request(mllm, "question", image, sample, item=item)
+        for image, caption in zip(images, captions, strict=True)
+        for item in items[caption]
+    ]
+    answers = iter(mllm.choose(requests, YES_NO) if requests else [])
+    verdicts = []
+    for caption in captions:
+        if lists[caption].status == "valid":
+            verdicts.append(_item_verdict(mllm, items[caption], [_verdict(next(answers)) for _ in items[caption]]))
+        else:
+            verdicts.append(Verdict(lists[caption].status, None, lists[caption].text))
+    return verdicts
+
+
+def _item_verdict(mllm: Mllm, items: list[str], answers: list[Verdict]) -> Verdict:
+    """The share of the items that are there; masked when one answer is not valid. Feedback names what is not there."""
+    failed = next((answer for answer in answers if answer.p_yes is None), None)
+    if failed:
+        return Verdict(failed.status, None, failed.raw, failed.reading)
+    missing = [item for item, a in zip(items, answers, strict=True) if a.p_yes is not None and a.p_yes < PRESENT]
+    raw = "; ".join(f"{item} {answer.p_yes:.2f}" for item, answer in zip(items, answers, strict=True))
+    bare = "; ".join(re.sub(r"^an? ", "", item) for item in missing)
+    feedback = wording.render(mllm.templates, "missing", items=bare) if missing else None
+    return Verdict("valid", 1 - len(missing) / len(items), raw, answers[0].reading, feedback)
+
+
+# ------------------------------------------------------------------------------------------------ reading
 
 
 def _text_outcome(reply: Reply) -> Outcome[str]:
-    if reply.status != "valid":
-        return Outcome(reply.status, None, reply.text)
-    if _REFUSAL.match(reply.text):
-        return Outcome("refusal", None, reply.text)
-    text = clean_prompt(reply.text)
-    return Outcome("valid", text, reply.text) if re.search(r"\w", text) else Outcome("unparseable", None, reply.text)
+    reply = readings.typed(reply, "enhance")
+    return _outcome(reply, readings.clean_prompt(reply.text) if reply.status == "valid" else None)
 
 
 def _verdict(reply: Reply) -> Verdict:
+    reply = readings.typed(reply, "validate")
     if reply.status != "valid":
-        return Verdict(reply.status, None, reply.text)
+        return Verdict(reply.status, None, reply.text, reply.reading)
     if reply.probabilities is not None:
-        return Verdict("valid", reply.probabilities["yes"], reply.text)
-    yes = parse_yes(reply.text)
-    if yes is not None:
-        return Verdict("valid", float(yes), reply.text)
-    return Verdict("refusal" if _REFUSAL.match(reply.text) else "unparseable", None, reply.text)
+        return Verdict("valid", reply.probabilities["yes"], reply.text, reply.reading)
+    yes = bool(readings.parse_yes(reply.text))
+    feedback = None if yes else readings.parse_reason(reply.text)
+    return Verdict("valid", float(yes), reply.text, reply.reading, feedback)
 
 
 def _score(reply: Reply) -> Outcome[float]:
+    reply = readings.typed(reply, "judge")
     if reply.status != "valid":
-        return Outcome(reply.status, None, reply.text)
+        return _outcome(reply, None)
     if reply.probabilities is not None:
-        return Outcome("valid", sum(int(score) * share for score, share in reply.probabilities.items()), reply.text)
-    score = parse_score(reply.text)
-    if score is not None:
-        return Outcome("valid", score, reply.text)
-    return Outcome("refusal" if _REFUSAL.match(reply.text) else "unparseable", None, reply.text)
+        return _outcome(reply, sum(int(score) * share for score, share in reply.probabilities.items()))
+    return _outcome(reply, readings.parse_score(reply.text))
+
+
+def _outcome(reply: Reply, value: Value | None) -> Outcome[Value]:
+    return Outcome(reply.status, value, reply.text, reply.reading)

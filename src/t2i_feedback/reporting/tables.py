@@ -53,6 +53,7 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
     "The loop": (
         Metric("acceptance_rate", "accepted by the validator", 3, "higher"),
         Metric("rounds_mean", "rounds", 2, "lower", spread="rounds_std"),
+        Metric("tokens_lost", "prompt tokens beyond the window", 2, "lower"),
     ),
 }
 BY_KEY = {metric.key: metric for group in METRICS.values() for metric in group}

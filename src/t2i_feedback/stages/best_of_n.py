@@ -45,6 +45,7 @@ def main() -> None:
                 round=row.round,
                 prompt=row.prompt,
                 image=image_name(row.caption_id, row.round),
+                tokens_lost=row.tokens_lost,
             )
             for row in wanted
         ]

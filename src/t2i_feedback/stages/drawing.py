@@ -21,6 +21,7 @@ class Studio:
     def __init__(self, params: Params, adapter: Path | None, folder: Path, mllm: Mllm, first: Sequence[PromptRow]):
         self.params, self.adapter, self.folder, self.mllm = params, adapter, folder, mllm
         self.verdicts: list[roles.Verdict] = []  # of the whole run; a masked one is here once it was asked again
+        self.remarks: dict[str, str] = {}  # image -> what its verdict missed, where the verdict said it
         self.prompts = list(first)
 
     @cached_property
@@ -42,15 +43,26 @@ class Studio:
         return [image_name(row.caption_id, row.round) for row in prompts]
 
     def validate(self, captions: Sequence[CaptionRow], images: list[str], attempt: int) -> Sequence[roles.Verdict]:
-        verdicts = roles.validate(self.mllm, self._open(images), [row.caption for row in captions], sample=attempt)
+        verdicts = roles.validate(
+            self.mllm,
+            self._open(images),
+            [row.caption for row in captions],
+            sample=attempt,
+            questions=self.params.stage1.questions,
+        )
+        self.remarks |= {image: v.feedback for image, v in zip(images, verdicts, strict=True) if v.feedback}
         self.verdicts += [verdict for verdict in verdicts if attempt or verdict.status == "valid"]
         if attempt:
             roles.check_invalid(self.verdicts, self.params.stage1.max_invalid_fraction, "verdicts")
         return verdicts
 
     def explain(self, captions: Sequence[CaptionRow], images: list[str]) -> list[str | None]:
-        answers = roles.explain(self.mllm, self._open(images), [row.caption for row in captions])
-        return [answer.value for answer in answers]
+        """What the verdicts said already; the validator is asked about the other pictures."""
+        silent = [i for i, image in enumerate(images) if image not in self.remarks]
+        pictures = self._open([images[i] for i in silent])
+        answers = roles.explain(self.mllm, pictures, [captions[i].caption for i in silent])
+        remarks = self.remarks | {images[i]: a.value for i, a in zip(silent, answers, strict=True) if a.value}
+        return [remarks.get(image) for image in images]
 
     def enhance(self, captions: Sequence[CaptionRow], feedback: list[str | None], round: int) -> list[PromptRow]:
         limit = self.params.stage1.max_invalid_fraction

@@ -13,14 +13,17 @@ def main() -> None:
 
     with (
         workspace.partial("enhance", workspace.digest([p.stage1, entry, p.model], [paths.EVALUATION_CAPTIONS])) as work,
-        mllm.open(p.stage1.mllm, entry, paths.ledger()) as enhancer,
+        mllm.open(p.stage1.mllm, entry, paths.ledger(), images=entry.images) as enhancer,
     ):
         rows = first_prompts(enhancer, captions, p.model, p.stage1.max_invalid_fraction)
         finished = work / "prompts"
         records.write(finished / paths.FIRST_PROMPTS.name, rows)
         workspace.publish(finished, paths.PROMPTS)
-    lost = sum(row.tokens_lost for row in rows)
-    print(f"enhance: {sum(row.status == 'valid' for row in rows)} prompts, {lost} tokens beyond the model's window")
+    cut = [row.tokens_lost for row in rows if row.tokens_lost]
+    print(
+        f"enhance: {sum(row.status == 'valid' for row in rows)} prompts, {len(cut)} of them longer than the image "
+        f"model's window ({sum(cut)} tokens lost)"
+    )
 
 
 if __name__ == "__main__":

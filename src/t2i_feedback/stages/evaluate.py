@@ -41,7 +41,8 @@ def main(arm: str = "") -> None:
     print(f"evaluate {arm}: {len(pictures)} pictures; {p.evaluate.extractor}, {who}", flush=True)
 
     entries = [p.mllms[name] for name in asked.values()]
-    settings = [p.seed, p.model, p.evaluate, p.finetune.preference, p.stage1.threshold, *asked.values(), *entries]
+    stage1 = [p.stage1.threshold, p.stage1.questions]
+    settings = [p.seed, p.model, p.evaluate, p.finetune.preference, *stage1, *asked.values(), *entries]
     inputs = [paths.EVALUATION_CAPTIONS, paths.REFERENCE, paths.ORACLE, folder]
     with workspace.partial(f"evaluate-{arm}", workspace.digest(settings, inputs)) as work:
         out = work / "evaluation"
@@ -52,9 +53,10 @@ def main(arm: str = "") -> None:
         rows = per_image(p, folder, pictures, Counter(row.caption_id for row in rounds), alignments, answers)
         metrics = {"n": len(rows)} | numbers | means(rows)
         metrics |= {f"invalid_{role}": invalid_share(outcomes) for role, outcomes in answers.items()}
+        metrics |= prompt_lengths(pictures)
         records.write(out / "per_image.jsonl", rows)
         records.write(out / "rounds.jsonl", (round_row(row, alignments[row.image]) for row in rounds))
-        records.write_json(out / "card.json", protocol(p, len(rows)))
+        records.write_json(out / "card.json", protocol(p, len(rows)) | asking(p, asked, answers))
         workspace.publish(out, paths.evaluation(arm))
         records.write_json(paths.arm_metrics(arm), metrics)
     shown = (name for name in ("fid", "alignment", "judge_score", "held_out_score") if name in metrics)
@@ -128,7 +130,8 @@ def ask(
                 for chunk in chunks(list(zip(files, captions, strict=True))):
                     images = [open_rgb(file) for file, _ in chunk]
                     if role == "validator":
-                        found += roles.validate(model, images, [caption.caption for _, caption in chunk])
+                        texts = [caption.caption for _, caption in chunk]
+                        found += roles.validate(model, images, texts, questions=p.stage1.questions)
                     else:
                         found += roles.score_preference(model, images, p.finetune.preference)
                 roles.check_invalid(found, p.evaluate.max_invalid_fraction, f"{role.replace('_', '-')} {name}")
@@ -191,6 +194,12 @@ def means(rows: list[EvaluationRow]) -> dict[str, float]:
     return found | {"rounds_std": statistics.pstdev(row.rounds for row in rows)}
 
 
+def prompt_lengths(pictures: list[PictureRow]) -> dict[str, float]:
+    """Tokens per prompt that the image model never saw; nothing where nobody counted them."""
+    lost = [picture.tokens_lost for picture in pictures if picture.tokens_lost is not None]
+    return {"tokens_lost": statistics.fmean(lost)} if lost else {}
+
+
 def invalid_share(outcomes: Sequence["Typed"]) -> float:
     return sum(outcome.status != "valid" for outcome in outcomes) / len(outcomes)
 
@@ -218,8 +227,18 @@ def protocol(p: params.Params, n: int) -> dict[str, object]:
         "preference": p.finetune.preference,
         "judge": p.finetune.judge,
         "held_out_judge": p.evaluate.judge,
-        "validator": f"{p.stage1.mllm}, accepts from P(yes) {p.stage1.threshold:g}",
+        "validator": f"{p.stage1.mllm}, accepts from {'a share of items' if p.stage1.questions else 'P(yes)'} "
+        f"{p.stage1.threshold:g}",
     }
+
+
+def asking(p: params.Params, asked: dict[str, str], answers: dict[str, Sequence["Typed"]]) -> dict[str, str]:
+    """For the card: how answers were read, and the version of the templates that asked for them."""
+    from t2i_feedback.mllm import roles, wording
+
+    found = {f"{role}_reading": roles.readings_used(answers[role]) for role in asked}
+    versions = sorted({wording.version(p.mllms[name].templates) for name in asked.values()})
+    return found | {"templates": ", ".join(versions)}
 
 
 def chunks(items: list) -> Iterator[list]:

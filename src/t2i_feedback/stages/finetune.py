@@ -29,6 +29,7 @@ def main() -> None:
         mllm.open(p.evaluate.judge, held_out, paths.ledger()) as second_user,
         tracking.stage_run(p, "finetune") as run,
     ):
+        print(f"finetune: scores are read by {user.reading}, held-out scores by {second_user.reading}", flush=True)
         if config.enhance_prompts:
             prompts = first_prompts(user, captions, p.model, config.max_invalid_fraction)
         else:
@@ -61,11 +62,11 @@ def main() -> None:
         save_adapter(pipe.unet, work / "adapter")
         records.write(work / "adapter" / HISTORY, history)
         workspace.publish(work / "adapter", paths.ADAPTER)
-        records.write_json(paths.FINETUNE_METRICS, summary(history))
+        records.write_json(paths.FINETUNE_METRICS, summary(history, config.pictures_per_epoch))
     print(f"finetune: reward {history[0].reward_mean:.2f} -> {history[-1].reward_mean:.2f}, adapter in {paths.ADAPTER}")
 
 
-def summary(history: list[records.EpochRow]) -> dict[str, float]:
+def summary(history: list[records.EpochRow], pictures_per_epoch: int) -> dict[str, float]:
     first, last = history[0], history[-1]
     fields = ("reward_mean", "held_out_mean", "diversity", "brightness", "contrast", "sharpness")
     found = {
@@ -74,6 +75,7 @@ def summary(history: list[records.EpochRow]) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None} | {
         "kl_last": last.kl,
         "masked": float(sum(row.masked for row in history)),
+        "invalid_judge": sum(row.masked for row in history) / (len(history) * pictures_per_epoch),
         "epochs": float(len(history)),
     }
 

@@ -22,18 +22,24 @@ def main(arm: str = "") -> None:
     drawer = f"{p.model.name} + adapter" if adapter else p.model.name
     print(f"generate {arm}: {len(prompts)} pictures, {p.model.steps} steps each, by {drawer}")
     from t2i_feedback.diffusion.gallery import draw_missing, image_name
-    from t2i_feedback.diffusion.load import load_pipeline
+    from t2i_feedback.diffusion.load import load_pipeline, load_tokenizer
+    from t2i_feedback.diffusion.sampling import tokens_lost
 
     inputs = [source, *([adapter] if adapter else []), *workspace.weights(p.model.name)]
     with workspace.partial(f"generate-{arm}", workspace.digest([p.seed, p.model], inputs)) as work:
         draw_missing(
             lambda: load_pipeline(p.model, adapter), prompts, work / "arm", model=p.model, seed=p.seed, title=arm
         )
+        lost = tokens_lost(load_tokenizer(p.model), [row.prompt for row in prompts])
         rows = [
             records.PictureRow(
-                caption_id=row.caption_id, round=1, prompt=row.prompt, image=image_name(row.caption_id, 1)
+                caption_id=row.caption_id,
+                round=1,
+                prompt=row.prompt,
+                image=image_name(row.caption_id, 1),
+                tokens_lost=count,
             )
-            for row in prompts
+            for row, count in zip(prompts, lost, strict=True)
         ]
         records.write(work / "arm/rounds.jsonl", rows)
         records.write(work / "arm/pictures.jsonl", rows)

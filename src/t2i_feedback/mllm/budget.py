@@ -1,0 +1,34 @@
+"""What an endpoint may cost: calls and dollars over the life of the ledger, whatever stage or process spends them."""
+
+from t2i_feedback.errors import UserError
+from t2i_feedback.mllm.base import Reply, cost_usd
+from t2i_feedback.mllm.ledger import Ledger
+from t2i_feedback.params import EndpointEntry
+
+
+class Budget:
+    """The account of one model at one server. Safe under threads and processes."""
+
+    def __init__(self, name: str, entry: EndpointEntry, ledger: Ledger):
+        self._name, self._entry, self._ledger = name, entry, ledger
+        self._account = f"{entry.base_url} {entry.model}"
+
+    def take(self) -> None:
+        """Before a call. Raises UserError when the budget is used up; calls that are under way may still end."""
+        entry = self._entry
+        if self._ledger.take(self._account, entry.max_calls, entry.max_cost_usd):
+            return
+        calls, cost = self._ledger.spent(self._account)
+        if entry.max_calls is not None and calls >= entry.max_calls:
+            key, limit = "max_calls", f"{entry.max_calls}"
+        else:
+            key, limit = "max_cost_usd", f"{entry.max_cost_usd:g}"
+        raise UserError(
+            f"mllms.{self._name}: the budget of {key} = {limit} is used up ({calls} calls, ${cost:.4f}); every answer "
+            "is kept. Raise it and run the same command again."
+        )
+
+    def pay(self, reply: Reply) -> None:
+        """After a call."""
+        if cost := cost_usd(self._entry, reply):
+            self._ledger.pay(self._account, cost)

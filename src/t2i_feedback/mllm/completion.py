@@ -1,0 +1,97 @@
+"""Chat completions of the OpenAI protocol: requests and replies, in and out. Nothing is sent from here."""
+
+import base64
+import io
+import json
+import math
+from typing import Any
+
+from openai.types.chat import ChatCompletion
+from openai.types.chat.chat_completion import Choice
+from PIL import Image
+
+from t2i_feedback.mllm.base import MIN_MASS, Decoding, Reply, Request, chosen
+
+TOP_LOGPROBS = 20  # as many as the protocol allows
+CHOICE_TOKENS = 16  # room for "Score: 7/10" where the first token is not the answer
+BLANKS = " \t\n\r\u2581\u0120"  # space, and the marks that tokenisers write for it
+
+
+def arguments(model: str, request: Request, decoding: Decoding) -> dict[str, Any]:
+    """What `chat.completions.create` is called with. The picture stands first, as open models learnt it."""
+    content: list[dict[str, Any]] = [{"type": "text", "text": request.text}]
+    if request.image is not None:
+        content.insert(0, {"type": "image_url", "image_url": {"url": data_url(request.image)}})
+    found: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": "user", "content": content}],
+        "max_tokens": decoding.max_new_tokens,
+        "temperature": decoding.temperature,
+        "seed": request.sample,
+    }
+    if decoding.candidates:
+        found |= {"max_tokens": CHOICE_TOKENS, "logprobs": True, "top_logprobs": TOP_LOGPROBS}
+    if decoding.schema:
+        form = {"name": "answer", "strict": True, "schema": json.loads(decoding.schema)}
+        found["response_format"] = {"type": "json_schema", "json_schema": form}
+    return found
+
+
+def data_url(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def read(completion: object, decoding: Decoding, seconds: float) -> Reply:
+    """The reply that a server's answer holds; transport when it is no chat completion, whatever else it may be."""
+    if not isinstance(completion, ChatCompletion):
+        return Reply("transport", f"not a chat completion: {str(completion)[:160]}", seconds=seconds)
+    try:
+        return _read(completion, decoding, seconds)
+    except (AttributeError, TypeError, IndexError, ValueError) as error:  # the client does not check what is in it
+        return Reply("transport", f"not a chat completion: {error}", seconds=seconds)
+
+
+def gives_logprobs(completion: ChatCompletion) -> bool:
+    logprobs = completion.choices[0].logprobs if completion.choices else None
+    return bool(logprobs and logprobs.content and logprobs.content[0].top_logprobs)
+
+
+def _read(completion: ChatCompletion, decoding: Decoding, seconds: float) -> Reply:
+    choice = completion.choices[0]
+    text = (choice.message.content or "").strip()
+    usage = completion.usage
+    tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, len(text.split()))
+    if choice.finish_reason == "content_filter" or choice.message.refusal:
+        return Reply("refusal", choice.message.refusal or text, None, None, *tokens, seconds)
+    if (found := _chosen(choice, decoding.candidates, text)) is not None:
+        return Reply("valid", text, found.probabilities, found.mass, *tokens, seconds, "probability")
+    return Reply("truncated" if choice.finish_reason == "length" else "valid", text, None, None, *tokens, seconds)
+
+
+def _chosen(choice: Choice, candidates: tuple[str, ...], text: str) -> Reply | None:
+    """The candidates' probabilities at the answer's first token that is not blank; None when they cannot be read there.
+
+    A candidate of several tokens ("10" as "1", "0") is followed one token further along the path that was written.
+    """
+    if not candidates or choice.logprobs is None or not choice.logprobs.content:
+        return None
+    tokens = choice.logprobs.content
+    first = next((i for i, token in enumerate(tokens) if token.token.strip(BLANKS)), None)
+    if first is None:
+        return None
+    mass = dict.fromkeys(candidates, 0.0)
+    for option in tokens[first].top_logprobs:
+        word = option.token.strip(BLANKS).lower()
+        if word in mass:
+            mass[word] += math.exp(option.logprob)
+    written = tokens[first].token.strip(BLANKS).lower()
+    for option in tokens[first + 1].top_logprobs if first + 1 < len(tokens) else ():
+        longer = written + option.token.lower()
+        if longer in mass and longer != written:
+            share = math.exp(tokens[first].logprob + option.logprob)
+            mass[longer] += share
+            if written in mass:
+                mass[written] = max(0.0, mass[written] - share)
+    return chosen(mass, text) if sum(mass.values()) >= MIN_MASS else None

@@ -1,0 +1,155 @@
+"""A model behind the ledger: what it was asked before is not asked again, and what it cannot do is done otherwise."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from PIL import Image
+from tqdm import tqdm
+
+from t2i_feedback.errors import UserError
+from t2i_feedback.mllm import readings, wording
+from t2i_feedback.mllm.base import Abilities, Backend, Decoding, Reply, Request, cost_usd
+from t2i_feedback.mllm.ledger import Entry, Ledger
+from t2i_feedback.params import EndpointEntry, LocalEntry
+from t2i_feedback.records import Reading
+
+MANY = 64  # from so many open questions on, progress is shown
+SAMPLING_TEMPERATURE = 1.0  # of the reading `samples`: answers as often as the model believes them
+
+
+class Ledgered:
+    """A Mllm. The backend is loaded when the first question is really asked, or its abilities are not known yet."""
+
+    def __init__(
+        self,
+        entry: LocalEntry | EndpointEntry,
+        identity: str,
+        load: Callable[[], Backend],
+        ledger: Ledger,
+        name: str = "model",
+    ):
+        self._entry, self._identity, self._load, self._ledger, self._name = entry, identity, load, ledger, name
+        self._backend: Backend | None = None
+        self._abilities: Abilities | None = None
+        self._reading: Reading | None = None
+
+    @property
+    def templates(self) -> str:
+        return self._entry.templates
+
+    @property
+    def reading(self) -> Reading:
+        """The entry's; `auto` is the best that the backend has: probabilities, else samples, else text."""
+        if self._reading is None:
+            self._reading = self._resolve_reading()
+        return self._reading
+
+    def ready(self, images: bool) -> None:
+        """Find out whether the model can do what it will be asked. Raises UserError with what it cannot."""
+        wording.version(self.templates)
+        if images and not (self._entry.images and self.abilities().images):
+            raise UserError(
+                f"mllms.{self._name}: {self._entry.model} reads text alone and cannot look at pictures; it can enhance "
+                "prompts, but to validate and to judge choose a model that sees."
+            )
+        _ = self.reading
+
+    def abilities(self) -> Abilities:
+        """Found out once; from then on the ledger knows."""
+        if self._abilities is None:
+            self._abilities = self._ledger.abilities(self._asked_about) or self._find_abilities()
+        return self._abilities
+
+    def generate(self, requests: Sequence[Request], max_new_tokens: int | None = None) -> list[Reply]:
+        return self._answer(requests, Decoding(max_new_tokens or self._entry.max_new_tokens))
+
+    def choose(self, requests: Sequence[Request], candidates: tuple[str, ...]) -> list[Reply]:
+        decoding = Decoding(self._entry.max_new_tokens)
+        if self.reading == "probability":
+            return self._answer(requests, replace(decoding, candidates=candidates))
+        if self.abilities().schema:
+            decoding = replace(decoding, schema=readings.schema(candidates))
+        if self.reading == "text" or isinstance(self._entry, LocalEntry):
+            return self._answer(requests, decoding)
+        count = self._entry.samples
+        asked = [replace(request, sample=request.sample * count + i) for request in requests for i in range(count)]
+        replies = self._answer(asked, replace(decoding, temperature=SAMPLING_TEMPERATURE))
+        groups = [replies[start : start + count] for start in range(0, len(replies), count)]
+        return [readings.pooled(candidates, group) for group in groups]
+
+    def close(self) -> None:
+        if self._backend is not None:
+            self._backend.close()
+            self._backend = None
+
+    # -------------------------------------------------------------------------------------------- abilities
+
+    @property
+    def _asked_about(self) -> str:
+        return self._identity if self._entry.images else f"{self._identity} text alone"
+
+    def _find_abilities(self) -> Abilities:
+        found = self._loaded().abilities()
+        self._ledger.note_abilities(self._asked_about, found)
+        return found
+
+    def _resolve_reading(self) -> Reading:
+        entry = self._entry
+        if entry.reading == "probability" and not self.abilities().logprobs:
+            self._abilities = self._find_abilities()  # the server may be another one by now
+            if not self._abilities.logprobs:
+                raise UserError(
+                    f"mllms.{self._name}.reading: {entry.model} gives no probabilities (logprobs); use reading: auto, "
+                    "samples or text, or a server that gives them."
+                )
+        if entry.reading != "auto":
+            return entry.reading
+        if self.abilities().logprobs:
+            return "probability"
+        return "samples" if isinstance(entry, EndpointEntry) and entry.samples > 1 else "text"
+
+    # -------------------------------------------------------------------------------------------- asking
+
+    def _loaded(self) -> Backend:
+        if self._backend is None:
+            self._backend = self._load()
+        return self._backend
+
+    def _answer(self, requests: Sequence[Request], decoding: Decoding) -> list[Reply]:
+        keys = [_key(self._identity, request, decoding) for request in requests]
+        replies = self._ledger.find(list(dict.fromkeys(keys)))
+        open_requests = {key: r for key, r in zip(keys, requests, strict=True) if key not in replies}
+        if requests and len(open_requests) < len(requests):
+            self._ledger.count_hits(self._entry.model, requests[0].role, len(requests) - len(open_requests))
+        if open_requests:
+            replies |= self._ask(open_requests, decoding)
+        return [readings.typed(replies[key], request.role) for key, request in zip(keys, requests, strict=True)]
+
+    def _ask(self, open_requests: dict[str, Request], decoding: Decoding) -> dict[str, Reply]:
+        """Ask what is not in the ledger; every group of answers is kept as soon as it comes."""
+        backend = self._loaded()
+        asked = sorted(open_requests.items(), key=lambda item: len(item[1].text))  # batches of like length
+        replies: dict[str, Reply] = {}
+        role = asked[0][1].role
+        with tqdm(total=len(asked), desc=role, unit=" answers", disable=len(asked) < MANY, mininterval=1) as progress:
+            for group in backend.answers([request for _, request in asked], decoding):
+                self._ledger.keep(self._entry.model, [self._entry_of(*asked[i], reply) for i, reply in group])
+                replies |= {asked[i][0]: reply for i, reply in group}
+                progress.update(len(group))
+        return replies
+
+    def _entry_of(self, key: str, request: Request, reply: Reply) -> Entry:
+        status = readings.typed(reply, request.role).status
+        return Entry(key, request.role, request.template, status, reply, cost_usd(self._entry, reply))
+
+
+def _key(identity: str, request: Request, decoding: Decoding) -> str:
+    image = None if request.image is None else _pixels(request.image)
+    how = [decoding.candidates, decoding.max_new_tokens, decoding.temperature, decoding.schema]
+    return hashlib.sha256(json.dumps([identity, request.text, image, how, request.sample]).encode()).hexdigest()
+
+
+def _pixels(image: Image.Image) -> str:
+    return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()

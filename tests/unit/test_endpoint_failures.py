@@ -1,0 +1,231 @@
+"""A server that misbehaves: every failure has its type, nothing becomes a number, and nobody is asked too often."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from chat_server import DROP, Answer, Server, entry, failed, running, said
+from PIL import Image
+
+from t2i_feedback import mllm
+from t2i_feedback.errors import UserError
+from t2i_feedback.mllm import roles
+from t2i_feedback.mllm.ledger import Ledger
+
+PICTURE = Image.new("RGB", (3, 2), (200, 10, 30))
+KEY = "sk-secret-1234567890"
+HTML = "<html><body>Bad gateway</body></html>"
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.sqlite"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ((200, {}, said("A red", finish="length")), "truncated"),
+        ((200, {}, said(None, refusal="I can't help with that")), "refusal"),
+        ((200, {}, said("I'm sorry, but I can't assist with that.")), "refusal"),
+        ((200, {}, said("", finish="content_filter")), "refusal"),
+        ((400, {}, failed("content_policy_violation")), "refusal"),
+        ((400, {}, failed("content_filter")), "refusal"),
+        ((400, {}, failed("context_length_exceeded")), "truncated"),
+        ((400, {}, failed("invalid_value", "image too small")), "transport"),
+        ((500, {}, failed("server_error")), "transport"),
+        ((429, {}, failed("rate_limit_exceeded")), "transport"),
+        ((200, {}, said("")), "unparseable"),
+        ((200, {}, said(None)), "unparseable"),
+        ((200, {"Content-Type": "text/html"}, HTML), "transport"),
+        ((200, {}, HTML), "transport"),
+        ((502, {"Content-Type": "text/html"}, HTML), "transport"),
+        ((200, {}, ""), "transport"),
+        ((200, {}, '{"choices": [{"mess'), "transport"),
+        ((200, {}, "[]"), "transport"),
+        ((200, {}, "null"), "transport"),
+        ((200, {}, {}), "transport"),
+        ((200, {}, {"choices": []}), "transport"),
+        ((200, {}, {"choices": [{}]}), "transport"),
+        ((200, {}, {"choices": [{"message": {"content": 7}}]}), "transport"),
+        ((200, {}, {"error": {"message": "out of memory"}}), "transport"),
+        ((200, {}, DROP), "transport"),
+    ],
+)
+def test_every_failure_has_its_type(server: Server, ledger: Path, answer: Answer, status: str) -> None:
+    server.script = [answer]
+    with mllm.open("gpt", entry(server), ledger) as model:
+        (outcome,) = roles.enhance(model, ["a fish"])
+        assert (outcome.status, outcome.value) == (status, None)
+        (again,) = roles.enhance(model, ["a fish"])
+    assert again.status == ("valid" if status == "transport" else status)
+    assert len(server.seen) == (2 if status == "transport" else 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "score"),
+    [
+        ("0", "unparseable", None),
+        ("11", "unparseable", None),
+        ("7.5", "valid", 7.5),
+        ("seven", "unparseable", None),
+        ("between 3 and 8", "unparseable", None),
+        ("Score: 3-8", "unparseable", None),
+        ("6, or maybe 9", "unparseable", None),
+        ("Score: 6. Score: 9.", "unparseable", None),
+        ("There are 3 houses.", "unparseable", None),
+        ("85/100", "unparseable", None),
+        ("I cannot rate images. 5", "refusal", None),
+        ('{"score": 8', "unparseable", None),
+        ('{"score": "8"}', "unparseable", None),
+        ("", "unparseable", None),
+        ("8", "valid", 8.0),
+    ],
+)
+def test_no_text_becomes_a_score_by_accident(
+    server: Server, ledger: Path, text: str, status: str, score: float | None
+) -> None:
+    server.script = [(200, {}, said(text))]
+    with mllm.open("gpt", entry(server, reading="text"), ledger) as model:
+        (outcome,) = roles.score_preference(model, [PICTURE], "dark images")
+    assert (outcome.status, outcome.value) == (status, score)
+    (row,) = Ledger(ledger).summary()
+    assert row[4:8] == (status == "refusal", status == "unparseable", 0, 0)
+
+
+def test_a_cut_answer_is_no_score(server: Server, ledger: Path) -> None:
+    server.script = [(200, {}, said("1", finish="length"))]  # of 10?
+    with mllm.open("gpt", entry(server, reading="text"), ledger) as model:
+        (outcome,) = roles.score_preference(model, [PICTURE], "dark images")
+    assert (outcome.status, outcome.value) == ("truncated", None)
+
+
+# ------------------------------------------------------------------------------------------------ retries
+
+
+@pytest.mark.parametrize(
+    "answer", [(429, {}, failed("rate_limit")), (500, {}, failed("error")), (503, {}, HTML), (200, {}, DROP)]
+)
+def test_what_may_pass_is_tried_again_so_often_and_no_oftener(server: Server, ledger: Path, answer: Answer) -> None:
+    with mllm.open("gpt", entry(server, retries=2), ledger) as model:
+        server.script = [answer] * 2
+        assert roles.enhance(model, ["a fish"])[0].value == "yes"
+        assert len(server.seen) == 3
+        server.script = [answer] * 4
+        assert roles.enhance(model, ["a house"])[0].status == "transport"
+    assert len(server.seen) == 6
+
+
+def test_retry_after_is_obeyed_and_without_it_the_pauses_grow(server: Server, ledger: Path) -> None:
+    server.script = [(429, {"Retry-After": "1.2"}, failed("rate_limit")), *[(429, {}, failed("rate_limit"))] * 2]
+    with mllm.open("gpt", entry(server, retries=3), ledger) as model:
+        assert roles.enhance(model, ["a fish"])[0].value == "yes"
+    moments = [moment for moment, *_ in server.seen]
+    pauses = [later - earlier for earlier, later in pairwise(moments)]
+    assert 1.2 <= pauses[0] < 2
+    assert 0.7 < pauses[1] <= 1.3  # 1 s less up to a quarter of jitter
+    assert 1.4 < pauses[2] <= 2.3
+
+
+def test_the_same_pause_is_not_kept_by_all(server: Server, ledger: Path) -> None:
+    server.script = [(429, {}, failed("rate_limit"))] * 6
+    with mllm.open("gpt", entry(server, retries=1, concurrency=6), ledger) as model:
+        roles.enhance(model, [f"a fish {i}" for i in range(6)])
+    again = sorted(moment for moment, *_ in server.seen)[6:]
+    assert again[-1] - again[0] > 0.01
+
+
+def test_a_server_that_wants_too_long_a_pause_is_not_asked_again(server: Server, ledger: Path) -> None:
+    server.script = [(429, {"Retry-After": "3600"}, failed("rate_limit"))]
+    with mllm.open("gpt", entry(server, retries=3), ledger) as model:
+        assert roles.enhance(model, ["a fish"])[0].status == "transport"
+    assert len(server.seen) == 1
+
+
+def test_a_server_that_hangs_is_left_after_the_time_out(server: Server, ledger: Path) -> None:
+    with mllm.open("gpt", entry(server, timeout_seconds=0.2, retries=1), ledger) as model:
+        server.delay = 1.0
+        assert roles.enhance(model, ["a fish"])[0].status == "transport"
+    assert len(server.seen) == 2
+
+
+# ------------------------------------------------------------------------------------------------ one clear line
+
+
+def test_a_server_that_is_not_there_is_said_with_how_to_start_one(server: Server, ledger: Path) -> None:
+    wanted = entry(server, base_url="http://127.0.0.1:9/v1", model="llava-hf/llava-1.5-7b-hf")
+    with pytest.raises(UserError) as raised, mllm.open("llava", wanted, ledger):
+        pass
+    message = str(raised.value)
+    assert "\n" not in message
+    assert "mllms.llava: nobody answers at http://127.0.0.1:9/v1" in message
+    assert "`vllm serve llava-hf/llava-1.5-7b-hf --port 9`" in message
+
+
+def test_a_server_that_hangs_at_first_is_one_line(server: Server, ledger: Path) -> None:
+    server.delay = 1.0
+    wanted = entry(server, timeout_seconds=0.2)
+    with pytest.raises(UserError, match=r"mllms\.gpt: .* cannot be asked now"), mllm.open("gpt", wanted, ledger):
+        pass
+    assert len(server.probes) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_wrong_key_or_model_stops_at_once_and_keeps_the_key_to_itself(
+    server: Server, ledger: Path, monkeypatch, caplog, status: int
+) -> None:
+    caplog.set_level("DEBUG")
+    monkeypatch.setenv("SOME_KEY", KEY)
+    server.script = [(200, {}, said("one")), *[(status, {}, failed("invalid", f"bad key {KEY}"))] * 50]
+    with (
+        mllm.open("gpt", entry(server, api_key_env="SOME_KEY", retries=3), ledger) as model,
+        pytest.raises(UserError) as raised,
+    ):
+        roles.enhance(model, [f"a fish {i}" for i in range(50)])
+    assert "mllms.gpt" in str(raised.value)
+    assert "SOME_KEY" in str(raised.value)
+    assert KEY not in str(raised.value) + caplog.text
+    assert server.seen[0][1]["authorization"] == f"Bearer {KEY}"
+    assert len(server.seen) == 2
+    assert KEY.encode() not in b"".join(file.read_bytes() for file in ledger.parent.iterdir())
+    assert Ledger(ledger).summary()[0][2] == 1
+
+
+@pytest.mark.parametrize("value", [None, " "])
+def test_a_missing_key_is_said_before_any_call(server: Server, ledger: Path, monkeypatch, value: str | None) -> None:
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    if value:
+        monkeypatch.setenv("SOME_KEY", value)
+    with (
+        pytest.raises(UserError, match=r"mllms\.gpt: the environment variable SOME_KEY is not set"),
+        mllm.open("gpt", entry(server, api_key_env="SOME_KEY"), ledger),
+    ):
+        pass
+    assert server.probes == server.seen == []
+
+
+def test_what_is_answered_needs_no_server_and_no_key(server: Server, ledger: Path, monkeypatch) -> None:
+    monkeypatch.setenv("SOME_KEY", KEY)
+    with mllm.open("gpt", entry(server, api_key_env="SOME_KEY"), ledger) as model:
+        first = roles.validate(model, [PICTURE], ["a fish"])
+    monkeypatch.delenv("SOME_KEY")
+    server.server_close()
+    with mllm.open("gpt", entry(server, api_key_env="SOME_KEY"), ledger) as model:
+        assert roles.validate(model, [PICTURE], ["a fish"]) == first
+
+
+def test_a_preference_longer_than_the_context_is_one_line(server: Server, ledger: Path) -> None:
+    server.script = [(400, {}, failed("context_length_exceeded", "maximum context length is 4096 tokens"))] * 2
+    pictures = [PICTURE, PICTURE.resize((4, 4))]
+    with (
+        mllm.open("gpt", entry(server), ledger) as model,
+        pytest.raises(UserError, match=r"finetune\.preference: 900 words are more than the judge can take in"),
+    ):
+        roles.score_preference(model, pictures, "dark images " * 450)
