@@ -86,7 +86,7 @@ def agreement(
         for place, (model, askings) in zip(axes.flat, models.items(), strict=True):
             place.plot([low, high], [low, high], color=GREY, linewidth=1)
             for number, (pairs, (colour, marker, _)) in enumerate(zip(askings, (FIRST, SECOND), strict=False), 1):
-                label = f"wording {number + 1}" if len(askings) > 1 else None
+                label = f"paraphrase {number}" if len(askings) > 1 else None
                 points = np.array(pairs).reshape(-1, 2)
                 place.plot(*points.T, marker, color=colour, alpha=0.6, label=label, clip_on=False)
             distances = [abs(a - b) for pairs in askings for a, b in pairs]
@@ -116,7 +116,10 @@ def captions(name: str, shares: Mapping[str, tuple[float, int]], path: Path) -> 
 
 
 def reliability(name: str, true: Sequence[float], false: Sequence[float], path: Path) -> None:
-    """Stated against observed, and how P(yes) is spread over true and altered captions; both kinds weigh alike."""
+    """Stated against observed, and how P(yes) is spread over true and altered captions; both kinds weigh alike.
+
+    A dot's area is its bin's weight; beside it stands the number of answers.
+    """
     with _picture(path, 1, 2, (8.6, 4.0)) as axes:
         left, right = axes[0]
         left.plot([0, 1], [0, 1], color=GREY, linewidth=1)
@@ -124,7 +127,7 @@ def reliability(name: str, true: Sequence[float], false: Sequence[float], path: 
         left.set_xlabel("mean P(yes)")
         left.set_ylabel("share of captions that are true")
         left.set_xlim(0, 1)
-        left.set_ylim(-0.03, 1.1)
+        left.set_ylim(-0.04, 1.1)
         right.set_xlabel("P(yes)")
         right.set_ylabel("share of its kind")
         edges = np.linspace(0, 1, discrimination.BINS + 1)
@@ -135,10 +138,11 @@ def reliability(name: str, true: Sequence[float], false: Sequence[float], path: 
                 right.hist(values, edges, weights=weights, label=f"{kind} ({len(values)})", **look)
         if true and false:
             bins = discrimination.reliability(true, false)
-            left.plot([b.stated for b in bins], [b.observed for b in bins], "o-", color=FIRST[0], clip_on=False)
+            sizes = [20 + 400 * b.weight for b in bins]
+            left.scatter([b.stated for b in bins], [b.observed for b in bins], sizes, color=FIRST[0], clip_on=False)
             for b in bins:
                 where = (b.stated, b.observed)
-                left.annotate(str(b.count), where, (0, 6), textcoords="offset points", ha="center", fontsize=8)
+                left.annotate(str(b.count), where, (9, 7), textcoords="offset points", fontsize=8)
             right.set_title(f"AUC {discrimination.auc(true, false):.3f}")
         right.legend(loc="upper center")
 
