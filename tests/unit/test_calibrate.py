@@ -77,7 +77,7 @@ def test_changes_change_what_they_say() -> None:
 class Judge:
     """A Mllm whose score of a picture is a function of the question and of its place among those asked together."""
 
-    templates = "postcards"
+    templates, reading = "postcards", "probability"
 
     def __init__(self, score: Callable[[Request, int], float | None]):
         self.score = score

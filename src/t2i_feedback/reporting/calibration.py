@@ -52,7 +52,8 @@ def sweeps(
         for place, (trait, unit) in zip(axes.flat, TRAITS.items(), strict=True):
             for (judge, known), look in zip(correlations.items(), (FIRST, SECOND), strict=False):
                 points = _means([row for row in rows if row.judge == judge and row.trait == trait])
-                label = judge if known.get(trait) is None else f"{judge}, rank correlation {known[trait]:.2f}"
+                correlation = "" if known.get(trait) is None else f", rank correlation {known[trait]:.2f}"
+                label = judge + (correlation if points[0] else ", no valid answers")
                 colour, marker, line = look
                 place.errorbar(*points, color=colour, marker=marker, linestyle=line, capsize=2, label=label)
             place.set_title(f"{trait.capitalize()}: {WANTED[directions.get(trait)]}")
@@ -88,12 +89,14 @@ def agreement(
             for number, (pairs, (colour, marker, _)) in enumerate(zip(askings, (FIRST, SECOND), strict=False), 1):
                 label = f"paraphrase {number}" if len(askings) > 1 else None
                 points = np.array(pairs).reshape(-1, 2)
-                place.plot(*points.T, marker, color=colour, alpha=0.6, label=label, clip_on=False)
+                place.plot(*points.T, marker, color=colour, alpha=0.6, label=label)
             distances = [abs(a - b) for pairs in askings for a, b in pairs]
             mean = f"mean difference {np.mean(distances):.2g}" if distances else "no valid answers"
             place.set_title(f"{model}: {mean}")
             place.set_xlabel(f"{name}, first asked")
             place.set_ylabel(f"{name}, {second}")
+            place.set_xlim(low - (high - low) / 40, high + (high - low) / 40)
+            place.set_ylim(*place.get_xlim())
             place.set_aspect("equal")
             if len(askings) > 1:
                 place.legend(loc="best")
@@ -144,7 +147,7 @@ def reliability(name: str, true: Sequence[float], false: Sequence[float], path: 
                 where = (b.stated, b.observed)
                 left.annotate(str(b.count), where, (9, 7), textcoords="offset points", fontsize=8)
             right.set_title(f"AUC {discrimination.auc(true, false):.3f}")
-        right.legend(loc="upper center")
+            right.legend(loc="upper center")
 
 
 def threshold(name: str, true: Sequence[float], false: Sequence[float], path: Path) -> None:

@@ -3,13 +3,16 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
+from typing import Any, cast
 
+from t2i_feedback import mllm as package
 from t2i_feedback import paths, records
-from t2i_feedback.mllm import roles
-from t2i_feedback.mllm.base import Mllm, Reply, Request
+from t2i_feedback.mllm.base import Mllm
 from t2i_feedback.records import CaptionRow
 
+TEMPLATES = Path(package.__file__).parent / "templates"
 GROUP = 5  # questions asked together the second time
 
 Values = list[float | None]  # of the questions, in their order; None = the answer was not valid
@@ -17,16 +20,13 @@ Ask = Callable[[Mllm, Sequence[int], int], Values]  # model, which questions, sa
 
 
 class Reworded:
-    """A model asked in the words of another folder of templates."""
+    """A Mllm asked in the words of another folder of templates, and the same in all else."""
 
     def __init__(self, mllm: Mllm, templates: str):
         self._mllm, self.templates = mllm, templates
 
-    def generate(self, requests: Sequence[Request], max_new_tokens: int | None = None) -> list[Reply]:
-        return self._mllm.generate(requests, max_new_tokens)
-
-    def choose(self, requests: Sequence[Request], candidates: tuple[str, ...]) -> list[Reply]:
-        return self._mllm.choose(requests, candidates)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._mllm, name)
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,9 @@ def retest(ask: Ask, mllm: Mllm, first: Values, rng: random.Random) -> Agreement
 
 def paraphrases(ask: Ask, mllm: Mllm, first: Values) -> list[Agreement]:
     """The same questions in the words of every folder `paraphrase-*` beside the model's templates."""
-    folders = sorted((roles.TEMPLATES / mllm.templates).glob("paraphrase-*"))
-    return [
-        Agreement(first, ask(Reworded(mllm, f"{mllm.templates}/{folder.name}"), range(len(first)), 0))
-        for folder in folders
-    ]
+    folders = sorted((TEMPLATES / mllm.templates).glob("paraphrase-*"))
+    others = [cast(Mllm, Reworded(mllm, f"{mllm.templates}/{folder.name}")) for folder in folders]
+    return [Agreement(first, ask(other, range(len(first)), 0)) for other in others]
 
 
 def together(agreements: Sequence[Agreement]) -> Agreement:
