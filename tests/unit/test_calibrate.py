@@ -264,17 +264,17 @@ def test_masked_verdicts_stop_the_calibration_of_a_validator(tmp_path: Path, mon
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llava_folder: Path) -> Path:
-    """A repository whose judges are tiny LLaVAs with random weights: unfit, as they cannot rank anything."""
+    """A repository whose judges are tiny LLaVAs with random weights: unfit, as they hardly ever answer with a score."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("T2I_NO_TRACKING", "1")
     monkeypatch.delenv("DVC_ROOT", raising=False)
     raw = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-    entry = {"backend": "local", "model": str(llava_folder), "batch_size": 16}
+    entry = {"backend": "local", "model": str(llava_folder), "batch_size": 16, "templates": "postcards"}
     raw["mllms"] |= {"tiny": entry, "tiny-judge": entry}
     raw["stage1"] |= {"mllm": "tiny", "max_invalid_fraction": 1.0}
-    raw["finetune"] |= {"judge": "tiny", "max_invalid_fraction": 1.0}
+    raw["finetune"] |= {"judge": "tiny", "preference": "dark, subdued images", "max_invalid_fraction": 1.0}
     raw["evaluate"] |= {"judge": "tiny-judge"}
-    raw["calibrate"] |= {"images": 3, "levels": 3}
+    raw["calibrate"] |= {"images": 4, "levels": 3}
     paths.PARAMS.write_text(yaml.safe_dump(raw))
     rows, _ = drawn_rows(12)
     records.write(paths.REFERENCE_CAPTIONS, rows[:8])
@@ -295,6 +295,23 @@ def test_a_judge_that_cannot_rank_its_preference_stops_finetune_which_names_a_pl
     assert not paths.ADAPTER.exists()
     assert {path.name for path in paths.JUDGE_PICTURES.iterdir()} == {"sweeps.png", "retest.png", "paraphrases.png"}
     assert set(json.loads(paths.CALIBRATION_METRICS.read_text())) == {"tiny", "tiny-judge"}
+
+
+@pytest.mark.parametrize("correlation", [-0.9, 0.0, 0.49])
+def test_a_correlation_below_the_limit_is_named_with_the_plot(repository: Path, correlation: float) -> None:
+    records.write_json(paths.CALIBRATION_METRICS, {"tiny": {"rank_correlation": correlation}})
+    with pytest.raises(UserError) as refused:
+        finetune.main()
+    assert f"correlation of {correlation:.2f}, below calibrate.min_rank_correlation 0.5" in str(refused.value)
+    assert "metrics/plots/judges/sweeps.png" in str(refused.value)
+
+
+@pytest.mark.parametrize("correlation", [0.5, 1.0, None])  # None: the preference names no trait
+def test_a_judge_that_ranks_well_or_cannot_be_measured_is_let_through(
+    repository: Path, correlation: float | None
+) -> None:
+    records.write_json(paths.CALIBRATION_METRICS, {"tiny": {"rank_correlation": correlation}})
+    finetune.require_calibrated(params.load())
 
 
 def test_finetune_asks_for_the_calibration_of_its_judge(repository: Path) -> None:
