@@ -2,9 +2,11 @@
 
 import json
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import mllm_questions
 import numpy as np
 import pytest
 import yaml
@@ -18,7 +20,7 @@ from t2i_feedback.errors import UserError
 from t2i_feedback.mllm.base import Reply, Request
 from t2i_feedback.records import CalibrationRow, CaptionRow
 from t2i_feedback.stages import calibrate, calibrate_entry, calibrate_validator, finetune
-from t2i_feedback.stages.agreement import Agreement, calibration_rows, together
+from t2i_feedback.stages.agreement import TEMPLATES, Agreement, calibration_rows, together
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -353,3 +355,24 @@ def test_calibration_images_are_not_evaluated_on(repository: Path) -> None:
     assert {row.caption_id for row in few} == {4, 5, 6, 7}  # reference images come first
     assert {row.caption_id for row in many} == {4, 5, 6, 7, 8, 9, 10, 11}
     assert not evaluated & {row.caption_id for row in many}
+
+
+# ------------------------------------------------------------------------------------------------ paraphrases
+
+
+@pytest.mark.parametrize("templates", ["general", "postcards"])
+def test_every_set_of_templates_has_two_paraphrases_that_ask_for_the_same(templates: str) -> None:
+    for name, word in (("judge", "preference"), ("validate", "caption")):
+        texts = [path.read_text() for path in sorted((TEMPLATES / templates).rglob(f"{name}.txt"))]
+        assert len(set(texts)) == 3
+        assert all(re.findall(r"{(\w+)}", text) == [word] for text in texts)
+
+
+def test_the_shipped_model_was_taught_its_paraphrases() -> None:
+    taught = {
+        "judge": [words.format("{preference}") for words in mllm_questions.PARAPHRASES[mllm_questions.JUDGE]],
+        "validate": [words.format("{caption}") for words in mllm_questions.PARAPHRASES[mllm_questions.VALIDATE]],
+    }
+    for name, expected in taught.items():
+        found = [path.read_text().strip() for path in sorted(TEMPLATES.glob(f"postcards/paraphrase-*/{name}.txt"))]
+        assert found == expected
