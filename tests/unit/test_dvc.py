@@ -36,6 +36,7 @@ RERUNS = {
     "model.size": EVERYTHING - {"data", "calibrate", "calibrate_validator"},
     "stage1.max_rounds": LOOP | LOOP_EVALUATED | {"report"},
     "stage1.feedback": LOOP | LOOP_EVALUATED | {"report"},
+    "calibrate.images": TRAINED | {"calibrate", "calibrate_validator"},
     "finetune.epochs": TRAINED,
     "finetune.learning_rate": TRAINED,
     "evaluate.resamples": EVALUATED | {"report"},
