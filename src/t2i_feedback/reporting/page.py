@@ -259,7 +259,8 @@ def judge_numbers(evidence: Evidence) -> dict[str, Mapping[str, object]]:
 def numbers_table(role: str, models: Mapping[str, Mapping[str, object]]) -> Table | None:
     """A calibration's numbers: one per row, a column per model; shares of invalid answers are written as per cents."""
     keys = list(dict.fromkeys(key for numbers in models.values() for key in numbers))
-    lines = [(key.replace("_", " "), *(_cell(key, numbers.get(key)) for numbers in models.values())) for key in keys]
+    names = {key: key.replace("_", " ").replace("auc", "AUC") for key in keys}
+    lines = [(names[key], *(_cell(key, numbers.get(key)) for numbers in models.values())) for key in keys]
     return tables.plain_table((f"as {role}", *models), lines) if lines else None
 
 

@@ -14,7 +14,9 @@ from t2i_feedback.records import CaptionRow
 
 TEMPLATES = Path(package.__file__).parent / "templates"
 GROUP = 5  # questions asked together the second time
+DIGITS = 6  # of a written number: what is beyond differs between machines
 
+Numbers = dict[str, float | None]  # what a calibration writes; None = not to be had
 Values = list[float | None]  # of the questions, in their order; None = the answer was not valid
 Ask = Callable[[Mllm, Sequence[int], int], Values]  # model, which questions, sample index
 
@@ -67,6 +69,10 @@ class Agreement:
 
 def invalid(values: Sequence[float | None]) -> float | None:
     return fmean(value is None for value in values) if values else None
+
+
+def rounded(numbers: Numbers) -> Numbers:
+    return {name: None if value is None else round(value, DIGITS) for name, value in numbers.items()}
 
 
 def retest(ask: Ask, mllm: Mllm, first: Values, rng: random.Random) -> Agreement:

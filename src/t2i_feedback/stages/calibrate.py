@@ -19,11 +19,13 @@ from t2i_feedback.pictures import open_rgb
 from t2i_feedback.records import CalibrationRow, CaptionRow
 from t2i_feedback.stages.agreement import (
     Agreement,
+    Numbers,
     Values,
     calibration_rows,
     invalid,
     paraphrases,
     retest,
+    rounded,
     together,
 )
 
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 
 Trait = Literal["brightness", "contrast", "saturation", "blur"]
 Step = tuple[Trait, float, int, Image.Image]  # trait, level, caption_id, the changed image
-Numbers = dict[str, float | None]
 TRAITS: tuple[Trait, ...] = get_args(Trait)
 SWEEPS: dict[Trait, tuple[float, float]] = {  # first and last level; blur in pixels per 64 of the image's width
     "brightness": (1.2, 0.35),
@@ -125,7 +126,7 @@ def calibrate(
         "paraphrase_correlation": together(reworded).correlation,
         "paraphrase_invalid": together(reworded).invalid,
     }
-    return Calibrated(swept, again, reworded, numbers)
+    return Calibrated(swept, again, reworded, rounded(numbers))
 
 
 def draw(found: Mapping[str, Calibrated], preference: str, folder: Path) -> None:

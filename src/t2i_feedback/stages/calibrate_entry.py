@@ -8,13 +8,12 @@ into a folder of its own, and touches no output of DVC. What is asked here, a la
 """
 
 import sys
-from collections.abc import Mapping
 
 from t2i_feedback import params, paths, records, stages
 from t2i_feedback.errors import UserError
 from t2i_feedback.pictures import open_rgb
 from t2i_feedback.stages import calibrate, calibrate_validator
-from t2i_feedback.stages.agreement import calibration_rows
+from t2i_feedback.stages.agreement import Numbers, calibration_rows
 
 
 def main(name: str = "") -> None:
@@ -39,7 +38,7 @@ def main(name: str = "") -> None:
     print(f"\npictures and numbers in {folder}")
 
 
-def table(numbers: Mapping[str, float | None]) -> str:
+def table(numbers: Numbers) -> str:
     """One number per line, its name first."""
     width = max(map(len, numbers))
     cells = {key: "-" if value is None else f"{value:.3f}".removesuffix(".000") for key, value in numbers.items()}

@@ -20,11 +20,13 @@ from t2i_feedback.pictures import open_rgb
 from t2i_feedback.records import CaptionRow
 from t2i_feedback.stages.agreement import (
     Agreement,
+    Numbers,
     Values,
     calibration_rows,
     invalid,
     paraphrases,
     retest,
+    rounded,
     together,
 )
 
@@ -168,12 +170,12 @@ def _is_false(other: CaptionRow, own: CaptionRow, shown: Scene | None) -> bool:
 # ------------------------------------------------------------------------------------------------ numbers
 
 
-def numbers(found: Calibrated) -> dict[str, float | None]:
+def numbers(found: Calibrated) -> Numbers:
     """metrics/validator.json. Accuracies are at P(yes) = 0.5 unless they name another threshold."""
     from t2i_feedback.evaluation import discrimination
 
     true, false, reworded = found.true, found.false, together(found.paraphrases)
-    written: dict[str, float | None] = {
+    written: Numbers = {
         "true_captions": float(len(true)),
         "altered_captions": float(len(false)),
         "invalid": invalid(found.p_yes),
@@ -186,7 +188,7 @@ def numbers(found: Calibrated) -> dict[str, float | None]:
     } | shares_right(found)
     names = ("balanced_accuracy", "auc", "calibration_error", "best_threshold", "best_threshold_accuracy")
     if not true or not false:
-        return written | dict.fromkeys(names)
+        return rounded(written) | dict.fromkeys(names)
     best = discrimination.best_threshold(true, false)
     values = (
         discrimination.balanced_accuracy(true, false, HALF),
@@ -195,12 +197,12 @@ def numbers(found: Calibrated) -> dict[str, float | None]:
         best,
         discrimination.balanced_accuracy(true, false, best),
     )
-    return written | dict(zip(names, values, strict=True))
+    return rounded(written | dict(zip(names, values, strict=True)))
 
 
-def shares_right(found: Calibrated) -> dict[str, float | None]:
+def shares_right(found: Calibrated) -> Numbers:
     """Share of true captions that were accepted, and of each kind of false ones that were rejected."""
-    shares: dict[str, float | None] = {"accepted_true": fmean(p >= HALF for p in found.true) if found.true else None}
+    shares: Numbers = {"accepted_true": fmean(p >= HALF for p in found.true) if found.true else None}
     return shares | {f"rejected_{name}": fmean(p < HALF for p in some) for name, some in found.by_alteration.items()}
 
 
