@@ -8,7 +8,7 @@ export PYTHONPATH := src
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint types check ui publish report profile ledger retry-failed bench pretrain model-card clean
+.PHONY: help setup repro test lint types check ui publish report profile ledger retry-failed calibrate bench pretrain model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,7 +51,11 @@ ledger: $(READY) ## what the MLLMs were asked: calls, failures, tokens, seconds,
 retry-failed: $(READY) ## ask the MLLMs again what failed (refused, unreadable, cut off, lost) and rerun those stages
 	@python -m t2i_feedback.mllm.ledger --retry-failed
 
-bench: $(READY) ## measure the pipeline: seconds and peak memory of every stage, and of a repeated run
+calibrate: $(READY) ## can a catalogue entry judge? make calibrate JUDGE=llava16-7b: a table, pictures in calibrated/
+	@python -m t2i_feedback.stages.calibrate_entry $(JUDGE)
+
+bench: $(READY) ## measure: the judges' speed as ratios; seconds and peak memory of every stage, and of a repeated run
+	python benchmarks/judges.py
 	python benchmarks/pipeline.py
 
 pretrain: $(READY) ## train the embedded models from nothing (hours); the weights are committed, nobody needs this

@@ -14,6 +14,7 @@ REFERENCE = Path("data/reference")  # features.safetensors, card.json
 CALIBRATION = Path("data/calibration")  # CalibrationRow sweeps.jsonl
 PROMPTS = Path("data/prompts")
 FIRST_PROMPTS = PROMPTS / "prompts.jsonl"  # PromptRow: the enhancer's prompt of round 1 per evaluation caption
+CALIBRATED_ENTRIES = Path("calibrated")  # of `make calibrate`, a folder per entry; no output of the DAG
 ADAPTER = Path("models/lora")  # adapter weights, history.jsonl
 ORACLE = Path("models/postcards/oracle")
 
@@ -21,6 +22,9 @@ METRICS = Path("metrics")
 CALIBRATION_METRICS = METRICS / "calibration.json"
 VALIDATOR_METRICS = METRICS / "validator.json"
 FINETUNE_METRICS = METRICS / "finetune.json"
+PLOTS = METRICS / "plots"  # CSV series and pictures
+JUDGE_PICTURES = PLOTS / "judges"  # sweeps.png, retest.png, paraphrases.png
+VALIDATOR_PICTURES = PLOTS / "validator"  # captions.png, reliability.png, threshold.png, retest.png, paraphrases.png
 REPORT = METRICS / "report.html"
 SUMMARY = METRICS / "summary.json"
 

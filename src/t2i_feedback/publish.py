@@ -22,7 +22,7 @@ def publish(p: params.Params) -> bool:
         run.tag(wording())
         run.replay({0: metrics()})
         run.replay(reward_curve())
-        files = (paths.REPORT, paths.SUMMARY, paths.METRICS / "plots")
+        files = (paths.REPORT, paths.SUMMARY, paths.PLOTS)
         run.keep(path for path in files if path.exists())
         if paths.ADAPTER.exists():
             run.keep([paths.ADAPTER], "models")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from t2i_feedback import paths, records
 from t2i_feedback.datasets import postcards
+from t2i_feedback.reporting import calibration
 
 REPOSITORY = Path(__file__).parents[2]
 GAINS = {"raw": 0.0, "enhanced": 0.1, "best_of_n": 0.12, "validated": 0.2, "finetuned": -0.02, "combined": 0.2}
@@ -125,7 +126,12 @@ def _calibration(rng: random.Random) -> None:
     records.write(paths.CALIBRATION / "sweeps.jsonl", rows)
     numbers = {"rank_correlation": 0.91, "brightness": 0.95, "invalid": 0.0}
     records.write_json(paths.CALIBRATION_METRICS, dict.fromkeys(("postcards", "postcards-judge"), numbers))
-    records.write_json(paths.VALIDATOR_METRICS, {"balanced_accuracy": 0.93, "auc": 0.97, "retest_agreement": None})
+    found = {"balanced_accuracy": 0.93, "auc": 0.97, "invalid": 0.05, "true_captions": 24.0, "retest_agreement": None}
+    best = {"best_threshold": 0.4, "best_threshold_accuracy": 0.95}
+    records.write_json(paths.VALIDATOR_METRICS, found | best)
+    judges = dict.fromkeys(("postcards", "postcards-judge"), numbers)
+    calibration.sweeps(rows, {"brightness": -1}, judges, paths.JUDGE_PICTURES / "sweeps.png")
+    calibration.captions("postcards", {"true": (0.9, 10)}, paths.VALIDATOR_PICTURES / "captions.png")
 
 
 def _finetuning(rng: random.Random) -> None:

@@ -1,10 +1,28 @@
-"""Sweeps and what is read from them."""
+"""Sweeps of judges, true and altered captions for validators, and what is read from both."""
 
+import json
+import random
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import mllm_questions
+import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
-from t2i_feedback.records import CalibrationRow
-from t2i_feedback.stages import calibrate
+from t2i_feedback import params, paths, records
+from t2i_feedback.datasets import postcards
+from t2i_feedback.datasets.alterations import contradicts
+from t2i_feedback.datasets.postcards import Scene
+from t2i_feedback.errors import UserError
+from t2i_feedback.mllm.base import Reply, Request
+from t2i_feedback.records import CalibrationRow, CaptionRow
+from t2i_feedback.stages import calibrate, calibrate_entry, calibrate_validator, finetune
+from t2i_feedback.stages.agreement import TEMPLATES, Agreement, calibration_rows, together
+
+REPOSITORY = Path(__file__).parents[2]
 
 PREFERENCE = (
     "images that have a dark, subdued color palette with a blurred appearance, "
@@ -53,3 +71,308 @@ def test_changes_change_what_they_say() -> None:
     assert len(set(grey.getpixel((5, 5)))) == 1
     assert calibrate.change(image, "blur", 0.0).tobytes() == image.tobytes()
     assert calibrate.levels("blur", 5) == [0.0, 0.6, 1.2, 1.8, 2.4]
+
+
+# ------------------------------------------------------------------------------------------------ judges
+
+
+class Judge:
+    """A Mllm whose score of a picture is a function of the question and of its place among those asked together."""
+
+    templates, reading = "postcards", "probability"
+
+    def __init__(self, score: Callable[[Request, int], float | None]):
+        self.score = score
+
+    def generate(self, requests: Sequence[Request], max_new_tokens: int | None = None) -> list[Reply]:
+        raise NotImplementedError
+
+    def choose(self, requests: Sequence[Request], candidates: tuple[str, ...]) -> list[Reply]:
+        scores = [self.score(request, place) for place, request in enumerate(requests)]
+        return [
+            Reply("refusal", "I cannot") if score is None else Reply("valid", "", _probabilities(score, candidates))
+            for score in scores
+        ]
+
+
+def _probabilities(score: float, candidates: tuple[str, ...]) -> dict[str, float]:
+    """On the first and the last candidate, with the expectation `score` between them: 1..10, or P(yes)."""
+    if candidates == ("yes", "no"):
+        return {"yes": score, "no": 1 - score}
+    return dict.fromkeys(candidates, 0.0) | {"1": (10 - score) / 9, "10": (score - 1) / 9}
+
+
+def darkness(request: Request, place: int) -> float:
+    assert request.image is not None
+    return 10 - 9 * float(np.asarray(request.image).mean()) / 255
+
+
+IMAGES = [postcards.render(postcards.sample_scene(random.Random(i)), random.Random(i)) for i in range(4)]
+ROWS = [CaptionRow(caption_id=i, image_id=i, caption=f"caption {i}", image="") for i in range(4)]
+
+
+def calibrated(score: Callable[[Request, int], float | None], **finetune: object) -> calibrate.Calibrated:
+    p = params.load(REPOSITORY / "params.yaml")
+    p = p.model_copy(update={"finetune": p.finetune.model_copy(update={"preference": "dark images", **finetune})})
+    return calibrate.calibrate("j", Judge(score), IMAGES, ROWS, p)
+
+
+def test_a_judge_that_sees_darkness_ranks_a_preference_for_it_and_agrees_with_itself() -> None:
+    found = calibrated(darkness)
+    assert found.numbers["rank_correlation"] == pytest.approx(1)
+    assert found.numbers["retest_difference"] == 0
+    assert found.numbers["paraphrase_difference"] == 0
+    assert found.numbers["paraphrase_correlation"] == pytest.approx(1)
+    assert len(found.retest.pairs) == 2 * len(IMAGES)
+    assert len(found.paraphrases) == 2
+
+
+def test_an_answer_that_depends_on_the_other_questions_of_its_batch_fails_the_retest() -> None:
+    found = calibrated(lambda request, place: darkness(request, place) - 0.1 * (place % 7))
+    assert found.numbers["retest_difference"] > 0.05  # type: ignore[operator]
+
+
+def test_an_answer_that_depends_on_the_sample_fails_the_retest() -> None:
+    found = calibrated(lambda request, place: darkness(request, place) - request.sample)
+    assert found.numbers["retest_difference"] == pytest.approx(1)
+
+
+def test_an_answer_that_depends_on_the_words_shows_among_the_paraphrases_only() -> None:
+    found = calibrated(lambda request, place: darkness(request, place) - 0.5 * request.text.startswith("Score"))
+    assert found.numbers["retest_difference"] == 0
+    assert found.numbers["paraphrase_difference"] == pytest.approx(0.25)  # one wording of two
+
+
+def test_invalid_answers_are_counted_beside_each_number_and_never_become_one() -> None:
+    found = calibrated(lambda r, place: None if r.sample else darkness(r, place), max_invalid_fraction=0.1)
+    assert found.numbers["invalid"] == 0
+    assert found.numbers["retest_invalid"] == 1
+    assert found.numbers["retest_difference"] is None
+    assert found.numbers["paraphrase_invalid"] == 0
+
+
+def test_too_many_invalid_answers_stop_the_calibration_with_what_was_said() -> None:
+    with pytest.raises(UserError, match=r"scores of j: .* not valid.*I cannot"):
+        calibrated(lambda request, place: None)
+
+
+def test_agreement_is_over_questions_with_two_valid_answers() -> None:
+    agreement = Agreement([1.0, None, 3.0, 4.0], [2.0, 5.0, None, 4.0])
+    assert agreement.pairs == [(1.0, 2.0), (4.0, 4.0)]
+    assert agreement.difference == 0.5
+    assert agreement.invalid == 0.25
+    assert agreement.agreeing(1.5) == 0.5
+    assert agreement.correlation == pytest.approx(1)
+
+
+def test_agreement_of_nothing_has_no_numbers() -> None:
+    nothing = together([])
+    assert (nothing.difference, nothing.correlation, nothing.invalid, nothing.agreeing(0.5)) == (None,) * 4
+
+
+# ------------------------------------------------------------------------------------------------ validators
+
+
+def drawn_rows(count: int, first: int = 0) -> tuple[list[CaptionRow], list[Scene]]:
+    """Rows with medium captions under data/dataset, with their pictures, and the scenes that these show."""
+    rows, scenes = [], []
+    for i in range(first, first + count):
+        rng = random.Random(i)
+        scene = postcards.sample_scene(rng)
+        text, facts = postcards.caption(scene, rng, "medium")
+        image = paths.DATASET / "images" / f"{i}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        postcards.render(scene, rng).save(image)
+        rows.append(CaptionRow(caption_id=i, image_id=i, caption=text, image=f"images/{i}.png", facts=facts.to_json()))
+        scenes.append(scene)
+    return rows, scenes
+
+
+def test_altered_claims_are_false_of_their_images_and_the_others_true(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows, scenes = drawn_rows(30)
+    stated = calibrate_validator.stated_captions(paths.DATASET, rows)
+    claims = calibrate_validator.claims(rows, stated, random.Random(0))
+    facts = {row.caption: Scene.from_json(row.facts) for row in rows if row.facts}
+    kinds = {claim.altered for claim in claims}
+    assert kinds == {None, "kind", "colour", "size", "column", "background", "other"}
+    for claim in claims:
+        if claim.altered in (None, "other"):
+            assert contradicts(facts[claim.caption], scenes[claim.image]) is (claim.altered == "other")
+        else:
+            assert claim.caption not in facts
+            assert claim.caption != rows[claim.image].caption
+
+
+def test_annotations_give_captions_that_state_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shortest captions, which are the default's, state no sizes and columns: longer ones of the image do."""
+    monkeypatch.chdir(tmp_path)
+    for _ in postcards.write_dataset(paths.DATASET, {"val": 6}, seed=1):
+        pass
+    entries = json.loads((paths.DATASET / "annotations" / "captions_val.json").read_text())["annotations"]
+    rows = [
+        CaptionRow(caption_id=e["id"], image_id=e["image_id"], caption=e["caption"], image="", facts=e["facts"])
+        for e in entries[::5]
+    ]
+    stated = calibrate_validator.stated_captions(paths.DATASET, rows)
+    claims = calibrate_validator.claims(rows, stated, random.Random(0))
+    assert {"size", "column", "background"} <= {claim.altered for claim in claims}
+    known = {(e["image_id"], e["caption"]) for e in entries}
+    assert all((rows[c.image].image_id, c.caption) in known for c in claims if c.altered is None)
+
+
+def test_without_facts_the_false_captions_are_those_of_other_images() -> None:
+    rows = [row.model_copy(update={"caption": "the same" if i < 2 else row.caption}) for i, row in enumerate(ROWS)]
+    claims = calibrate_validator.claims(rows, [[] for _ in rows], random.Random(0))
+    false = [claim for claim in claims if claim.altered]
+    assert {claim.altered for claim in false} == {"other"}
+    assert all(claim.caption != rows[claim.image].caption for claim in false)
+    assert len(false) == 2 + 2 + 2 + 2  # "the same" twice is one caption
+
+
+def test_a_validator_that_knows_and_one_that_nods_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows, _ = drawn_rows(12)
+    p = params.load(REPOSITORY / "params.yaml")
+    true = {row.caption for row in rows}
+    nods = calibrate_validator.numbers(calibrate_validator.calibrate(Judge(lambda r, place: 0.7), rows, p))
+    assert (nods["accepted_true"], nods["rejected_colour"], nods["balanced_accuracy"]) == (1, 0, 0.5)
+    assert nods["auc"] == 0.5
+    knowing = Judge(lambda r, place: 0.4 if any(f" {caption}?" in r.text for caption in true) else 0.1)
+    calibrated = calibrate_validator.calibrate(knowing, rows, p)
+    calibrated = calibrate_validator.Calibrated(
+        [claim for claim in calibrated.claims if claim.altered != "other"],
+        [v for v, claim in zip(calibrated.p_yes, calibrated.claims, strict=True) if claim.altered != "other"],
+        calibrated.retest,
+        calibrated.paraphrases,
+    )
+    knows = calibrate_validator.numbers(calibrated)
+    assert (knows["accepted_true"], knows["rejected_colour"], knows["auc"]) == (0, 1, 1)
+    assert knows["best_threshold"] == pytest.approx(0.25)
+    assert knows["best_threshold_accuracy"] == 1
+
+
+def test_masked_verdicts_stop_the_calibration_of_a_validator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows, _ = drawn_rows(3)
+    with pytest.raises(UserError, match=r"verdicts: .* not valid"):
+        calibrate_validator.calibrate(Judge(lambda r, place: None), rows, params.load(REPOSITORY / "params.yaml"))
+
+
+# ------------------------------------------------------------------------------------------------ stages
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llava_folder: Path) -> Path:
+    """A repository whose judges are tiny LLaVAs with random weights: unfit, as they hardly ever answer with a score."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("T2I_NO_TRACKING", "1")
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    raw = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    entry = {"backend": "local", "model": str(llava_folder), "batch_size": 16, "templates": "postcards"}
+    raw["mllms"] |= {"tiny": entry, "tiny-judge": entry}
+    raw["stage1"] |= {"mllm": "tiny", "max_invalid_fraction": 1.0}
+    raw["finetune"] |= {"judge": "tiny", "preference": "dark, subdued images", "max_invalid_fraction": 1.0}
+    raw["evaluate"] |= {"judge": "tiny-judge"}
+    raw["calibrate"] |= {"images": 4, "levels": 3}
+    paths.PARAMS.write_text(yaml.safe_dump(raw))
+    rows, _ = drawn_rows(12)
+    records.write(paths.REFERENCE_CAPTIONS, rows[:8])
+    records.write(paths.EVALUATION_CAPTIONS, rows[:4])
+    records.write(paths.FINETUNE_CAPTIONS, rows[8:])
+    return tmp_path
+
+
+def test_a_judge_that_cannot_rank_its_preference_stops_finetune_which_names_a_plot_that_is_there(
+    repository: Path,
+) -> None:
+    calibrate.main()
+    with pytest.raises(UserError, match=r"below calibrate\.min_rank_correlation") as refused:
+        finetune.main()
+    named = next(word for word in str(refused.value).split() if ".png" in word).rstrip(".;,")
+    with Image.open(named) as plot:
+        assert min(plot.size) > 300
+    assert not paths.ADAPTER.exists()
+    assert {path.name for path in paths.JUDGE_PICTURES.iterdir()} == {"sweeps.png", "retest.png", "paraphrases.png"}
+    assert set(json.loads(paths.CALIBRATION_METRICS.read_text())) == {"tiny", "tiny-judge"}
+
+
+@pytest.mark.parametrize("correlation", [-0.9, 0.0, 0.49])
+def test_a_correlation_below_the_limit_is_named_with_the_plot(repository: Path, correlation: float) -> None:
+    records.write_json(paths.CALIBRATION_METRICS, {"tiny": {"rank_correlation": correlation}})
+    with pytest.raises(UserError) as refused:
+        finetune.main()
+    assert f"correlation of {correlation:.2f}, below calibrate.min_rank_correlation 0.5" in str(refused.value)
+    assert "metrics/plots/judges/sweeps.png" in str(refused.value)
+
+
+@pytest.mark.parametrize("correlation", [0.5, 1.0, None])  # None: the preference names no trait
+def test_a_judge_that_ranks_well_or_cannot_be_measured_is_let_through(
+    repository: Path, correlation: float | None
+) -> None:
+    records.write_json(paths.CALIBRATION_METRICS, {"tiny": {"rank_correlation": correlation}})
+    finetune.require_calibrated(params.load())
+
+
+def test_finetune_asks_for_the_calibration_of_its_judge(repository: Path) -> None:
+    with pytest.raises(UserError, match="has no tiny: run `dvc repro calibrate`"):
+        finetune.main()
+
+
+def test_a_random_validator_is_measured_and_drawn(repository: Path) -> None:
+    calibrate_validator.main()
+    found = json.loads(paths.VALIDATOR_METRICS.read_text())
+    assert {"balanced_accuracy", "auc", "best_threshold", "retest_invalid", "paraphrase_agreement"} <= set(found)
+    names = {"captions.png", "reliability.png", "threshold.png", "retest.png", "paraphrases.png"}
+    assert {path.name for path in paths.VALIDATOR_PICTURES.iterdir()} == names
+
+
+def test_one_entry_is_calibrated_apart_from_the_dags_outputs(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calibrate_entry.main("tiny")
+    said = capsys.readouterr().out
+    assert "tiny as judge" in said
+    assert "rank correlation" in said
+    assert "balanced accuracy" in said
+    folder = paths.CALIBRATED_ENTRIES / "tiny"
+    assert len(list(folder.rglob("*.png"))) == 8
+    assert set(json.loads((folder / "numbers.json").read_text())) == {"judge", "validator"}
+    assert not paths.METRICS.exists()
+    assert not paths.CALIBRATION.exists()
+
+
+def test_an_unknown_entry_is_named_with_the_known_ones(repository: Path) -> None:
+    with pytest.raises(UserError, match=r"which judge\? a name of .*llava16-7b.*, not 'llava'"):
+        calibrate_entry.main("llava")
+
+
+def test_calibration_images_are_not_evaluated_on(repository: Path) -> None:
+    evaluated = {row.caption_id for row in records.read(paths.EVALUATION_CAPTIONS, CaptionRow)}
+    few, many = (calibration_rows(count, seed=0) for count in (4, 100))
+    assert {row.caption_id for row in few} == {4, 5, 6, 7}  # reference images come first
+    assert {row.caption_id for row in many} == {4, 5, 6, 7, 8, 9, 10, 11}
+    assert not evaluated & {row.caption_id for row in many}
+
+
+# ------------------------------------------------------------------------------------------------ paraphrases
+
+
+@pytest.mark.parametrize("templates", ["general", "postcards"])
+def test_every_set_of_templates_has_two_paraphrases_that_ask_for_the_same(templates: str) -> None:
+    for name, word in (("judge", "preference"), ("validate", "caption")):
+        texts = [path.read_text() for path in sorted((TEMPLATES / templates).rglob(f"{name}.txt"))]
+        assert len(set(texts)) == 3
+        assert all(re.findall(r"{(\w+)}", text) == [word] for text in texts)
+
+
+def test_the_shipped_model_was_taught_its_paraphrases() -> None:
+    taught = {
+        "judge": [words.format("{preference}") for words in mllm_questions.PARAPHRASES[mllm_questions.JUDGE]],
+        "validate": [words.format("{caption}") for words in mllm_questions.PARAPHRASES[mllm_questions.VALIDATE]],
+    }
+    for name, expected in taught.items():
+        found = [path.read_text().strip() for path in sorted(TEMPLATES.glob(f"postcards/paraphrase-*/{name}.txt"))]
+        assert found == expected

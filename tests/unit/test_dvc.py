@@ -13,6 +13,7 @@ from dvc.dependency.param import ParamsDependency
 from dvc.repo import Repo
 
 from t2i_feedback import params, paths
+from t2i_feedback.reporting import calibration
 
 REPOSITORY = Path(__file__).parents[2]
 SOURCES = "src/t2i_feedback/"
@@ -36,6 +37,7 @@ RERUNS = {
     "stage1.max_rounds": LOOP | LOOP_EVALUATED | {"report"},
     "stage1.questions": LOOP | EVALUATED | {"report"},
     "stage1.feedback": LOOP | LOOP_EVALUATED | {"report"},
+    "calibrate.images": TRAINED | {"calibrate", "calibrate_validator"},
     "finetune.epochs": TRAINED,
     "finetune.learning_rate": TRAINED,
     "evaluate.resamples": EVALUATED | {"report"},
@@ -202,6 +204,8 @@ def test_every_path_that_the_code_knows_is_in_the_dag(stages: dict[str, Stage]) 
         paths.REPORT,
         paths.SUMMARY,
     ]
-    known += [paths.CALIBRATION_METRICS, paths.FINETUNE_METRICS]
+    known += [paths.CALIBRATION_METRICS, paths.VALIDATOR_METRICS, paths.FINETUNE_METRICS]
+    known += [paths.JUDGE_PICTURES / f"{name}.png" for name in calibration.JUDGES]
+    known += [paths.VALIDATOR_PICTURES / f"{name}.png" for name in calibration.VALIDATORS]
     known += [of(arm) for arm in paths.ARMS for of in (paths.arm, paths.evaluation, paths.arm_metrics)]
     assert {path.as_posix() for path in known} <= outs

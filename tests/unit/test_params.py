@@ -1,6 +1,7 @@
 """params.yaml: what is accepted, and that every problem is told at once with its key."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from t2i_feedback import params
 from t2i_feedback.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
+SIX = {"llava15-7b", "llava15-13b", "llava16-7b", "llava16-13b", "gpt4", "cogvlm"}
 
 
 @pytest.fixture
@@ -45,7 +47,16 @@ def test_the_shipped_file_is_valid(raw: dict, tmp_path: Path) -> None:
 
 
 def test_the_papers_six_mllms_are_in_the_catalogue(raw: dict) -> None:
-    assert {"llava15-7b", "llava15-13b", "llava16-7b", "llava16-13b", "gpt4", "cogvlm"} <= set(raw["mllms"])
+    assert set(raw["mllms"]) >= SIX
+
+
+def test_the_page_on_judges_has_the_six_and_names_no_entry_that_is_not_there(raw: dict) -> None:
+    page = (REPOSITORY / "docs" / "judges.md").read_text()
+    six = page.split("## The paper's six")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `([\w-]+)` \|", six, re.MULTILINE)) == SIX
+    named = re.findall(r"# entry ([\w-]+)", page) + re.findall(r"(?:stage1\.mllm|JUDGE)=([a-z][\w-]*)", page)
+    assert set(named) <= set(raw["mllms"])
+    assert named
 
 
 def test_an_unknown_key_is_named(raw: dict, tmp_path: Path) -> None:

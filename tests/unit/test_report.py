@@ -1,3 +1,4 @@
+import base64
 import csv
 import json
 import random
@@ -15,6 +16,8 @@ from t2i_feedback.records import PictureRow, RoundRow
 from t2i_feedback.reporting import alarm, comparisons, page, stories, verdict
 from t2i_feedback.reporting.evidence import Evidence
 from t2i_feedback.stages import report
+
+SWEEPS = paths.JUDGE_PICTURES / "sweeps.png"
 
 
 @pytest.fixture
@@ -48,19 +51,22 @@ def test_stage_writes_page_numbers_and_series(run: Path) -> None:
     for heading in ("The arms, measured alike", "Paired comparisons", "The validator at work", "Beside the paper"):
         assert heading in text
     assert "not comparable" in text
-    assert "AUC 0.97, balanced accuracy 0.93." in text
+    assert re.search(r"balanced accuracy</th><td>0\.930</td>", text)
+    assert re.search(r"invalid</th><td>5\.0 %</td>", text)
+    assert "P(yes) of 0.5 or more (stage1.threshold). On these images 0.40 would be best" in text
+    assert text.count("data:image/png;base64," + base64.b64encode(SWEEPS.read_bytes()).decode()) == 1
     assert "EfficientNet-Lite0 is not Inception" in text
     numbers = json.loads(paths.SUMMARY.read_text())
     assert all(isinstance(value, (int, float)) for value in numbers.values())
     assert numbers["alignment_validated_minus_raw_low"] < numbers["alignment_validated_minus_raw"]
-    assert sorted(path.name for path in report.PLOTS.iterdir()) == [
+    assert sorted(path.name for path in paths.PLOTS.glob("*.*")) == [
         "arms.csv",
         "calibration.csv",
         "pictures.png",
         "reward.csv",
         "rounds.csv",
     ]
-    with (report.PLOTS / "reward.csv").open() as file:
+    with (paths.PLOTS / "reward.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == [str(epoch) for epoch in range(1, 11)]
 
 
@@ -133,12 +139,14 @@ def test_a_run_without_facts_is_told_without_alignment(tmp_path: Path, monkeypat
 
 
 def test_missing_optional_inputs_become_sentences(run: Path) -> None:
-    for gone in (paths.CALIBRATION, paths.ADAPTER, paths.arm_metrics("finetuned"), paths.arm_metrics("validated")):
+    calibrated = (paths.CALIBRATION_METRICS, paths.VALIDATOR_METRICS)
+    for gone in (*calibrated, paths.ADAPTER, paths.arm_metrics("finetuned"), paths.arm_metrics("validated")):
         shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
     report.main()
     text = paths.REPORT.read_text()
     assert "Nothing was fine-tuned" in text
     assert "The judges were not calibrated" in text
+    assert "The validator was not calibrated" in text
     assert "The fine-tuned arm was not run" in text
     assert "There are no rounds to tell of" in text
 

@@ -47,4 +47,6 @@ class Evidence:
     calibration: Sequence[CalibrationRow] = ()
     calibration_metrics: Mapping[str, object] = field(default_factory=dict)
     validator_metrics: Mapping[str, float | None] = field(default_factory=dict)
+    judge_pictures: Mapping[str, Path] = field(default_factory=dict)  # what it shows -> PNG file
+    validator_pictures: Mapping[str, Path] = field(default_factory=dict)
     history: Sequence[EpochRow] = ()

@@ -1,6 +1,7 @@
 """The report: evidence in, one HTML page out that needs nothing but itself."""
 
-from collections.abc import Sequence
+import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +17,13 @@ TEMPLATE = "report.html.j2"
 DIGITS = {"brightness": 1, "contrast": 1, "judge_score": 2, "held_out_score": 2}
 READING = {1: "higher", 0: "no measurable difference", -1: "lower"}
 KEPT = {True: "kept", False: "lost"}  # for ratios
-TRAITS = {
-    "brightness": "factor on brightness",
-    "contrast": "factor on contrast",
-    "saturation": "factor on saturation",
-    "blur": "blur: Gaussian σ, pixels per 64 of width",
+SHOWN = {  # a calibration's picture -> what it shows
+    "sweeps": "Mean scores along the sweeps of every trait, with standard errors.",
+    "retest": "First answers against those to the same questions asked again, in another order and other batches.",
+    "paraphrases": "First answers against those to the same questions in other words.",
+    "captions": "Share of right answers for true captions and for each kind of altered ones.",
+    "reliability": "Share of true captions by stated P(yes), and the spread of P(yes) over true and altered captions.",
+    "threshold": "Accuracy by threshold.",
 }
 CURVES = {
     "kl": "KL to the base model",
@@ -73,8 +76,11 @@ def render(evidence: Evidence) -> str:
         curves=[plots.reward_curve(evidence.history), *epoch_curves(evidence)] if evidence.history else [],
         alarms=alarm.alarms(evidence.history),
         reward_text=reward_text(evidence),
-        calibration=calibration_plots(evidence),
-        calibration_table=calibration_table(evidence),
+        judge_pictures=[_picture(name, path) for name, path in evidence.judge_pictures.items()],
+        judges=numbers_table("judge", judge_numbers(evidence)),
+        validator_pictures=[_picture(name, path) for name, path in evidence.validator_pictures.items()],
+        validator=numbers_table("validator", {p.stage1.mllm: evidence.validator_metrics}),
+        validator_text=validator_text(evidence),
         preference=p.finetune.preference,
         seed=p.seed,
     )
@@ -159,12 +165,6 @@ def loop_sentences(evidence: Evidence) -> list[str]:
         for arm in evidence.arms.values()
         if arm.name in ("validated", "combined")
     ]
-    known = {name: value for name, value in evidence.validator_metrics.items() if value is not None}
-    if known:
-        figures = ", ".join(
-            f"{name.replace('_', ' ').replace('auc', 'AUC')} {number(value, 2)}" for name, value in known.items()
-        )
-        sentences.append(f"Asked about real images, with their own captions and with other images’: {figures}.")
     for name, split in comparisons.splits(evidence).items():
         sentences.append(
             f"{LABELS[name].capitalize()}: the {split.accepted} accepted pictures have alignment "
@@ -246,24 +246,39 @@ def epoch_curves(evidence: Evidence) -> list[Plot]:
     return [plots.epoch_curve(evidence.history, field, title) for field, title in CURVES.items()]
 
 
-def calibration_plots(evidence: Evidence) -> list[Plot]:
-    means = comparisons.sweep_means(evidence)
-    judges = list(dict.fromkeys([evidence.params.finetune.judge, evidence.params.evaluate.judge]))
-    found = []
-    for trait, unit in TRAITS.items():
-        lines = {judge: means[judge, trait] for judge in judges if (judge, trait) in means}
-        if lines:
-            found.append(plots.sweep(trait, unit, lines))
-    return found
+def _picture(name: str, path: Path) -> Plot:
+    """A calibration's PNG file, whole."""
+    return Plot("data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii"), SHOWN[name])
 
 
-def calibration_table(evidence: Evidence) -> Table | None:
-    """One row per judge, one column per number of metrics/calibration.json."""
-    judges = {name: numbers for name, numbers in evidence.calibration_metrics.items() if isinstance(numbers, dict)}
-    keys = list(dict.fromkeys(key for numbers in judges.values() for key in numbers))
-    lines = [(name, *(_cell(numbers.get(key)) for key in keys)) for name, numbers in judges.items()]
-    return tables.plain_table(("judge", *(key.replace("_", " ") for key in keys)), lines) if lines else None
+def judge_numbers(evidence: Evidence) -> dict[str, Mapping[str, object]]:
+    found = evidence.calibration_metrics
+    return {name: numbers for name, numbers in found.items() if isinstance(numbers, Mapping)}
 
 
-def _cell(value: object) -> str:
-    return number(value, 3) if isinstance(value, float) else tables.NOTHING if value is None else str(value)
+def numbers_table(role: str, models: Mapping[str, Mapping[str, object]]) -> Table | None:
+    """A calibration's numbers: one per row, a column per model; shares of invalid answers are written as per cents."""
+    keys = list(dict.fromkeys(key for numbers in models.values() for key in numbers))
+    names = {key: key.replace("_", " ").replace("auc", "AUC") for key in keys}
+    lines = [(names[key], *(_cell(key, numbers.get(key)) for numbers in models.values())) for key in keys]
+    return tables.plain_table((f"as {role}", *models), lines) if lines else None
+
+
+def _cell(key: str, value: object) -> str:
+    if not isinstance(value, (int, float)):
+        return tables.NOTHING
+    if key.endswith("invalid"):
+        return percent(value)
+    return str(int(value)) if key.endswith("captions") else number(value, 3)
+
+
+def validator_text(evidence: Evidence) -> str:
+    """The threshold in use beside the one that calibration finds best."""
+    best, accuracy = (evidence.validator_metrics.get(f"best_threshold{end}") for end in ("", "_accuracy"))
+    if best is None or accuracy is None:
+        return ""
+    return (
+        f"Accepted is what has P(yes) of {evidence.params.stage1.threshold:g} or more (stage1.threshold). On these "
+        f"images {number(best, 2)} would be best, with a balanced accuracy of {number(accuracy, 3)}; nothing sets it "
+        "by itself."
+    )

@@ -4,11 +4,8 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -17,40 +14,16 @@ from t2i_feedback.evaluation.intervals import Interval
 from t2i_feedback.records import EpochRow
 from t2i_feedback.reporting.comparisons import RoundSummary
 from t2i_feedback.reporting.evidence import LABELS
+from t2i_feedback.reporting.style import FIRST, INK, SECOND, STYLE
 
 SIZE = (4.0, 2.7)  # inches
-INK, GREY = "#333333", "#8a8a8a"
-# Okabe and Ito's colours, told apart by colour-blind readers; shapes differ as well.
-ARM_COLOURS = {
+ARM_COLOURS = {  # Okabe and Ito's
     "raw": "#666666",
     "enhanced": "#E69F00",
     "best_of_n": "#56B4E9",
     "validated": "#0072B2",
     "finetuned": "#D55E00",
     "combined": "#009E73",
-}
-FIRST, SECOND = ("#0072B2", "o", "-"), ("#D55E00", "s", "--")  # colour, marker, line: the judge, the held-out judge
-STYLE: Any = {
-    "font.size": 9.5,
-    "font.family": "sans-serif",
-    "svg.fonttype": "none",
-    "svg.hashsalt": "t2i-feedback",
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "axes.axisbelow": True,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4.5,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
 }
 
 
@@ -134,19 +107,6 @@ def epoch_curve(history: Sequence[EpochRow], field: str, title: str) -> Plot:
 def _epochs(axes: Axes) -> None:
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def sweep(trait: str, unit: str, judges: Mapping[str, Sequence[tuple[float, float, float]]]) -> Plot:
-    """judge -> (level, mean score, standard error) by level."""
-    canvas = _Canvas(f"Score by {trait}", height=2.3)
-    with canvas as axes:
-        for (judge, points), (colour, marker, line) in zip(judges.items(), (FIRST, SECOND), strict=False):
-            levels, means, errors = zip(*points, strict=True)
-            axes.errorbar(levels, means, errors, color=colour, marker=marker, linestyle=line, capsize=2, label=judge)
-        axes.set_xlabel(unit)
-        axes.legend(loc="best")
-    trends = [f"{judge} from {points[0][1]:.1f} to {points[-1][1]:.1f}" for judge, points in judges.items()]
-    return canvas.plot(f"Mean score as {trait} goes up: {'; '.join(trends)}.")
 
 
 def accepted_by_round(arms: Mapping[str, Sequence[RoundSummary]]) -> Plot:

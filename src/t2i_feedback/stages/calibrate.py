@@ -2,11 +2,14 @@
 
 Real images are swept through four traits: darker, flatter, more muted, more blurred, step by step. A judge is fit to be
 a reward when its scores follow the steps in the direction that the preference names. Fine-tuning reads the result.
+Some of the pictures are scored a second time, and in other words: a judge should say the same again.
 """
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from PIL import Image, ImageEnhance, ImageFilter
@@ -14,11 +17,23 @@ from PIL import Image, ImageEnhance, ImageFilter
 from t2i_feedback import params, paths, records, stages, workspace
 from t2i_feedback.pictures import open_rgb
 from t2i_feedback.records import CalibrationRow, CaptionRow
+from t2i_feedback.stages.agreement import (
+    Agreement,
+    Numbers,
+    Values,
+    calibration_rows,
+    invalid,
+    paraphrases,
+    retest,
+    rounded,
+    together,
+)
 
 if TYPE_CHECKING:
     from t2i_feedback.mllm.base import Mllm
 
 Trait = Literal["brightness", "contrast", "saturation", "blur"]
+Step = tuple[Trait, float, int, Image.Image]  # trait, level, caption_id, the changed image
 TRAITS: tuple[Trait, ...] = get_args(Trait)
 SWEEPS: dict[Trait, tuple[float, float]] = {  # first and last level; blur in pixels per 64 of the image's width
     "brightness": (1.2, 0.35),
@@ -40,35 +55,91 @@ MORE: dict[Trait, str] = {  # ... or more
 }
 
 
+@dataclass(frozen=True)
+class Calibrated:
+    """What was found of one judge."""
+
+    sweeps: list[CalibrationRow]
+    retest: Agreement
+    paraphrases: list[Agreement]
+    numbers: Numbers
+
+
 def main() -> None:
     p = params.load()
-    preference = p.finetune.preference
-    rows = records.read(paths.REFERENCE_CAPTIONS, CaptionRow)
-    rows = random.Random(p.seed).sample(rows, min(p.calibrate.images, len(rows)))
     judges = sorted({p.finetune.judge, p.evaluate.judge})
+    rows = calibration_rows(p.calibrate.images, p.seed)
     print(
         f"calibrate: {', '.join(judges)} on {len(rows)} images x {len(TRAITS)} traits x {p.calibrate.levels} levels "
-        f"for “{preference}”"
+        f"for “{p.finetune.preference}”"
     )
     from t2i_feedback import mllm
 
     images = [open_rgb(paths.DATASET / row.image) for row in rows]
     entries = [p.mllms[name] for name in judges]
-    digest = workspace.digest([p.seed, p.calibrate, preference, *entries], [paths.REFERENCE_CAPTIONS])
-    found: dict[str, dict[str, float | None]] = {}
-    sweeps: list[CalibrationRow] = []
-    limit = p.finetune.max_invalid_fraction
+    dataset = [paths.REFERENCE_CAPTIONS, paths.EVALUATION_CAPTIONS, paths.FINETUNE_CAPTIONS]
+    digest = workspace.digest([p.seed, p.calibrate, p.finetune.preference, *entries], dataset)
+    found: dict[str, Calibrated] = {}
     with workspace.partial("calibrate", digest) as work:
         for name in judges:
             with mllm.open(name, p.mllms[name], paths.ledger()) as judge:
-                scored = sweep(name, judge, images, rows, p.calibrate.levels, preference, limit)
-                found[name] = rank_correlations(scored, preference) | retest(judge, images, scored, preference)
-                sweeps += scored
-        records.write(work / "sweeps" / "sweeps.jsonl", sweeps)
+                found[name] = calibrate(name, judge, images, rows, p)
+        records.write(work / "sweeps" / "sweeps.jsonl", [row for one in found.values() for row in one.sweeps])
         workspace.publish(work / "sweeps", paths.CALIBRATION)
-    records.write_json(paths.CALIBRATION_METRICS, found)
-    ranks = ", ".join(f"{name} {_figure(found[name]['rank_correlation'])}" for name in judges)
-    print(f"calibrate: rank correlation with the preferred direction: {ranks}")
+    draw(found, p.finetune.preference, paths.JUDGE_PICTURES)
+    records.write_json(paths.CALIBRATION_METRICS, {name: one.numbers for name, one in found.items()})
+    ranks = ", ".join(f"{name} {_figure(one.numbers['rank_correlation'])}" for name, one in found.items())
+    print(f"calibrate: rank correlation with the preferred direction: {ranks}; pictures in {paths.JUDGE_PICTURES}")
+
+
+def calibrate(
+    name: str, judge: "Mllm", images: Sequence[Image.Image], rows: Sequence[CaptionRow], p: params.Params
+) -> Calibrated:
+    """Sweeps of all images, and both agreements on the spread of their pictures.
+
+    Raises UserError when more answers than `finetune.max_invalid_fraction` of the sweeps are not valid.
+    """
+    from t2i_feedback.mllm import roles
+
+    preference = p.finetune.preference
+    pictures = steps(images, rows, p.calibrate.levels)
+    outcomes = roles.score_preference(judge, [picture for *_, picture in pictures], preference)
+    roles.check_invalid(outcomes, p.finetune.max_invalid_fraction, f"scores of {name}")
+    swept = [
+        CalibrationRow(judge=name, trait=trait, level=level, caption_id=caption_id, score=outcome.value)
+        for (trait, level, caption_id, _), outcome in zip(pictures, outcomes, strict=True)
+    ]
+    chosen = spread(rows, p.calibrate.levels)
+
+    def ask(asked: "Mllm", questions: Sequence[int], sample: int) -> Values:
+        some = [pictures[chosen[question]][-1] for question in questions]
+        return [outcome.value for outcome in roles.score_preference(asked, some, preference, sample)]
+
+    first = [swept[i].score for i in chosen]
+    again = retest(ask, judge, first, random.Random(p.seed))
+    reworded = paraphrases(ask, judge, first)
+    numbers = rank_correlations(swept, preference) | {
+        "invalid": invalid([row.score for row in swept]),
+        "retest_difference": again.difference,
+        "retest_invalid": again.invalid,
+        "paraphrase_difference": together(reworded).difference,
+        "paraphrase_correlation": together(reworded).correlation,
+        "paraphrase_invalid": together(reworded).invalid,
+    }
+    return Calibrated(swept, again, reworded, rounded(numbers))
+
+
+def draw(found: Mapping[str, Calibrated], preference: str, folder: Path) -> None:
+    """The pictures of the report: one file for each question that was put to the judges."""
+    from t2i_feedback.reporting import calibration
+
+    swept = [row for one in found.values() for row in one.sweeps]
+    correlations = {name: one.numbers for name, one in found.items()}
+    calibration.sweeps(swept, directions(preference), correlations, folder / "sweeps.png")
+    retests = {name: [one.retest.pairs] for name, one in found.items()}
+    calibration.agreement(retests, calibration.SCORES, "asked again", folder / "retest.png")
+    reworded = {name: [agreement.pairs for agreement in one.paraphrases] for name, one in found.items()}
+    calibration.agreement(reworded, calibration.SCORES, "in other words", folder / "paraphrases.png")
 
 
 def change(image: Image.Image, trait: Trait, level: float) -> Image.Image:
@@ -98,30 +169,21 @@ def directions(preference: str) -> dict[Trait, int]:
     return found
 
 
-def sweep(
-    name: str,
-    judge: "Mllm",
-    images: Sequence[Image.Image],
-    rows: Sequence[CaptionRow],
-    count: int,
-    preference: str,
-    max_invalid_fraction: float,
-) -> list[CalibrationRow]:
-    """The judge's score of every image at every level of every trait."""
-    from t2i_feedback.mllm import roles
-
-    steps = [
+def steps(images: Sequence[Image.Image], rows: Sequence[CaptionRow], count: int) -> list[Step]:
+    """Every image at every level of every trait."""
+    return [
         (trait, level, row.caption_id, change(image, trait, level))
         for trait in TRAITS
         for level in levels(trait, count)
         for row, image in zip(rows, images, strict=True)
     ]
-    outcomes = roles.score_preference(judge, [changed for *_, changed in steps], preference)
-    roles.check_invalid(outcomes, max_invalid_fraction, f"scores of {name}")
-    return [
-        CalibrationRow(judge=name, trait=trait, level=level, caption_id=caption_id, score=outcome.value)
-        for (trait, level, caption_id, _), outcome in zip(steps, outcomes, strict=True)
-    ]
+
+
+def spread(rows: Sequence[CaptionRow], count: int) -> list[int]:
+    """Of the steps, two per image that differ widely: the image as it is, and the end of one of its sweeps in turn."""
+    as_it_is = TRAITS.index("blur") * count  # blur begins with none
+    last = [(i % len(TRAITS)) * count + count - 1 for i in range(len(rows))]
+    return [level * len(rows) + i for i, end in enumerate(last) for level in (as_it_is, end)]
 
 
 def rank_correlations(rows: Sequence[CalibrationRow], preference: str) -> dict[str, float | None]:
@@ -146,22 +208,6 @@ def rank_correlations(rows: Sequence[CalibrationRow], preference: str) -> dict[s
         found[trait] = direction * sum(correlations) / len(correlations) if correlations else 0.0
     named = [value for value in found.values() if value is not None]
     return {"rank_correlation": sum(named) / len(named) if named else None} | found
-
-
-def retest(
-    judge: "Mllm", images: Sequence[Image.Image], rows: Sequence[CalibrationRow], preference: str
-) -> dict[str, float | None]:
-    """Mean distance of two scores for the same picture (the sharp end of the blur sweep), asked anew."""
-    from t2i_feedback.mllm import roles
-
-    before = [row.score for row in rows if row.trait == "blur" and row.level == 0]
-    after = roles.score_preference(judge, [change(image, "blur", 0) for image in images], preference, sample=1)
-    both = [
-        abs(first - second.value)
-        for first, second in zip(before, after, strict=True)
-        if first is not None and second.value is not None
-    ]
-    return {"retest_difference": sum(both) / len(both) if both else None}
 
 
 def _figure(value: float | None) -> str:

@@ -84,13 +84,13 @@ def require_calibrated(p: params.Params) -> None:
     """Refuse a judge that cannot rank its own preference."""
     try:
         found = json.loads(paths.CALIBRATION_METRICS.read_text())[p.finetune.judge]["rank_correlation"]
-    except FileNotFoundError:
-        raise UserError(f"{paths.CALIBRATION_METRICS} is missing: run `dvc repro calibrate`") from None
+    except (FileNotFoundError, KeyError):
+        raise UserError(f"{paths.CALIBRATION_METRICS} has no {p.finetune.judge}: run `dvc repro calibrate`") from None
     if found is not None and found < p.calibrate.min_rank_correlation:  # None: the preference names no trait
         raise UserError(
             f"finetune.judge {p.finetune.judge} ranks its own preference with a correlation of {found:.2f}, below "
-            f"calibrate.min_rank_correlation {p.calibrate.min_rank_correlation} (sweeps in {paths.CALIBRATION}). "
-            "Choose another judge, or set finetune.require_calibrated to false"
+            f"calibrate.min_rank_correlation {p.calibrate.min_rank_correlation}; see the plot "
+            f"{paths.JUDGE_PICTURES / 'sweeps.png'}. Choose another judge, or set finetune.require_calibrated to false"
         )
 
 

@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from t2i_feedback import params, paths, publish, records, stages
-from t2i_feedback.reporting import alarm, comparisons, grids, page
+from t2i_feedback.reporting import alarm, calibration, comparisons, grids, page
 from t2i_feedback.reporting.evidence import LOOPS, Arm, Evidence
-
-PLOTS = paths.METRICS / "plots"
 
 
 def main() -> None:
@@ -39,6 +37,8 @@ def gather(p: params.Params) -> Evidence:
         calibration=_rows(paths.CALIBRATION / "sweeps.jsonl", records.CalibrationRow),
         calibration_metrics=_json(paths.CALIBRATION_METRICS),
         validator_metrics=_json(paths.VALIDATOR_METRICS),
+        judge_pictures=_pictures(paths.JUDGE_PICTURES, calibration.JUDGES),
+        validator_pictures=_pictures(paths.VALIDATOR_PICTURES, calibration.VALIDATORS),
         history=_rows(paths.ADAPTER / "history.jsonl", records.EpochRow),
     )
 
@@ -59,6 +59,11 @@ def read_arm(name: str) -> Arm:
 
 def _json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _pictures(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    files = {name: folder / f"{name}.png" for name in names}
+    return {name: file for name, file in files.items() if file.exists()}
 
 
 def _rows(path: Path, row_type: type[records.RowType]) -> list[records.RowType]:
@@ -84,7 +89,7 @@ def write_plots(evidence: Evidence) -> None:
     _csv("rounds", ["arm", "round", "drawn", "judged", "accepted", "alignment"], rounds)
     shown = grids.spread_out(grids.shared_captions(evidence), evidence.params.report.grid)
     texts = {caption_id: evidence.captions[caption_id].caption for caption_id in shown}
-    grids.sheet(texts, list(arms)).save(PLOTS / "pictures.png", optimize=True)
+    grids.sheet(texts, list(arms)).save(paths.PLOTS / "pictures.png", optimize=True)
 
 
 def _csv(name: str, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
@@ -92,7 +97,7 @@ def _csv(name: str, columns: Sequence[str], rows: Sequence[Mapping[str, object]]
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    records.write_text(PLOTS / f"{name}.csv", buffer.getvalue())
+    records.write_text(paths.PLOTS / f"{name}.csv", buffer.getvalue())
 
 
 if __name__ == "__main__":
