@@ -35,7 +35,7 @@ RERUNS = {
     "model.steps": EVERYTHING - {"data", "calibrate", "calibrate_validator", "reference"},
     "model.size": EVERYTHING - {"data", "calibrate", "calibrate_validator"},
     "stage1.max_rounds": LOOP | LOOP_EVALUATED | {"report"},
-    "stage1.questions": LOOP | EVALUATED | {"report"},
+    "stage1.questions": LOOP | EVALUATED | {"report", "calibrate_validator"},
     "stage1.feedback": LOOP | LOOP_EVALUATED | {"report"},
     "calibrate.images": TRAINED | {"calibrate", "calibrate_validator"},
     "finetune.epochs": TRAINED,

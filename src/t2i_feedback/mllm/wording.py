@@ -25,8 +25,13 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 @lru_cache
 def template(folder: str, name: str) -> str:
-    """The template's words. Raises UserError when the file is missing or its placeholders are not what they must be."""
+    """The template's words. A folder SET/paraphrase-N holds other words for some; the rest are SET's.
+
+    Raises UserError when the file is missing or its placeholders are not what they must be.
+    """
     path = TEMPLATES / folder / f"{name}.txt"
+    if not path.exists() and "/" in folder:
+        return template(folder.partition("/")[0], name)
     try:
         text = path.read_text(encoding="utf-8").strip()
     except (FileNotFoundError, UnicodeDecodeError) as error:

@@ -101,14 +101,15 @@ def calibrate(validator: "Mllm", rows: Sequence[CaptionRow], p: params.Params) -
     rng = random.Random(p.seed)
     images = [open_rgb(paths.DATASET / row.image) for row in rows]
     put = claims(rows, stated_captions(paths.DATASET, rows), rng)
-    verdicts = roles.validate(validator, [images[c.image] for c in put], [c.caption for c in put])
+    questions = p.stage1.questions
+    verdicts = roles.validate(validator, [images[c.image] for c in put], [c.caption for c in put], questions=questions)
     roles.check_invalid(verdicts, p.stage1.max_invalid_fraction, "verdicts")
     p_yes: Values = [verdict.p_yes for verdict in verdicts]
     chosen = sorted(rng.sample(range(len(put)), min(len(put), ASKED_AGAIN * len(rows))))
 
-    def ask(asked: "Mllm", questions: Sequence[int], sample: int) -> Values:
-        some = [put[chosen[question]] for question in questions]
-        answers = roles.validate(asked, [images[c.image] for c in some], [c.caption for c in some], sample)
+    def ask(asked: "Mllm", which: Sequence[int], sample: int) -> Values:
+        some = [put[chosen[i]] for i in which]
+        answers = roles.validate(asked, [images[c.image] for c in some], [c.caption for c in some], sample, questions)
         return [verdict.p_yes for verdict in answers]
 
     first = [p_yes[i] for i in chosen]
