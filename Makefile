@@ -58,11 +58,12 @@ bench: $(READY) ## measure: the judges' speed as ratios; seconds and peak memory
 	python benchmarks/judges.py
 	python benchmarks/pipeline.py
 
-pretrain: $(READY) ## train the embedded models from nothing (hours); the weights are committed, nobody needs this
+pretrain: $(READY) ## train the embedded models from nothing (4 hours); the weights are committed, nobody needs this
 	dvc repro pretrain/dvc.yaml
 
 model-card: $(READY) ## measure the embedded models and rewrite their card; fails where a committed figure no longer holds
-	python pretrain/model_card.py
+	dvc repro finetune
+	python pretrain/model_card.py --adapter models/lora
 
 clean: ## delete the partial work of interrupted stages; results and the ledger's answers stay
 	rm -rf .cache/partial

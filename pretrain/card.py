@@ -3,6 +3,7 @@
 import re
 
 MOVING = "pictures per second"  # a figure that another machine does not repeat
+TUNED = "fine-tuned"  # figures of a fine-tuned model
 BLANK = "–"
 
 
@@ -14,14 +15,17 @@ def flatten(figures: dict, prefix: str = "") -> dict[str, float | None]:
     return flat
 
 
-def moved(old: dict, new: dict, tolerance: float) -> list[str]:
-    """Committed figures that are gone or differ by more than the tolerance (of 1, or of the figure if it is larger)."""
+def moved(old: dict, new: dict, tolerance: float, tuned: bool) -> list[str]:
+    """Committed figures that are gone or differ by more than the tolerance (of 1, or of the figure if it is larger).
+
+    Those of a fine-tuned model count only if one was measured (`tuned`).
+    """
     problems, now = [], flatten(new)
     for name, before in flatten(old).items():
         after = now.get(name)
-        if MOVING in name or before is None:
+        if MOVING in name or before is None or (TUNED in name and not tuned):
             continue
-        if after is None or abs(after - before) > tolerance * max(1.0, abs(before)):
+        if after is None or not abs(after - before) <= tolerance * max(1.0, abs(before)):
             problems.append(f"{name}: {before} is committed, {after} was measured")
     return problems
 
@@ -37,7 +41,7 @@ def reached(value: float | None, must: float | None, most: bool) -> str:
 def table(figures: dict, columns: dict[str, str], rows: list[list]) -> str:
     """Markdown: measure, must, aim and one column of figures for each prefix in `columns`.
 
-    A row is [words, path below the column, must, aim]; "<=" in its words' place of a must means at most.
+    A row is [words, path of the figure below the prefix, must, aim]; a must like "<=0.5" means at most.
     """
     flat = flatten(figures)
     lines = ["| measure | must | aim | " + " | ".join(columns) + " |", "|---|---|---|" + "---|" * len(columns)]
@@ -137,7 +141,7 @@ def tables(quality: dict) -> dict[str, str]:
     image, gain = quality["image"], quality["image"]["detailed prompts"]
     between = quality["mllm"]["between the judges"]
     renders, soft, decoded = (name for name in image if name.startswith("oracle"))
-    tuned = {name: f"image / {name}" for name in image if name.startswith("fine-tuned")}
+    tuned = {name: f"image / {name}" for name in image if name.startswith(TUNED)}
     facts, whole = (
         f"{gain[f'{measure}, terse']:.3f} and {gain[f'{measure}, detailed']:.3f} ({gain[f'{measure}, gain']:+.3f} "
         f"[{gain[f'{measure}, gain from']:+.3f}, {gain[f'{measure}, gain to']:+.3f}])"

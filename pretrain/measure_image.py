@@ -51,11 +51,11 @@ def alignments(oracle: Oracle, pictures: Tensor, facts: list[Scene]) -> list[Ali
     return [score(stated.to_json(), seen) for stated, seen in zip(facts, see(oracle, pictures), strict=True)]
 
 
-def mean(answers: list) -> float:
-    return round(float(np.mean(answers)), 3) if answers else float("nan")
+def mean(answers: list) -> float | None:
+    return round(float(np.mean(answers)), 3) if answers else None
 
 
-def summarise(levels: list[str], found: list[Alignment]) -> dict[str, float]:
+def summarise(levels: list[str], found: list[Alignment]) -> dict[str, float | None]:
     """Shares of right answers over all levels, or one; "given kind": of the things that detailed captions get."""
     names = ("background", "kind", "colour", "size")
     pooled = {name: mean([answer for f in found for answer in getattr(f, name)]) for name in names}
@@ -85,7 +85,7 @@ def measure_reading(oracle: Oracle, vae, images: Tensor, scenes: list[Scene], se
     }
 
 
-def measure_detail(oracle: Oracle, pipeline, scenes: list[Scene], p: dict) -> dict[str, float]:
+def measure_detail(oracle: Oracle, pipeline, scenes: list[Scene], p: dict) -> dict[str, float | None]:
     """Is a detailed prompt worth having? Terse captions against faithful detailed ones of the same scenes.
 
     The same noise for both; only what the terse caption states is scored. `gain` is detailed minus terse with its
@@ -98,7 +98,7 @@ def measure_detail(oracle: Oracle, pipeline, scenes: list[Scene], p: dict) -> di
     for name, texts in (("terse", terse.texts), ("detailed", detailed)):
         pictures = draw(pipeline, texts, p["steps"], p["guidance"], 0.0, p["seed"])
         found[name] = alignments(oracle, pictures, terse.facts)
-    figures: dict[str, float] = {}
+    figures: dict[str, float | None] = {}
     for measure in ("share", "whole"):
         values = {n: {i: float(getattr(f, measure)) for i, f in enumerate(rows)} for n, rows in found.items()}
         gain = intervals.difference(values["detailed"], values["terse"], 1000, np.random.default_rng(p["seed"]))
@@ -128,12 +128,11 @@ def save_grid(pictures: Tensor, texts: list[str], path: Path) -> None:
 
 def stages_of_finetuning(pipeline, adapter: Path, captions: Captioned, p: dict) -> dict[float, Tensor]:
     """Pictures of the same captions as fine-tuning proceeds: the adapter at growing shares of its strength."""
+    pipeline.load_lora_weights(adapter, weight_name="pytorch_lora_weights.safetensors")
+    (name,) = pipeline.get_active_adapters()
     drawn = {}
-    if adapter.is_dir():
-        pipeline.load_lora_weights(adapter, weight_name="pytorch_lora_weights.safetensors")
-        (name,) = pipeline.get_active_adapters()
-        for share in p["adapter_shares"]:
-            pipeline.set_adapters([name], [share])
-            drawn[share] = draw(pipeline, captions.texts, p["steps"], p["guidance"], 0.0, p["seed"])
-        pipeline.unload_lora_weights()
+    for share in p["adapter_shares"]:
+        pipeline.set_adapters([name], [share])
+        drawn[share] = draw(pipeline, captions.texts, p["steps"], p["guidance"], 0.0, p["seed"])
+    pipeline.unload_lora_weights()
     return drawn

@@ -6,6 +6,7 @@ nothing trains on.
 
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -36,8 +37,10 @@ from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from t2i_feedback.datasets.postcards import LEVELS, Scene, caption
+from t2i_feedback.evaluation import discrimination
 
 BATCH = 50  # pictures or prompts
+HALF = 0.5  # P(yes) = P(no)
 PREFERENCES = {
     "paper": (PAPER_PREFERENCE, (1, 1, 1)),
     "dark": ("dark images", (1, 0, 0)),
@@ -117,14 +120,6 @@ def to_pictures(images: torch.Tensor) -> list[Image.Image]:
     return [Image.fromarray(p) for p in (images * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()]
 
 
-def auc(positive: np.ndarray, negative: np.ndarray) -> float | None:
-    """The chance that a true caption gets a higher P(yes) than a false one; None where one of them is wanting."""
-    if not len(positive) or not len(negative):
-        return None
-    higher, equal = positive[:, None] > negative[None], positive[:, None] == negative[None]
-    return round(float(higher.mean() + 0.5 * equal.mean()), 4)
-
-
 @dataclass
 class Asked:
     """Captions put to a validator: about which picture, at which level, with which facts, and what is false in them.
@@ -184,54 +179,45 @@ def ask_left_or_right(shown: list[Scene], seed: int) -> Asked:
     return rows
 
 
-def balanced(said: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> float | None:
-    """Mean of the accuracy on positives and on negatives; None where one of them is wanting."""
-    if not positive.any() or not negative.any():
-        return None
-    return round(float(said[positive].mean() + (~said[negative]).mean()) / 2, 4)
-
-
 def validator_quality(rows: Asked, p_yes: np.ndarray) -> dict:
     """Balanced accuracy at P(yes) = .5: overall, by level, by the attribute that is false; AUC; calibration error."""
-    attribute, level = np.array(rows.attribute), np.array(rows.level)
-    said, true = p_yes > 0.5, rows.true
+    attribute, level, true = np.array(rows.attribute), np.array(rows.level), rows.true
     return {
-        "balanced_accuracy": balanced(said, true, ~true),
-        "auc": auc(p_yes[true], p_yes[~true]),
-        "calibration_error": calibration_error(p_yes, true),
+        "balanced_accuracy": _of(discrimination.balanced_accuracy, p_yes[true], p_yes[~true], HALF),
+        "auc": _of(discrimination.auc, p_yes[true], p_yes[~true]),
+        "calibration_error": _of(discrimination.calibration_error, p_yes[true], p_yes[~true]),
         "questions": {"true": int(true.sum()), "false": int((~true).sum())},
-        "by_level": {str(n): balanced(said, true & (level == n), ~true & (level == n)) for n in np.unique(level)},
+        "by_level": {
+            str(n): _of(discrimination.balanced_accuracy, p_yes[true & (level == n)], p_yes[~true & (level == n)], HALF)
+            for n in np.unique(level)
+        },
         "by_attribute": {
-            name: balanced(said, true & np.isin(level, ATTRIBUTES[name]), attribute == name) for name in ATTRIBUTES
+            name: _of(
+                discrimination.balanced_accuracy,
+                p_yes[true & np.isin(level, ATTRIBUTES[name])],
+                p_yes[attribute == name],
+                HALF,
+            )
+            for name in ATTRIBUTES
         },
     }
+
+
+def _of(measure: Callable[..., float], true: np.ndarray, false: np.ndarray, *more: float) -> float | None:
+    """A measure of P(yes) of true and false captions; None where there are none of either."""
+    return round(measure(true.tolist(), false.tolist(), *more), 4) if len(true) and len(false) else None
 
 
 def _share(answers: list) -> float | None:
     return round(float(np.mean(answers)), 4) if len(answers) else None
 
 
-def reliability(p_yes: np.ndarray, true: np.ndarray, bins: int = 10) -> list[tuple[float, float, int]]:
-    """For every tenth of P(yes) that occurs: its mean, the share of captions that are true, and how many there are."""
-    place = np.minimum((p_yes * bins).astype(int), bins - 1)
-    return [
-        (float(p_yes[place == b].mean()), float(true[place == b].mean()), int((place == b).sum()))
-        for b in np.unique(place)
-    ]
-
-
-def calibration_error(p_yes: np.ndarray, true: np.ndarray) -> float:
-    """Expected calibration error (Naeini et al. 2015): mean distance of P(yes) from the share that is true."""
-    table = reliability(p_yes, true)
-    return round(sum(count * abs(said - share) for said, share, count in table) / len(p_yes), 4)
-
-
-def best_threshold(p_yes: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """The P(yes) from which accepting gives the best balanced accuracy, among the twentieths."""
-    thresholds = np.arange(1, 20) / 20
-    reached = [balanced(p_yes >= t, true, ~true) or 0.0 for t in thresholds]
-    best = int(np.argmax(reached))
-    return {"threshold": round(float(thresholds[best]), 2), "balanced_accuracy": reached[best]}
+def best_threshold(rows: Asked, p_yes: np.ndarray) -> dict[str, float]:
+    """The P(yes) from which accepting gives the best balanced accuracy, and that accuracy."""
+    true, false = p_yes[rows.true].tolist(), p_yes[~rows.true].tolist()
+    best = discrimination.best_threshold(true, false)
+    reached = discrimination.balanced_accuracy(true, false, best)
+    return {"threshold": round(best, 3), "balanced_accuracy": round(reached, 4)}
 
 
 def steadiness(mllm: Mllm, rows: Asked, pictures: list[Image.Image], p_yes: np.ndarray) -> dict[str, float | None]:
@@ -239,10 +225,10 @@ def steadiness(mllm: Mllm, rows: Asked, pictures: list[Image.Image], p_yes: np.n
     order = np.random.default_rng(0).permutation(len(p_yes))
     shown = rows.about(pictures)
     again = mllm.p_yes([VALIDATE.format(rows.caption[i]) for i in order], [shown[i] for i in order])
-    figures = {"verdicts the same in another batch": _share(((again > 0.5) == (p_yes[order] > 0.5)).tolist())}
+    figures = {"verdicts the same in another batch": _share(((again >= HALF) == (p_yes[order] >= HALF)).tolist())}
     for number, words in enumerate(PARAPHRASES[VALIDATE], 1):
         other = mllm.p_yes([words.format(text) for text in rows.caption], shown)
-        figures[f"verdicts the same in other words {number}"] = _share(((other > 0.5) == (p_yes > 0.5)).tolist())
+        figures[f"verdicts the same in other words {number}"] = _share(((other >= HALF) == (p_yes >= HALF)).tolist())
     scores = mllm.score(PAPER_PREFERENCE, pictures)
     for number, words in enumerate(PARAPHRASES[JUDGE], 1):
         other = mllm.score(PAPER_PREFERENCE, pictures, words)
@@ -270,13 +256,15 @@ def question_wise_quality(mllm: Mllm, rows: Asked, pictures: list[Image.Image]) 
     shown = rows.about(pictures)
     pairs = [(row, item) for row, found in enumerate(items) for item in found]
     p_yes = mllm.p_yes([IS_THERE.format(item) for _, item in pairs], [shown[row] for row, _ in pairs])
-    said = np.array([bool(found) for found in items])
+    all_there = np.array([float(bool(found)) for found in items])  # the least P(yes) of a caption's items
     for (row, _), p in zip(pairs, p_yes, strict=True):
-        said[row] &= p > 0.5
-    seen = np.array([name not in ("uninvited",) for name in rows.attribute])
+        all_there[row] = min(all_there[row], p)
+    seen = np.array([name != "uninvited" for name in rows.attribute])
     return {
         "lists right": _share([found == list_items(facts) for found, facts in zip(items, rows.facts, strict=True)]),
-        "balanced_accuracy, uninvited things apart": balanced(said, rows.true, ~rows.true & seen),
+        "balanced_accuracy, uninvited things apart": _of(
+            discrimination.balanced_accuracy, all_there[rows.true], all_there[~rows.true & seen], HALF
+        ),
     }
 
 

@@ -30,7 +30,7 @@ from mllm_muon import make_optimisers
 from mllm_questions import Question, picture_questions, text_question
 from mllm_recipe import read_model_recipe
 from mllm_tower import label_scenes, regions_of_tokens
-from recipe import Recipe, load_checkpoint, save_checkpoint, set_rate, training_steps, trapezoid
+from recipe import Recipe, forget_checkpoint, load_checkpoint, save_checkpoint, set_rate, training_steps, trapezoid
 from safetensors.torch import load_file
 from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast, SwinModel
@@ -255,6 +255,7 @@ def train(recipe: Recipe) -> None:
             save_checkpoint(recipe.checkpoint, state | {"optimisers": [o.state_dict() for o in optimisers]})
             save_model(model, processor, mean, std, recipe.models / name)
     save_model(model, processor, mean, std, recipe.models / name)
+    forget_checkpoint(recipe.checkpoint)
 
 
 def main() -> None:

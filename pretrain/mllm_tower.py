@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from mllm_muon import make_optimisers
 from mllm_recipe import read_model_recipe
 from mllm_style import TRAITS, restyle, trait_levels
-from recipe import Recipe, cosine, load_checkpoint, save_checkpoint, set_rate, training_steps
+from recipe import Recipe, cosine, forget_checkpoint, load_checkpoint, save_checkpoint, set_rate, training_steps
 from safetensors.torch import load_file
 from torch import nn
 from transformers import SwinConfig, SwinModel
@@ -170,6 +170,7 @@ def train(recipe: Recipe) -> None:
     plain = accuracy(reader, val_images / 255, val_labels)
     styled = accuracy(reader, restyle(val_images / 255, generator), val_labels)
     (folder / "tower.json").write_text(json.dumps({"plain": plain, "restyled": styled}, indent=2))
+    forget_checkpoint(recipe.checkpoint)
     print(recipe.section, "plain", plain, "restyled", styled)
 
 

@@ -15,7 +15,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pictures import blur, darken, load_renders, uniform
-from recipe import Recipe, cosine, load_checkpoint, read_recipe, save_checkpoint, set_rate, training_steps
+from recipe import (
+    Recipe,
+    cosine,
+    forget_checkpoint,
+    load_checkpoint,
+    read_recipe,
+    save_checkpoint,
+    set_rate,
+    training_steps,
+)
 from torch import Generator, Tensor
 
 from t2i_feedback.datasets import postcards
@@ -198,6 +207,7 @@ def main() -> None:
     recipe = read_recipe(__doc__, role)
     oracle = train(recipe)
     oracle.save_pretrained(recipe.models / "oracle" if role == "oracle" else recipe.work / "labeller")
+    forget_checkpoint(recipe.checkpoint)
     pictures, scenes = load_renders(recipe.work / "renders", "val_")
     print(role, "on held-out pictures:", accuracy(oracle, pictures, scenes))
 

@@ -14,7 +14,7 @@ import yaml
 from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
-FREE = ("steps", "draft_step", "drawn_from", "pictures_per_second")  # what a training may change and still go on
+FREE = ("steps", "pictures_per_second")  # what an interrupted training may be given anew and still go on
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Recipe:
 
     @property
     def checkpoint(self) -> Path:
-        """Where an interrupted training goes on from; parameters that change what was learnt so far start afresh."""
+        """Where an interrupted training goes on from; other parameters start afresh, and so does a finished one."""
         fixed = {key: value for key, value in self.params.items() if key not in FREE}
         digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:12]
         return self.root / ".cache" / "pretrain" / f"{self.section}-{digest}.pt"
@@ -95,6 +95,11 @@ def save_checkpoint(path: Path, state: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(state, path.with_suffix(".new"))
     os.replace(path.with_suffix(".new"), path)
+
+
+def forget_checkpoint(path: Path) -> None:
+    """After a training's end: with new inputs or new code, the next one must not find its work done."""
+    path.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict | None:

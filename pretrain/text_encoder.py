@@ -14,7 +14,16 @@ import random
 import torch
 import torch.nn.functional as F
 from pictures import load_renders
-from recipe import Recipe, cosine, load_checkpoint, read_recipe, save_checkpoint, set_rate, training_steps
+from recipe import (
+    Recipe,
+    cosine,
+    forget_checkpoint,
+    load_checkpoint,
+    read_recipe,
+    save_checkpoint,
+    set_rate,
+    training_steps,
+)
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Generator, Tensor, nn
@@ -177,6 +186,7 @@ def main() -> None:
     labels = torch.tensor([encode_facts(facts, remarked) for _, facts, remarked in rows])
     reader = train(recipe, build_text_encoder(tokenizer, p), ids, labels)
     reader.encoder.save_pretrained(recipe.work / "text_encoder")
+    forget_checkpoint(recipe.checkpoint)
     _, held_out = load_renders(recipe.work / "renders", "val_")
     rows = [write_caption(scene, rng, p["levels"], p["remark_share"]) for scene in held_out]
     with torch.no_grad():

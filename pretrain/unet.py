@@ -3,8 +3,8 @@
     PYTHONPATH=src python pretrain/unet.py
 
 Writes a complete StableDiffusionPipeline to `models/postcards/sd` (fp16 safetensors), and on the way, at `draft_step`,
-an unfinished one to `pretrain/work/draft`, whose pictures the MLLMs learn to look at. An interrupted training goes on
-from its last checkpoint, as does a longer one from a shorter one.
+an unfinished one, which ends up in `pretrain/work/draft` and whose pictures the MLLMs learn to look at. An interrupted
+training goes on from its last checkpoint.
 """
 
 import shutil
@@ -14,7 +14,16 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from mllm_muon import Muon
 from pictures import load_renders
-from recipe import Recipe, load_checkpoint, read_recipe, save_checkpoint, set_rate, training_steps, trapezoid
+from recipe import (
+    Recipe,
+    forget_checkpoint,
+    load_checkpoint,
+    read_recipe,
+    save_checkpoint,
+    set_rate,
+    training_steps,
+    trapezoid,
+)
 from safetensors.torch import load_file
 from text_encoder import tokenize
 from torch import Generator, Tensor, nn
@@ -203,6 +212,7 @@ def main() -> None:
     empty = tokenize(training.tokenizer, [""])[0]
     alphas = build_scheduler().alphas_cumprod
 
+    draft = recipe.checkpoint.with_suffix(".draft")  # beside the checkpoint: DVC empties `work` before a stage goes on
     running = 1.0
     for step in training_steps(recipe, training.step):
         index = torch.randint(0, count, (p["batch"],), generator=generator)
@@ -220,8 +230,11 @@ def main() -> None:
         if (step + 1) % p["checkpoint_every"] == 0:
             training.save(recipe.checkpoint)
         if training.step == p["draft_step"]:
-            training.export(recipe, recipe.work / "draft")
+            training.export(recipe, draft)
     training.export(recipe, recipe.models / "sd")
+    shutil.copytree(draft, recipe.work / "draft", dirs_exist_ok=True)
+    forget_checkpoint(recipe.checkpoint)
+    shutil.rmtree(draft)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,16 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from oracle import accuracy
 from pictures import load_renders, restyle
-from recipe import Recipe, cosine, load_checkpoint, read_recipe, save_checkpoint, set_rate, training_steps
+from recipe import (
+    Recipe,
+    cosine,
+    forget_checkpoint,
+    load_checkpoint,
+    read_recipe,
+    save_checkpoint,
+    set_rate,
+    training_steps,
+)
 from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
@@ -208,6 +217,7 @@ def main() -> None:
         vae = AutoencoderKL.from_pretrained(recipe.work / "vae")
         train(recipe, vae, vae.decoder, pictures, scenes)
     vae.save_pretrained(recipe.work / part)
+    forget_checkpoint(recipe.checkpoint)
     oracle = Oracle.from_pretrained(recipe.models / "oracle")
     print("reconstructions of held-out pictures:", quality(vae, oracle, *load_renders(recipe.work / "renders", "val_")))
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import recipe
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -87,3 +88,21 @@ def run(folder: Path, command: str) -> str:
     with mock.patch.object(sys, "argv", [path, *arguments, *paths]), contextlib.redirect_stdout(printed):
         runpy.run_path(path, run_name="__main__")
     return printed.getvalue()
+
+
+class Interrupted(Exception):
+    """Somebody pressed Ctrl-C."""
+
+
+def interrupt(folder: Path, command: str, after: int) -> None:
+    """Start a training and break it off before step `after`."""
+    steps = recipe.training_steps
+
+    def broken(*arguments):
+        for step in steps(*arguments):
+            if step == after:
+                raise Interrupted
+            yield step
+
+    with mock.patch.object(recipe, "training_steps", broken), contextlib.suppress(Interrupted):
+        run(folder, command)

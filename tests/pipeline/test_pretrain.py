@@ -1,13 +1,14 @@
 """The pre-training of the image model, the oracle and the card runs from end to end on tiny sizes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from card import fill, moved
 from diffusers import StableDiffusionPipeline
-from pretraining import run
+from pretraining import interrupt, run
 from safetensors.torch import load_file
 
 from t2i_feedback.evaluation.alignment import Oracle
@@ -72,7 +73,29 @@ def test_measuring_the_same_models_again_finds_the_same_figures(pretrained: Path
 def test_a_committed_figure_that_no_longer_holds_is_named() -> None:
     old = {"image": {"kind": 0.9, "colour": 0.8, "gone": 0.5}, "pictures per second": 100.0}
     new = {"image": {"kind": 0.88, "colour": 0.7}, "pictures per second": 10.0}
-    assert [line.split(":")[0] for line in moved(old, new, 0.03)] == ["image / colour", "image / gone"]
+    assert [line.split(":")[0] for line in moved(old, new, 0.03, tuned=True)] == ["image / colour", "image / gone"]
+
+
+def test_a_figure_that_is_no_number_does_not_hold() -> None:
+    assert moved({"kind": 0.9}, {"kind": float("nan")}, 0.03, tuned=True)
+
+
+def test_figures_of_a_fine_tuned_model_hold_where_none_was_measured() -> None:
+    old = {"image": {"fine-tuned 1": {"kind": 0.9}}}
+    assert not moved(old, {}, 0.03, tuned=False)
+    assert moved(old, {}, 0.03, tuned=True)
+
+
+def test_a_card_is_left_alone_where_a_figure_moved(pretrained: Path) -> None:
+    committed = pretrained / "models/postcards/quality.json"
+    before = committed.read_text()
+    quality = json.loads(before)
+    quality["image"]["eta 0"]["background"] += 0.5
+    committed.write_text(json.dumps(quality))
+    with pytest.raises(SystemExit, match="eta 0 / background"):
+        run(pretrained, "model_card")
+    assert json.loads(committed.read_text()) == quality
+    committed.write_text(before)
 
 
 def test_a_card_without_a_place_for_its_figures_is_refused() -> None:
@@ -80,5 +103,17 @@ def test_a_card_without_a_place_for_its_figures_is_refused() -> None:
         fill("no place", {"image": "figures"})
 
 
-def test_an_interrupted_training_goes_on_from_its_checkpoint(pretrained: Path) -> None:
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(pretrained: Path) -> None:
+    weights = pretrained / "models/postcards/sd/unet/diffusion_pytorch_model.safetensors"
+    uninterrupted = load_file(weights)
+    shutil.rmtree(pretrained / "pretrain/work/draft")  # as DVC does before a stage runs again
+    weights.unlink()
+    interrupt(pretrained, "unet", after=2)
     assert "unet: 4 pictures" in run(pretrained, "unet")  # one step after the checkpoint at step 2
+    for name, tensor in load_file(weights).items():
+        torch.testing.assert_close(tensor, uninterrupted[name], atol=0, rtol=0)
+    assert (pretrained / "pretrain/work/draft/model_index.json").exists()
+
+
+def test_a_finished_training_starts_afresh(pretrained: Path) -> None:
+    assert "text_encoder: 16 pictures" in run(pretrained, "text_encoder")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from pretraining import run
+from pretraining import interrupt, run
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
@@ -51,5 +51,6 @@ def test_saved_in_half_precision(pretrained: Path) -> None:
 
 
 def test_the_language_part_goes_on_from_its_checkpoint(pretrained: Path) -> None:
+    interrupt(pretrained, "mllm_language --model mllm", after=2)
     printed = run(pretrained, "mllm_language --model mllm")
     assert "mllm_language: 3 pictures" in printed  # one of three steps of a batch of three
