@@ -12,6 +12,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 
+OFFICIAL_SPLITS = ("train2014", "val2014", "train2017", "val2017")  # of MS-COCO, those with captions
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
@@ -20,6 +22,11 @@ class Section(BaseModel):
 class Data(Section):
     source: Literal["postcards", "coco", "folder"]
     path: Path
+    fetch: Literal["none", "images", "zip"]
+    mirror: Annotated[str, Field(pattern=r"^https?://[^@?#\s]+$")]  # no password, no query: names are appended
+    downloads: Path
+    checksums: Literal["published", "first"]
+    connections: Annotated[int, Field(ge=1, le=64)]
     train_split: str
     val_split: str
     caption: Literal["shortest", "first", "random"]
@@ -31,6 +38,17 @@ class Data(Section):
     def _reference_is_large_enough(self) -> "Data":
         if self.reference_images < self.evaluation_captions:
             raise ValueError("reference_images must be at least evaluation_captions: FID compares with all of them")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_fetched_is_official(self) -> "Data":
+        if self.fetch == "none":
+            return self
+        if self.source != "coco":
+            raise ValueError(f"fetch: {self.fetch} goes with source: coco; {self.source} needs fetch: none")
+        for key, split in (("train_split", self.train_split), ("val_split", self.val_split)):
+            if split not in OFFICIAL_SPLITS:
+                raise ValueError(f"{key}: {split} cannot be fetched; COCO has {', '.join(OFFICIAL_SPLITS)}")
         return self
 
 

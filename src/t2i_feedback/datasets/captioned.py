@@ -100,22 +100,34 @@ def store(image: CaptionedImage, folder: Path) -> str:
     return name
 
 
+def check_readable(file: Path) -> None:
+    """Raises UserError, a sentence without its subject ("is empty"), unless the whole file decodes as an image."""
+    _decode(file)
+
+
 def _open(image: CaptionedImage) -> tuple[Image.Image, str | None]:
     """The decoded upright RGB image; and the file's format if its bytes can be used as they are."""
-    where = f"{image.path} (image {image.image_id})"
     try:
         resolved = image.path.resolve()
         if not resolved.is_relative_to(image.folder.resolve()):
-            raise UserError(f"{where} is a link that leaves the image folder")
+            raise UserError("is a link that leaves the image folder")
         if not resolved.exists():
-            raise UserError(f"{where} is missing")
+            raise UserError("is missing")
         if not resolved.is_file():
-            raise UserError(f"{where} is not a file")
-        if resolved.stat().st_size == 0:
-            raise UserError(f"{where} is empty (0 bytes)")
+            raise UserError("is not a file")
+        return _decode(resolved)
+    except (UserError, OSError) as error:
+        raise UserError(f"{image.path} (image {image.image_id}) {error}") from None
+
+
+def _decode(file: Path) -> tuple[Image.Image, str | None]:
+    """As `_open`; the errors' subject, the file, is for the caller to name."""
+    try:
+        if file.stat().st_size == 0:
+            raise UserError("is empty (0 bytes)")
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(resolved, formats=FORMATS) as opened:
+            with Image.open(file, formats=FORMATS) as opened:
                 opened.load()
                 upright = ImageOps.exif_transpose(opened)
                 turned = opened.getexif().get(0x0112, 1) != 1  # the EXIF orientation tag
@@ -125,12 +137,12 @@ def _open(image: CaptionedImage) -> tuple[Image.Image, str | None]:
     except UserError:
         raise
     except UnidentifiedImageError:
-        raise UserError(f"{where} is not an image of a known format ({', '.join(FORMATS)})") from None
+        raise UserError(f"is not an image of a known format ({', '.join(FORMATS)})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         limit = (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-        raise UserError(f"{where} is too large: images may have {limit:.0f} million pixels") from None
+        raise UserError(f"is too large: images may have {limit:.0f} million pixels") from None
     except (OSError, ValueError, TypeError, KeyError, SyntaxError, EOFError, RuntimeError, struct.error) as error:
-        raise UserError(f"{where} cannot be read: {error}") from None
+        raise UserError(f"cannot be read: {error}") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

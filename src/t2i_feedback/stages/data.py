@@ -1,14 +1,17 @@
 """data: choose the captions to fine-tune on, the captions to evaluate on and the real images to compare with.
 
 The evaluation captions are those of the first reference images. No image and no raw prompt is in both fine-tuning and
-evaluation.
+evaluation. With `data.fetch`, what is chosen of MS-COCO and not there yet is downloaded first.
 """
 
 import hashlib
 import random
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -18,20 +21,27 @@ from t2i_feedback.datasets.captioned import Caption, CaptionedImage, store
 from t2i_feedback.errors import UserError
 from t2i_feedback.records import CaptionRow
 
+if TYPE_CHECKING:
+    from t2i_feedback.datasets.coco_download import CocoDownload
+
+Provide = Callable[[Sequence[CaptionedImage]], None]  # makes sure that the images' files are there
+
 
 def main() -> None:
     p = params.load()
-    source = p.data.source if p.data.source == "postcards" else f"{p.data.source} in {p.data.path}"
+    place = f" in {p.data.path}" if p.data.fetch == "none" else f" from {p.data.mirror}, kept in {p.data.downloads}"
+    source = p.data.source if p.data.source == "postcards" else f"{p.data.source}{place}"
     print(
         f"data: {p.data.finetune_captions} captions for fine-tuning and {p.data.evaluation_captions} for evaluation, "
         f"{p.data.reference_images} reference images from {source}"
     )
-    with workspace.partial("data", workspace.digest([p.data, p.seed], [])) as work:
+    name = workspace.digest([p.data, p.seed], [])
+    with workspace.partial("data", name) as work, _downloading(p.data) as download:
         shutil.rmtree(work)
         out = work / "dataset"
         (out / "images").mkdir(parents=True)
-        train, val = _read_pools(p.data, p.seed, work)
-        choice = _Choice(p.data.caption, p.seed, out / "images")
+        train, val = _read_pools(p.data, p.seed, work, download)
+        choice = _Choice(p.data.caption, p.seed, out / "images", download.images if download else _all_there)
         reference = choice.draw(val, p.data.reference_images, "data.reference_images")
         evaluation = reference[: p.data.evaluation_captions]
         choice.avoid(row.caption for row in evaluation)
@@ -45,13 +55,37 @@ def main() -> None:
     print(f"data: done, {len(finetune)} + {len(evaluation)} captions and {len(reference)} images in {paths.DATASET}")
 
 
-def _read_pools(wanted: params.Data, seed: int, work: Path) -> tuple[list[CaptionedImage], list[CaptionedImage]]:
+@contextmanager
+def _downloading(wanted: params.Data) -> "Iterator[CocoDownload | None]":
+    """What fetches COCO's files, if they are to be fetched."""
+    if wanted.fetch == "none":
+        yield None
+        return
+    from t2i_feedback.datasets.coco_download import PUBLISHED, CocoDownload  # loads an HTTP library
+    from t2i_feedback.datasets.download import Server
+
+    published = PUBLISHED if wanted.checksums == "published" else {}
+    with Server(wanted.mirror, wanted.connections) as server:
+        yield CocoDownload(paths.root() / wanted.downloads, server, wanted.fetch, published, wanted.connections)
+
+
+def _all_there(_: Sequence[CaptionedImage]) -> None:
+    pass
+
+
+def _read_pools(
+    wanted: params.Data, seed: int, work: Path, download: "CocoDownload | None"
+) -> tuple[list[CaptionedImage], list[CaptionedImage]]:
     """The images to draw fine-tuning captions from, and those to draw evaluation captions and references from."""
     if wanted.source == "folder":
         pool = folder.read(wanted.path)
         return pool, pool
     if wanted.source == "coco":
-        train, val = coco.read(wanted.path, wanted.train_split), coco.read(wanted.path, wanted.val_split)
+        splits = (wanted.train_split, wanted.val_split)
+        if download:
+            for split in splits:
+                download.captions(split)
+        train, val = (coco.read(download.folder if download else wanted.path, split) for split in splits)
         return (train if wanted.train_split == wanted.val_split else _renumber(train, val)), val
     counts = {"train": wanted.finetune_captions, "val": wanted.reference_images}
     root = work / "postcards"
@@ -87,8 +121,8 @@ def _caption_ids(images: list[CaptionedImage]) -> set[int]:
 class _Choice:
     """Draws images by a seeded shuffle, gives each its raw prompt, and uses no image (by its bytes) twice."""
 
-    def __init__(self, which_caption: str, seed: int, images: Path):
-        self.which_caption, self.seed, self.images = which_caption, seed, images
+    def __init__(self, which_caption: str, seed: int, images: Path, provide: Provide):
+        self.which_caption, self.seed, self.images, self.provide = which_caption, seed, images, provide
         self.used_ids: set[int] = set()
         self.used_bytes: set[bytes] = set()
         self.avoided_captions: set[str] = set()
@@ -101,15 +135,16 @@ class _Choice:
         """`count` rows, their images stored. A larger count begins with the same rows. `key` names the parameter."""
         order = sorted(pool, key=lambda image: image.image_id)
         random.Random(f"{self.seed}/data").shuffle(order)
+        candidates = (image for image in order if not self._is_used(image))
         rows: list[CaptionRow] = []
         with tqdm(desc=f"storing {key.removeprefix('data.')}", total=count, disable=None) as bar:
-            for image in order:
-                if len(rows) == count:
-                    break
-                row = self._row(image)
-                if row is not None:
-                    rows.append(row)
-                    bar.update()
+            while missing := list(islice(candidates, count - len(rows))):
+                self.provide(missing)
+                for image in missing:
+                    row = self._row(image)
+                    if row is not None:
+                        rows.append(row)
+                        bar.update()
         if len(rows) < count:
             raise UserError(
                 f"{key} is {count}, but of the {len(pool)} images in {pool[0].folder} only {len(rows)} can be used "
@@ -117,11 +152,12 @@ class _Choice:
             )
         return rows
 
+    def _is_used(self, image: CaptionedImage) -> bool:
+        return image.image_id in self.used_ids or self._raw_prompt(image).text.casefold() in self.avoided_captions
+
     def _row(self, image: CaptionedImage) -> CaptionRow | None:
-        """The image's row, or None if the image or its raw prompt is used already."""
+        """The image's row, or None if the same picture is used already."""
         caption = self._raw_prompt(image)
-        if image.image_id in self.used_ids or caption.text.casefold() in self.avoided_captions:
-            return None
         name = store(image, self.images)
         fingerprint = hashlib.sha256((self.images / name).read_bytes()).digest()
         if fingerprint in self.used_bytes:
