@@ -81,6 +81,12 @@ def test_all_problems_are_told_at_once(raw: dict, tmp_path: Path) -> None:
         ("data.source", "imagenet"),
         ("data.caption", "longest"),
         ("data.finetune_captions", 0),
+        ("data.fetch", "all"),
+        ("data.mirror", "images.cocodataset.org"),
+        ("data.mirror", "http://user:password@127.0.0.1"),
+        ("data.mirror", "http://127.0.0.1/?file="),
+        ("data.checksums", "none"),
+        ("data.connections", 0),
         ("model.guidance", 0.5),
         ("model.steps", 1),
         ("model.dtype", "int8"),
@@ -118,6 +124,7 @@ def test_an_impossible_value_is_named_by_its_key(raw: dict, tmp_path: Path, key:
         ("finetune.updates_per_epoch", 3, "must divide prompts_per_epoch * images_per_prompt = 64"),
         ("finetune.prompts_per_epoch", 128, "finetune.prompts_per_epoch: 128 prompts cannot be drawn"),
         ("finetune.preference", "    ", "preference must not be blank"),
+        ("data.fetch", "images", "data: fetch: images goes with source: coco; postcards needs fetch: none"),
         ("data.reference_images", 100, "reference_images must be at least evaluation_captions"),
         ("evaluate.kid_subset", 300, "evaluate.kid_subset: 300 is more than data.evaluation_captions"),
     ],
@@ -159,3 +166,10 @@ def test_what_is_no_mapping_is_one_clear_message(tmp_path: Path, text: str) -> N
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(UserError, match=r"params\.yaml"):
         params.load(tmp_path / "params.yaml")
+
+
+def test_only_official_splits_can_be_fetched(raw: dict, tmp_path: Path) -> None:
+    raw["data"] |= {"source": "coco", "fetch": "zip", "train_split": "train2014", "val_split": "test2014"}
+    assert "val_split: test2014 cannot be fetched; COCO has train2014, val2014" in refusal(tmp_path, raw)
+    raw["data"]["val_split"] = "val2017"
+    assert load(tmp_path, raw).data.fetch == "zip"

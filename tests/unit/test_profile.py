@@ -37,6 +37,17 @@ def test_paper_and_smoke_are_shipped() -> None:
     assert {"paper", "smoke"} <= set(SHIPPED)
 
 
+@pytest.mark.parametrize(("name", "count", "splits"), [("coco30k", 30_000, 2014), ("coco5k", 5_000, 2017)])
+def test_a_protocol_of_coco_goes_on_top_of_paper(
+    name: str, count: int, splits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(monkeypatch, "paper", "--apply")
+    run(monkeypatch, name, "--apply")
+    data = params.load().data
+    assert (data.evaluation_captions, data.reference_images, data.finetune_captions) == (count, count, 5000)
+    assert (data.train_split, data.val_split, data.caption) == (f"train{splits}", f"val{splits}", "random")
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_an_applied_profile_is_valid_and_has_its_values(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch, name, "--apply")
@@ -95,7 +106,7 @@ def test_printing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["", "papr", "../params"])
 def test_an_unknown_profile_lists_those_there_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"no profile is called .* there are paper, smoke"):
+    with pytest.raises(UserError, match=r"no profile is called .* there are coco30k, coco5k, paper, smoke"):
         run(monkeypatch, *([name] if name else []))
 
 

@@ -99,7 +99,8 @@ class Server:
                 attempts = 1 if _size(partial) - before >= PROGRESS else attempts + 1
                 if attempts == ATTEMPTS:
                     kept = f"; {_size(partial)} bytes are kept and the same command goes on" if _size(partial) else ""
-                    raise UserError(f"{url}: {broken}, {attempts} times in a row: {by_hand}{kept}") from None
+                    count = f"{attempts} attempt{'s' if attempts > 1 else ''}"
+                    raise UserError(f"{url}: {broken}, after {count}: {by_hand}{kept}") from None
             if self._stop.wait(self._pause * 2 ** (attempts - 1)):
                 raise UserError(f"{url}: stopped, since another file failed")
         try:
@@ -175,9 +176,9 @@ class Server:
                     if self._stop.is_set():
                         raise UserError(f"{url}: stopped, since another file failed")
         except requests.exceptions.RequestException as error:
-            raise _Broken(_ended(have, total, _reason(error))) from None
+            raise _Broken(_ended(total, _reason(error))) from None
         if total is not None and have != total:
-            raise _Broken(_ended(have, total, "the connection closed"))
+            raise _Broken(_ended(total, "the connection closed"))
 
 
 def sha256(file: Path) -> str:
@@ -233,8 +234,8 @@ def _discard(partial: Path) -> None:
     _version_file(partial).unlink(missing_ok=True)
 
 
-def _ended(have: int, total: int | None, how: str) -> str:
-    return f"it ends at byte {have} of {'an unknown number' if total is None else total} ({how})"
+def _ended(total: int | None, how: str) -> str:
+    return f"it ends before {'it is whole' if total is None else f'its {total} bytes have come'} ({how})"
 
 
 def _check_space(partial: Path, wanted: int) -> None:

@@ -5,9 +5,8 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from t2i_feedback.datasets.captioned import check_file_name
 from t2i_feedback.errors import UserError
 
 CHUNK = 2**20
@@ -51,7 +50,9 @@ def _check_members(file: Path, archive: zipfile.ZipFile) -> None:
     names: set[str] = set()
     for info in archive.infolist():
         where = f"{file}: member {info.filename!r}"
-        check_file_name(info.orig_filename, where)  # as it is written: `filename` ends at a NUL
+        parts = PurePosixPath(info.orig_filename.replace("\\", "/"))  # as it is written: `filename` ends at a NUL
+        if parts.is_absolute() or ".." in parts.parts or "\0" in info.orig_filename:
+            raise UserError(f"{where}: the file is outside of where it is unpacked")
         if stat.S_ISLNK(info.external_attr >> 16):
             raise UserError(f"{where} is a link")
         if info.filename in names:

@@ -29,7 +29,7 @@ Provide = Callable[[Sequence[CaptionedImage]], None]  # makes sure that the imag
 
 def main() -> None:
     p = params.load()
-    place = f" in {p.data.path}" if p.data.fetch == "none" else f" from {p.data.mirror}, kept in {p.data.downloads}"
+    place = f" in {p.data.path}" if p.data.fetch == "none" else f" at {p.data.mirror}, kept in {p.data.downloads}"
     source = p.data.source if p.data.source == "postcards" else f"{p.data.source}{place}"
     print(
         f"data: {p.data.finetune_captions} captions for fine-tuning and {p.data.evaluation_captions} for evaluation, "
