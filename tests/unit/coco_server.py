@@ -137,11 +137,14 @@ class CocoServer:
         else:
             request.send_response(200)
         body = content[begin:]
-        request.send_header("Content-Length", str(len(body) + (7 if behaviour == "too short" else 0)))
+        if behaviour != "endless":
+            request.send_header("Content-Length", str(len(body) + (7 if behaviour == "too short" else 0)))
         request.send_header("ETag", version)
         request.end_headers()
         cut = behaviour == "cut always" or (behaviour in ("cut once", "wrong range") and first)
         self._write(request.wfile.write, body[: len(body) * 3 // 4] if cut else body)
+        if behaviour == "endless":
+            self._write(request.wfile.write, bytes(10_000_000))
         request.close_connection = True
 
     def _write(self, write: Callable[[bytes], object], body: bytes) -> None:

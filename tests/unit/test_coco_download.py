@@ -264,6 +264,16 @@ def test_an_archive_of_the_right_length_with_other_bytes_is_refused(
     assert "is not the file that TensorFlow Datasets publishes" in refusal(server, checksums="published")
 
 
+def test_an_archive_put_there_by_hand_that_is_not_the_official_one_is_refused(
+    server: CocoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_published(server, monkeypatch)
+    KEPT.mkdir(parents=True)
+    (KEPT / "annotations_trainval2014.zip").write_bytes(zipped({"a": b"a"}))
+    message = refusal(server, checksums="published")
+    assert "coco/annotations_trainval2014.zip is not the file that TensorFlow Datasets publishes" in message
+
+
 def test_what_came_first_is_recorded(server: CocoServer) -> None:
     run(server)
     rows = [json.loads(line) for line in (KEPT / "downloads.jsonl").read_text().splitlines()]
@@ -311,6 +321,14 @@ def test_an_archive_with_a_name_that_leads_elsewhere_is_refused(server: CocoServ
     server.files[ANNOTATIONS] = zipped({"annotations/captions_val2014.json": b"{}", evil: b"evil"})
     assert f"member {evil!r}: the file" in refusal(server)
     assert not (KEPT / "annotations_trainval2014.zip").exists()
+
+
+def test_a_page_instead_of_an_archive_is_named_with_its_address_and_not_kept(server: CocoServer) -> None:
+    server.files[ANNOTATIONS] = b"<html>Please log in</html>"
+    message = refusal(server)
+    assert message.startswith(f"{server.address}/{ANNOTATIONS}: what came is of no use: ")
+    assert "is not a zip archive" in message
+    assert [file.name for file in KEPT.iterdir()] == [".lock"]
 
 
 def test_an_image_folder_that_leads_elsewhere_is_not_written_through(server: CocoServer, here: Path) -> None:

@@ -139,6 +139,12 @@ def test_no_more_is_taken_than_the_limit(server: CocoServer, tmp_path: Path) -> 
     assert "more than 1000 are not taken" in refusal(server, tmp_path, limit=1000)
 
 
+def test_a_body_of_unknown_length_is_taken_up_to_the_published_size(server: CocoServer, tmp_path: Path) -> None:
+    server.behaviour = "endless"
+    assert f"goes on after {len(CONTENT)} bytes" in refusal(server, tmp_path, pin=PIN)
+    assert (tmp_path / "a.zip.partial").stat().st_size <= len(CONTENT)
+
+
 def test_a_missing_file_is_one_line_that_says_what_to_do(server: CocoServer, tmp_path: Path) -> None:
     del server.files["zips/a.zip"]
     message = refusal(server, tmp_path)
@@ -174,9 +180,9 @@ def test_a_server_that_says_nothing_is_given_up(tmp_path: Path) -> None:
 
 def test_contents_that_cannot_be_used_are_not_kept(server: CocoServer, tmp_path: Path) -> None:
     def check(file: Path) -> None:
-        raise UserError(f"{server.address}/zips/a.zip is no good")
+        raise UserError(f"{file.name} is empty")
 
-    assert "is no good" in refusal(server, tmp_path, check=check)
+    assert "zips/a.zip: what came is of no use: a.zip.partial is empty" in refusal(server, tmp_path, check=check)
     assert list(tmp_path.iterdir()) == []
 
 

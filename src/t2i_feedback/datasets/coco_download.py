@@ -67,12 +67,8 @@ class CocoDownload:
         connections: int = 1,
     ):
         self.folder = folder
-        self._server, self._images_from, self._published, self._connections = (
-            server,
-            images_from,
-            published,
-            connections,
-        )
+        self._server, self._images_from = server, images_from
+        self._published, self._connections = published, connections
         self._record = folder / "downloads.jsonl"
         self._first: dict[str, Download] = {}
 
@@ -145,7 +141,7 @@ class CocoDownload:
             try:
                 check_readable(file)
             except UserError as error:
-                raise UserError(f"{self._server.address}/{name} (image {image.image_id}) {error}") from None
+                raise UserError(f"image {image.image_id} {error}") from None
 
         name = f"{image.folder.name}/{image.file_name}"
         self._server.get(name, image.path, self._pin(self._name(image)), IMAGE_BYTES, check)

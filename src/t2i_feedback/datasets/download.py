@@ -107,7 +107,7 @@ class Server:
             if pin:
                 check_pin(url, partial, pin)
             if check:
-                check(partial)
+                _check_contents(url, partial, check)
         except UserError:
             _discard(partial)
             raise
@@ -194,6 +194,13 @@ def check_pin(what: str, file: Path, pin: Pin) -> None:
             f"{what} is not the file that {pin.origin}: {size} bytes with SHA-256 {digest}, not {pin.size} bytes with "
             f"{pin.sha256}"
         )
+
+
+def _check_contents(url: str, partial: Path, check: Callable[[Path], None]) -> None:
+    try:
+        check(partial)
+    except UserError as error:
+        raise UserError(f"{url}: what came is of no use: {error}") from None
 
 
 def _check_status(response: requests.Response, url: str, by_hand: str) -> None:

@@ -19,7 +19,7 @@ def opened(file: Path) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(file)
     except UNREADABLE as error:
-        raise UserError(f"{file} is not a zip archive ({error}): delete it, and it is got again") from None
+        raise UserError(f"{file} is not a zip archive ({error})") from None
     with archive:
         _check_members(file, archive)
         yield archive
