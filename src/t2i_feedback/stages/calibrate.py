@@ -78,7 +78,8 @@ def main() -> None:
     images = [open_rgb(paths.DATASET / row.image) for row in rows]
     entries = [p.mllms[name] for name in judges]
     dataset = [paths.REFERENCE_CAPTIONS, paths.EVALUATION_CAPTIONS, paths.FINETUNE_CAPTIONS]
-    digest = workspace.digest([p.seed, p.calibrate, p.finetune.preference, *entries], dataset)
+    asked = [p.calibrate.images, p.calibrate.levels, p.finetune.preference]
+    digest = workspace.digest([p.seed, *asked, *entries], dataset)
     found: dict[str, Calibrated] = {}
     with workspace.partial("calibrate", digest) as work:
         for name in judges:
