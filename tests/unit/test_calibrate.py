@@ -63,6 +63,12 @@ def test_a_preference_that_names_no_trait_has_no_rank_correlation() -> None:
     assert calibrate.rank_correlations(rows("blur", [1, 2, 3]), "cats") == {"rank_correlation": None}
 
 
+def test_a_trait_without_three_valid_scores_of_an_image_has_no_rank_correlation_and_weighs_nothing() -> None:
+    masked = rows("brightness", [None, 2, 1]) + rows("contrast", [None, None, None])
+    found = calibrate.rank_correlations(masked + rows("blur", [1, 2, 3]), PREFERENCE)
+    assert found == {"rank_correlation": 1.0, "brightness": None, "contrast": None, "saturation": None, "blur": 1.0}
+
+
 def test_changes_change_what_they_say() -> None:
     image = Image.radial_gradient("L").resize((64, 64)).convert("RGB")
     image.paste((200, 20, 20), (0, 0, 20, 20))
@@ -285,11 +291,11 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llava_folder: Pa
     return tmp_path
 
 
-def test_a_judge_that_cannot_rank_its_preference_stops_finetune_which_names_a_plot_that_is_there(
+def test_a_judge_without_valid_scores_stops_finetune_which_names_a_plot_that_is_there(
     repository: Path,
 ) -> None:
     calibrate.main()
-    with pytest.raises(UserError, match=r"below calibrate\.min_rank_correlation") as refused:
+    with pytest.raises(UserError, match=r"tiny gave too few valid scores .* ranks brightness, contrast") as refused:
         finetune.main()
     named = next(word for word in str(refused.value).split() if ".png" in word).rstrip(".;,")
     with Image.open(named) as plot:

@@ -191,7 +191,8 @@ def rank_correlations(rows: Sequence[CalibrationRow], preference: str) -> dict[s
     """Spearman's correlation of score and level within an image, in the preferred direction, averaged over images.
 
     One number per trait that the preference names, and `rank_correlation`, their mean (None if it names none). A judge
-    that gives one image the same score at every level has a correlation of 0 there.
+    that gives one image the same score at every level has a correlation of 0 there. A trait without an image of three
+    valid scores is None, and left out of the mean.
     """
     from scipy.stats import spearmanr
 
@@ -206,7 +207,7 @@ def rank_correlations(rows: Sequence[CalibrationRow], preference: str) -> dict[s
             for points in per_image.values()
             if len(points) > 2
         ]
-        found[trait] = direction * sum(correlations) / len(correlations) if correlations else 0.0
+        found[trait] = direction * sum(correlations) / len(correlations) if correlations else None
     named = [value for value in found.values() if value is not None]
     return {"rank_correlation": sum(named) / len(named) if named else None} | found
 
