@@ -10,6 +10,8 @@ import mllm_questions
 import numpy as np
 import pytest
 import yaml
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from t2i_feedback import params, paths, records
@@ -17,10 +19,13 @@ from t2i_feedback.datasets import postcards
 from t2i_feedback.datasets.alterations import contradicts
 from t2i_feedback.datasets.postcards import Scene
 from t2i_feedback.errors import UserError
+from t2i_feedback.mllm import wording
 from t2i_feedback.mllm.base import Reply, Request
+from t2i_feedback.mllm.wording import TEMPLATES
 from t2i_feedback.records import CalibrationRow, CaptionRow
+from t2i_feedback.reporting import calibration
 from t2i_feedback.stages import calibrate, calibrate_entry, calibrate_validator, finetune
-from t2i_feedback.stages.agreement import TEMPLATES, Agreement, calibration_rows, together
+from t2i_feedback.stages.agreement import Agreement, calibration_rows, together
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -368,10 +373,76 @@ def test_calibration_images_are_not_evaluated_on(repository: Path) -> None:
 
 @pytest.mark.parametrize("templates", ["general", "postcards"])
 def test_every_set_of_templates_has_two_paraphrases_that_ask_for_the_same(templates: str) -> None:
-    for name, word in (("judge", "preference"), ("validate", "caption")):
+    words = {"judge": "preference", "validate": "caption", "validate_with_reason": "caption"}
+    if templates == "general":
+        words["question"] = "item"  # the shipped models know one wording of it
+    for name, word in words.items():
         texts = [path.read_text() for path in sorted((TEMPLATES / templates).rglob(f"{name}.txt"))]
         assert len(set(texts)) == 3
         assert all(re.findall(r"{(\w+)}", text) == [word] for text in texts)
+
+
+class ItemJudge(Judge):
+    """It finds two items in every caption, and answers `score` to a question about one."""
+
+    def generate(self, requests: Sequence[Request], max_new_tokens: int | None = None) -> list[Reply]:
+        return [Reply("valid", "a red house; a boat") for _ in requests]
+
+
+@pytest.mark.parametrize(("templates", "wordings"), [("general", 2), ("postcards", 0)])
+def test_item_by_item_only_wordings_of_that_question_are_paraphrases(
+    templates: str, wordings: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows, _ = drawn_rows(3)
+    validator = ItemJudge(lambda request, place: 0.9)
+    validator.templates = templates
+    found = calibrate_validator.calibrate(validator, rows, asked_item_by_item())
+    assert len(found.paraphrases) == wordings
+    numbers = calibrate_validator.numbers(found)
+    assert numbers["paraphrase_agreement"] == (1 if wordings else None)
+    assert numbers["retest_agreement"] == 1
+
+
+def asked_item_by_item(**stage1: object) -> params.Params:
+    p = params.load(REPOSITORY / "params.yaml")
+    return p.model_copy(update={"stage1": p.stage1.model_copy(update={"questions": True, **stage1})})
+
+
+def test_a_broken_paraphrase_is_named_before_anything_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wording, "TEMPLATES", tmp_path)
+    other = tmp_path / "postcards" / "paraphrase-1" / "judge.txt"
+    other.parent.mkdir(parents=True)
+    other.write_text("How much would you like it?")
+    wording.template.cache_clear()
+    asked: list[Request] = []
+    with pytest.raises(UserError, match=r"paraphrase-1/judge\.txt lacks its placeholder \{preference\}"):
+        calibrated(lambda request, place: asked.append(request))
+    assert asked == []
+    wording.template.cache_clear()
+
+
+def drawn_axes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, askings: list[list[tuple[float, float]]]) -> Axes:
+    """The panel of a model's second askings."""
+    figures: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **how: (figures.append(self), save(self, *a, **how)))
+    calibration.agreement({"j": askings}, calibration.SCORES, "in other words", tmp_path / "paraphrases.png")
+    return figures[0].axes[0]
+
+
+def test_every_paraphrase_is_drawn_with_a_mark_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    axes = drawn_axes(monkeypatch, tmp_path, [[(1, 1)], [(2, 2)], [(3, 6)]])
+    marks = [(line.get_color(), line.get_marker()) for line in axes.lines[1:]]  # the first is the line of equality
+    assert len(set(marks)) == 3
+    assert axes.get_title("left") == "j: mean difference 1"
+
+
+@pytest.mark.parametrize(("askings", "title"), [([], "j: not asked"), ([[]], "j: no valid answers")])
+def test_a_picture_without_answers_says_why(
+    askings: list, title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert drawn_axes(monkeypatch, tmp_path, askings).get_title("left") == title
 
 
 def test_the_shipped_model_was_taught_its_paraphrases() -> None:

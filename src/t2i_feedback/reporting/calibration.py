@@ -5,6 +5,7 @@ The stages draw them, so that they are there when a judge is found unfit; the re
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from t2i_feedback.reporting.style import FIRST, GREY, INK, RIGHT, SECOND, STYLE,
 JUDGES = ("sweeps", "retest", "paraphrases")  # names of the files, in the report's order
 VALIDATORS = ("captions", "reliability", "threshold", "retest", "paraphrases")
 DPI = 120
+MARKERS = (FIRST[1], SECOND[1], "^", "D", "v")  # of the second askings; more of them begin again in the other colour
 SCORES, P_YES = ("score", 1.0, 10.0), ("P(yes)", 0.0, 1.0)  # what answers are called, and their range
 WANTED = {1: "more is preferred", -1: "less is preferred", None: "not named by the preference"}
 TRAITS = {
@@ -81,18 +83,22 @@ def agreement(
     second: str,
     path: Path,
 ) -> None:
-    """First answers against second ones, a panel per model, a mark per kind of second asking; the line is equality."""
+    """First answers against second ones, a panel per model, a mark per kind of second asking; the line is equality.
+
+    A model may have no second asking at all: nobody asked it.
+    """
     name, low, high = answers
     with _picture(path, 1, len(models), (0.6 + 3.9 * len(models), 4.0)) as axes:
         for place, (model, askings) in zip(axes.flat, models.items(), strict=True):
             place.plot([low, high], [low, high], color=GREY, linewidth=1)
-            for number, (pairs, (colour, marker, _)) in enumerate(zip(askings, (FIRST, SECOND), strict=False), 1):
+            looks = zip(cycle((FIRST[0], SECOND[0])), cycle(MARKERS), strict=False)
+            for number, (pairs, (colour, marker)) in enumerate(zip(askings, looks, strict=False), 1):
                 label = f"paraphrase {number}" if len(askings) > 1 else None
                 points = np.array(pairs).reshape(-1, 2)
                 place.plot(*points.T, marker, color=colour, alpha=0.6, label=label)
             distances = [abs(a - b) for pairs in askings for a, b in pairs]
-            mean = f"mean difference {np.mean(distances):.2g}" if distances else "no valid answers"
-            place.set_title(f"{model}: {mean}")
+            nothing = "no valid answers" if askings else "not asked"
+            place.set_title(f"{model}: " + (f"mean difference {np.mean(distances):.2g}" if distances else nothing))
             place.set_xlabel(f"{name}, first asked")
             place.set_ylabel(f"{name}, {second}")
             place.set_xlim(low - (high - low) / 40, high + (high - low) / 40)

@@ -100,9 +100,10 @@ def calibrate(
 
     Raises UserError when more answers than `finetune.max_invalid_fraction` of the sweeps are not valid.
     """
-    from t2i_feedback.mllm import roles
+    from t2i_feedback.mllm import roles, wording
 
     preference = p.finetune.preference
+    other_words = wording.paraphrases(judge.templates, "judge")
     pictures = steps(images, rows, p.calibrate.levels)
     outcomes = roles.score_preference(judge, [picture for *_, picture in pictures], preference)
     roles.check_invalid(outcomes, p.finetune.max_invalid_fraction, f"scores of {name}")
@@ -118,7 +119,7 @@ def calibrate(
 
     first = [swept[i].score for i in chosen]
     again = retest(ask, judge, first, random.Random(p.seed))
-    reworded = paraphrases(ask, judge, first)
+    reworded = paraphrases(ask, judge, first, other_words)
     numbers = rank_correlations(swept, preference) | {
         "invalid": invalid([row.score for row in swept]),
         "retest_difference": again.difference,

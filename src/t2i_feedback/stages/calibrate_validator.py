@@ -96,12 +96,13 @@ def main() -> None:
 
 def calibrate(validator: "Mllm", rows: Sequence[CaptionRow], p: params.Params) -> Calibrated:
     """Ask about true and altered captions. Raises UserError above `stage1.max_invalid_fraction`."""
-    from t2i_feedback.mllm import roles
+    from t2i_feedback.mllm import roles, wording
 
     rng = random.Random(p.seed)
     images = [open_rgb(paths.DATASET / row.image) for row in rows]
     put = claims(rows, stated_captions(paths.DATASET, rows), rng)
     questions = p.stage1.questions
+    other_words = wording.paraphrases(validator.templates, roles.validating_words(validator, questions))
     verdicts = roles.validate(validator, [images[c.image] for c in put], [c.caption for c in put], questions=questions)
     roles.check_invalid(verdicts, p.stage1.max_invalid_fraction, "verdicts")
     p_yes: Values = [verdict.p_yes for verdict in verdicts]
@@ -113,7 +114,8 @@ def calibrate(validator: "Mllm", rows: Sequence[CaptionRow], p: params.Params) -
         return [verdict.p_yes for verdict in answers]
 
     first = [p_yes[i] for i in chosen]
-    return Calibrated(put, p_yes, retest(ask, validator, first, rng), paraphrases(ask, validator, first))
+    again = retest(ask, validator, first, rng)
+    return Calibrated(put, p_yes, again, paraphrases(ask, validator, first, other_words))
 
 
 # ------------------------------------------------------------------------------------------------ claims
