@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import mllm_questions
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from t2i_feedback import params, paths, records
@@ -253,12 +255,8 @@ def test_a_validator_that_knows_and_one_that_nods_differ(tmp_path: Path, monkeyp
     assert nods["auc"] == 0.5
     knowing = Judge(lambda r, place: 0.4 if any(f" {caption}?" in r.text for caption in true) else 0.1)
     calibrated = calibrate_validator.calibrate(knowing, rows, p)
-    calibrated = calibrate_validator.Calibrated(
-        [claim for claim in calibrated.claims if claim.altered != "other"],
-        [v for v, claim in zip(calibrated.p_yes, calibrated.claims, strict=True) if claim.altered != "other"],
-        calibrated.retest,
-        calibrated.paraphrases,
-    )
+    kept = [(c, v) for c, v in zip(calibrated.claims, calibrated.p_yes, strict=True) if c.altered != "other"]
+    calibrated = replace(calibrated, claims=[c for c, _ in kept], p_yes=[v for _, v in kept])
     knows = calibrate_validator.numbers(calibrated)
     assert (knows["accepted_true"], knows["rejected_colour"], knows["auc"]) == (0, 1, 1)
     assert knows["best_threshold"] == pytest.approx(0.25)
@@ -409,6 +407,32 @@ def asked_item_by_item(**stage1: object) -> params.Params:
     return p.model_copy(update={"stage1": p.stage1.model_copy(update={"questions": True, **stage1})})
 
 
+@pytest.mark.parametrize(("threshold", "accepted"), [(0.5, 1), (0.8, 0)])
+def test_item_by_item_the_threshold_of_stage_1_decides_what_a_share_of_items_is(
+    threshold: float, accepted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows, _ = drawn_rows(3)
+    sees_one_of_two = ItemJudge(lambda request, place: 0.9 if "boat" in request.text else 0.1)
+    found = calibrate_validator.calibrate(sees_one_of_two, rows, asked_item_by_item(threshold=threshold))
+    assert set(found.p_yes) == {0.5}
+    numbers = calibrate_validator.numbers(found)
+    assert (numbers["accepted_true"], numbers["rejected_colour"]) == (accepted, 1 - accepted)
+
+
+def test_item_by_item_the_pictures_speak_of_a_share_of_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    figures = kept_figures(monkeypatch)
+    rows, _ = drawn_rows(3)
+    validator = ItemJudge(lambda request, place: 0.9)
+    found = calibrate_validator.calibrate(validator, rows, asked_item_by_item(threshold=0.8))
+    calibrate_validator.draw("j", found, tmp_path)
+    words = [[text.get_text() for text in figure.findobj(Text)] for figure in figures]
+    assert all(any("share of items" in text for text in texts) for texts in words)
+    assert not any("P(yes)" in text for texts in words for text in texts)
+    assert "j: right answers; accepted is share of items from 0.8" in words[0]
+
+
 def test_a_broken_paraphrase_is_named_before_anything_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wording, "TEMPLATES", tmp_path)
     other = tmp_path / "postcards" / "paraphrase-1" / "judge.txt"
@@ -422,11 +446,17 @@ def test_a_broken_paraphrase_is_named_before_anything_is_asked(tmp_path: Path, m
     wording.template.cache_clear()
 
 
-def drawn_axes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, askings: list[list[tuple[float, float]]]) -> Axes:
-    """The panel of a model's second askings."""
+def kept_figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Every figure that is saved from now on."""
     figures: list[Figure] = []
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **how: (figures.append(self), save(self, *a, **how)))
+    return figures
+
+
+def drawn_axes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, askings: list[list[tuple[float, float]]]) -> Axes:
+    """The panel of a model's second askings."""
+    figures = kept_figures(monkeypatch)
     calibration.agreement({"j": askings}, calibration.SCORES, "in other words", tmp_path / "paraphrases.png")
     return figures[0].axes[0]
 

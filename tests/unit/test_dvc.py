@@ -36,6 +36,7 @@ RERUNS = {
     "model.size": EVERYTHING - {"data", "calibrate", "calibrate_validator"},
     "stage1.max_rounds": LOOP | LOOP_EVALUATED | {"report"},
     "stage1.questions": LOOP | EVALUATED | {"report", "calibrate_validator"},
+    "stage1.threshold": LOOP | EVALUATED | {"report", "calibrate_validator"},
     "stage1.feedback": LOOP | LOOP_EVALUATED | {"report"},
     "calibrate.images": TRAINED | {"calibrate", "calibrate_validator"},
     "calibrate.levels": TRAINED | {"calibrate"},

@@ -21,7 +21,8 @@ JUDGES = ("sweeps", "retest", "paraphrases")  # names of the files, in the repor
 VALIDATORS = ("captions", "reliability", "threshold", "retest", "paraphrases")
 DPI = 120
 MARKERS = (FIRST[1], SECOND[1], "^", "D", "v")  # of the second askings; more of them begin again in the other colour
-SCORES, P_YES = ("score", 1.0, 10.0), ("P(yes)", 0.0, 1.0)  # what answers are called, and their range
+SCORES = ("score", 1.0, 10.0)  # what answers are called, and their range
+P_YES, ITEMS = ("P(yes)", 0.0, 1.0), ("share of items", 0.0, 1.0)
 WANTED = {1: "more is preferred", -1: "less is preferred", None: "not named by the preference"}
 TRAITS = {
     "brightness": "factor on brightness",
@@ -108,8 +109,11 @@ def agreement(
                 place.legend(loc="best")
 
 
-def captions(name: str, shares: Mapping[str, tuple[float, int]], path: Path) -> None:
-    """Share of right answers for each kind of caption, with their numbers: `true`, and what was altered."""
+def captions(name: str, shares: Mapping[str, tuple[float, int]], accepted: str, path: Path) -> None:
+    """Share of right answers for each kind of caption, with their numbers: `true`, and what was altered.
+
+    `accepted` says when a caption is: `P(yes) from 0.5`.
+    """
     labels = {"true": "true: accepted", "other": "another image’s: rejected"}
     with _picture(path, 1, 1, (6.4, 1.2 + 0.36 * len(shares))) as axes:
         place = axes[0, 0]
@@ -121,23 +125,23 @@ def captions(name: str, shares: Mapping[str, tuple[float, int]], path: Path) -> 
         place.set_xlim(0, 1.2)
         place.set_xticks([0, 0.25, 0.5, 0.75, 1])
         place.grid(axis="y", visible=False)
-        place.set_title(f"{name}: right answers at P(yes) = 0.5")
+        place.set_title(f"{name}: right answers; accepted is {accepted}")
 
 
-def reliability(name: str, true: Sequence[float], false: Sequence[float], path: Path) -> None:
-    """Stated against observed, and how P(yes) is spread over true and altered captions; both kinds weigh alike.
+def reliability(name: str, true: Sequence[float], false: Sequence[float], answer: str, path: Path) -> None:
+    """Stated against observed, and how the answer is spread over true and altered captions; both kinds weigh alike.
 
-    A dot's area is its bin's weight; beside it stands the number of answers.
+    `answer` is what it is called: `P(yes)`. A dot's area is its bin's weight; beside it stands the number of answers.
     """
     with _picture(path, 1, 2, (8.6, 4.0)) as axes:
         left, right = axes[0]
         left.plot([0, 1], [0, 1], color=GREY, linewidth=1)
-        left.set_title(f"{name}: is P(yes) what it says?")
-        left.set_xlabel("mean P(yes)")
+        left.set_title(f"{name}: {answer} and truth")
+        left.set_xlabel(f"mean {answer}")
         left.set_ylabel("share of captions that are true")
         left.set_xlim(0, 1)
         left.set_ylim(-0.04, 1.1)
-        right.set_xlabel("P(yes)")
+        right.set_xlabel(answer)
         right.set_ylabel("share of its kind")
         edges = np.linspace(0, 1, discrimination.BINS + 1)
         for kind, values, colour, hatch in (("altered", false, WRONG, "//"), ("true", true, RIGHT, "")):
@@ -156,13 +160,13 @@ def reliability(name: str, true: Sequence[float], false: Sequence[float], path: 
             right.legend(loc="upper center")
 
 
-def threshold(name: str, true: Sequence[float], false: Sequence[float], path: Path) -> None:
-    """Balanced accuracy, and its two halves, for every threshold; the best is marked."""
+def threshold(name: str, true: Sequence[float], false: Sequence[float], answer: str, path: Path) -> None:
+    """Balanced accuracy, and its two halves, for every threshold of the answer; the best is marked."""
     grid = np.linspace(0, 1, 201)
     with _picture(path, 1, 1, (6.4, 3.8)) as axes:
         place = axes[0, 0]
         place.set_title(f"{name}: accuracy by threshold")
-        place.set_xlabel("accepted when P(yes) is at least")
+        place.set_xlabel(f"accepted from this {answer} on")
         place.set_ylim(0, 1.05)
         if not true or not false:
             return
