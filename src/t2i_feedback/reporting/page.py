@@ -22,7 +22,7 @@ SHOWN = {  # a calibration's picture -> what it shows
     "retest": "First answers against those to the same questions asked again, in another order and other batches.",
     "paraphrases": "First answers against those to the same questions in other words.",
     "captions": "Share of right answers for true captions and for each kind of altered ones.",
-    "reliability": "Share of true captions by the stated answer, and the spread of answers over true and altered captions.",
+    "reliability": "Share of true captions by the answer, and the spread of answers over true and altered captions.",
     "threshold": "Accuracy by threshold.",
 }
 CURVES = {
