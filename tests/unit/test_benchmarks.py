@@ -32,6 +32,14 @@ def test_equal_verdicts_are_those_of_yes_and_no(figures: tuple[dict[str, float],
     assert "75.0% equal verdicts" in figures[1]
 
 
+def test_the_target_of_reading_stands_beside_one_written_answer_and_no_other(
+    figures: tuple[dict[str, float], str],
+) -> None:
+    lines = [line for line in figures[1].splitlines() if "prefill" in line]
+    assert len(lines) == 4
+    assert all(("target 3" in line) == ("one written answer" in line) for line in lines)
+
+
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, float], str]:
     """The figures of reading, and what was printed of them."""
