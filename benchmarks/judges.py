@@ -77,8 +77,8 @@ class Written:
 def reading(entry: params.LocalEntry) -> dict[str, float]:
     """Yes/no and 1-10 by the probabilities after one prefill, against the written answer.
 
-    The shipped model's whole answer is one token, so writing it costs one step more and the ratio is near 1. A reading
-    with probabilities takes SAMPLES written answers, as from a server without logprobs: the target is for those.
+    The target is for one written answer. The shipped model's is a single token, so that writing it costs one step more
+    and the ratio stays near 1. Probabilities from written answers, as of a server without logprobs, take SAMPLES.
     """
     pictures, captions = world()
     preference = params.load().finetune.preference
@@ -89,19 +89,22 @@ def reading(entry: params.LocalEntry) -> dict[str, float]:
     def score(model: mllm.Mllm, sample: int) -> list[float | None]:
         return [outcome.value for outcome in roles.score_preference(model, pictures, preference, sample)]
 
-    figures = {}
+    figures: dict[str, float] = {}
     for kind, ask in (("yes/no", validate), ("1-10", score)):
         with opened(entry) as read, opened(entry) as once, opened(entry) as often:
             ways = (read, Written(once, 1), Written(often, SAMPLES))
             (first, fast), (second, slow), (_, slowest) = in_turns([partial(ask, way) for way in ways])
         pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
-        equal = sum((a >= 0.5) == (b >= 0.5) for a, b in pairs) / len(first)
-        apart = sum(abs(a - b) for a, b in pairs) / len(pairs)
-        more = f"{equal:.1%} equal verdicts" if kind == "yes/no" else f"scores {apart:.2f} apart"
-        say(f"{kind}: one prefill against one written answer", slow / fast, None, more)
-        say(f"{kind}: one prefill against {SAMPLES} written answers", slowest / fast, 3, "the same reading")
+        if kind == "yes/no":
+            equal = sum((a >= 0.5) == (b >= 0.5) for a, b in pairs) / len(first)
+            figures["equal verdicts"] = equal
+            more = f"{equal:.1%} equal verdicts"
+        else:
+            more = f"scores {sum(abs(a - b) for a, b in pairs) / len(pairs):.2f} apart"
+        say(f"{kind}: one prefill against one written answer", slow / fast, 3, more)
+        say(f"{kind}: one prefill against {SAMPLES} written answers", slowest / fast, None, "the same reading")
         figures |= {f"{kind} prefill against one": slow / fast, f"{kind} prefill against samples": slowest / fast}
-    return figures | {"equal verdicts": equal}
+    return figures
 
 
 def batching(entry: params.LocalEntry) -> dict[str, float]:

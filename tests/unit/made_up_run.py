@@ -131,7 +131,7 @@ def _calibration(rng: random.Random) -> None:
     records.write_json(paths.VALIDATOR_METRICS, found | best)
     judges = dict.fromkeys(("postcards", "postcards-judge"), numbers)
     calibration.sweeps(rows, {"brightness": -1}, judges, paths.JUDGE_PICTURES / "sweeps.png")
-    calibration.captions("postcards", {"true": (0.9, 10)}, paths.VALIDATOR_PICTURES / "captions.png")
+    calibration.captions("postcards", {"true": (0.9, 10)}, "P(yes) from 0.5", paths.VALIDATOR_PICTURES / "captions.png")
 
 
 def _finetuning(rng: random.Random) -> None:

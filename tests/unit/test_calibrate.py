@@ -4,12 +4,16 @@ import json
 import random
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import mllm_questions
 import numpy as np
 import pytest
 import yaml
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from t2i_feedback import params, paths, records
@@ -17,10 +21,13 @@ from t2i_feedback.datasets import postcards
 from t2i_feedback.datasets.alterations import contradicts
 from t2i_feedback.datasets.postcards import Scene
 from t2i_feedback.errors import UserError
+from t2i_feedback.mllm import wording
 from t2i_feedback.mllm.base import Reply, Request
+from t2i_feedback.mllm.wording import TEMPLATES
 from t2i_feedback.records import CalibrationRow, CaptionRow
+from t2i_feedback.reporting import calibration
 from t2i_feedback.stages import calibrate, calibrate_entry, calibrate_validator, finetune
-from t2i_feedback.stages.agreement import TEMPLATES, Agreement, calibration_rows, together
+from t2i_feedback.stages.agreement import Agreement, calibration_rows, together
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -61,6 +68,12 @@ def test_rank_correlation_is_a_mean_over_images_in_the_preferred_direction() -> 
 
 def test_a_preference_that_names_no_trait_has_no_rank_correlation() -> None:
     assert calibrate.rank_correlations(rows("blur", [1, 2, 3]), "cats") == {"rank_correlation": None}
+
+
+def test_a_trait_without_three_valid_scores_of_an_image_has_no_rank_correlation_and_weighs_nothing() -> None:
+    masked = rows("brightness", [None, 2, 1]) + rows("contrast", [None, None, None])
+    found = calibrate.rank_correlations(masked + rows("blur", [1, 2, 3]), PREFERENCE)
+    assert found == {"rank_correlation": 1.0, "brightness": None, "contrast": None, "saturation": None, "blur": 1.0}
 
 
 def test_changes_change_what_they_say() -> None:
@@ -242,12 +255,8 @@ def test_a_validator_that_knows_and_one_that_nods_differ(tmp_path: Path, monkeyp
     assert nods["auc"] == 0.5
     knowing = Judge(lambda r, place: 0.4 if any(f" {caption}?" in r.text for caption in true) else 0.1)
     calibrated = calibrate_validator.calibrate(knowing, rows, p)
-    calibrated = calibrate_validator.Calibrated(
-        [claim for claim in calibrated.claims if claim.altered != "other"],
-        [v for v, claim in zip(calibrated.p_yes, calibrated.claims, strict=True) if claim.altered != "other"],
-        calibrated.retest,
-        calibrated.paraphrases,
-    )
+    kept = [(c, v) for c, v in zip(calibrated.claims, calibrated.p_yes, strict=True) if c.altered != "other"]
+    calibrated = replace(calibrated, claims=[c for c, _ in kept], p_yes=[v for _, v in kept])
     knows = calibrate_validator.numbers(calibrated)
     assert (knows["accepted_true"], knows["rejected_colour"], knows["auc"]) == (0, 1, 1)
     assert knows["best_threshold"] == pytest.approx(0.25)
@@ -285,11 +294,11 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llava_folder: Pa
     return tmp_path
 
 
-def test_a_judge_that_cannot_rank_its_preference_stops_finetune_which_names_a_plot_that_is_there(
+def test_a_judge_without_valid_scores_stops_finetune_which_names_a_plot_that_is_there(
     repository: Path,
 ) -> None:
     calibrate.main()
-    with pytest.raises(UserError, match=r"below calibrate\.min_rank_correlation") as refused:
+    with pytest.raises(UserError, match=r"tiny gave too few valid scores .* ranks brightness, contrast") as refused:
         finetune.main()
     named = next(word for word in str(refused.value).split() if ".png" in word).rstrip(".;,")
     with Image.open(named) as plot:
@@ -362,10 +371,108 @@ def test_calibration_images_are_not_evaluated_on(repository: Path) -> None:
 
 @pytest.mark.parametrize("templates", ["general", "postcards"])
 def test_every_set_of_templates_has_two_paraphrases_that_ask_for_the_same(templates: str) -> None:
-    for name, word in (("judge", "preference"), ("validate", "caption")):
+    words = {"judge": "preference", "validate": "caption", "validate_with_reason": "caption"}
+    if templates == "general":
+        words["question"] = "item"  # the shipped models know one wording of it
+    for name, word in words.items():
         texts = [path.read_text() for path in sorted((TEMPLATES / templates).rglob(f"{name}.txt"))]
         assert len(set(texts)) == 3
         assert all(re.findall(r"{(\w+)}", text) == [word] for text in texts)
+
+
+class ItemJudge(Judge):
+    """It finds two items in every caption, and answers `score` to a question about one."""
+
+    def generate(self, requests: Sequence[Request], max_new_tokens: int | None = None) -> list[Reply]:
+        return [Reply("valid", "a red house; a boat") for _ in requests]
+
+
+@pytest.mark.parametrize(("templates", "wordings"), [("general", 2), ("postcards", 0)])
+def test_item_by_item_only_wordings_of_that_question_are_paraphrases(
+    templates: str, wordings: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows, _ = drawn_rows(3)
+    validator = ItemJudge(lambda request, place: 0.9)
+    validator.templates = templates
+    found = calibrate_validator.calibrate(validator, rows, asked_item_by_item())
+    assert len(found.paraphrases) == wordings
+    numbers = calibrate_validator.numbers(found)
+    assert numbers["paraphrase_agreement"] == (1 if wordings else None)
+    assert numbers["retest_agreement"] == 1
+
+
+def asked_item_by_item(**stage1: object) -> params.Params:
+    p = params.load(REPOSITORY / "params.yaml")
+    return p.model_copy(update={"stage1": p.stage1.model_copy(update={"questions": True, **stage1})})
+
+
+@pytest.mark.parametrize(("threshold", "accepted"), [(0.5, 1), (0.8, 0)])
+def test_item_by_item_the_threshold_of_stage_1_decides_what_a_share_of_items_is(
+    threshold: float, accepted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows, _ = drawn_rows(3)
+    sees_one_of_two = ItemJudge(lambda request, place: 0.9 if "boat" in request.text else 0.1)
+    found = calibrate_validator.calibrate(sees_one_of_two, rows, asked_item_by_item(threshold=threshold))
+    assert set(found.p_yes) == {0.5}
+    numbers = calibrate_validator.numbers(found)
+    assert (numbers["accepted_true"], numbers["rejected_colour"]) == (accepted, 1 - accepted)
+
+
+def test_item_by_item_the_pictures_speak_of_a_share_of_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    figures = kept_figures(monkeypatch)
+    rows, _ = drawn_rows(3)
+    validator = ItemJudge(lambda request, place: 0.9)
+    found = calibrate_validator.calibrate(validator, rows, asked_item_by_item(threshold=0.8))
+    calibrate_validator.draw("j", found, tmp_path)
+    words = [[text.get_text() for text in figure.findobj(Text)] for figure in figures]
+    assert all(any("share of items" in text for text in texts) for texts in words)
+    assert not any("P(yes)" in text for texts in words for text in texts)
+    assert "j: right answers; accepted is share of items from 0.8" in words[0]
+
+
+def test_a_broken_paraphrase_is_named_before_anything_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wording, "TEMPLATES", tmp_path)
+    other = tmp_path / "postcards" / "paraphrase-1" / "judge.txt"
+    other.parent.mkdir(parents=True)
+    other.write_text("How much would you like it?")
+    wording.template.cache_clear()
+    asked: list[Request] = []
+    with pytest.raises(UserError, match=r"paraphrase-1/judge\.txt lacks its placeholder \{preference\}"):
+        calibrated(lambda request, place: asked.append(request))
+    assert asked == []
+    wording.template.cache_clear()
+
+
+def kept_figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Every figure that is saved from now on."""
+    figures: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **how: (figures.append(self), save(self, *a, **how)))
+    return figures
+
+
+def drawn_axes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, askings: list[list[tuple[float, float]]]) -> Axes:
+    """The panel of a model's second askings."""
+    figures = kept_figures(monkeypatch)
+    calibration.agreement({"j": askings}, calibration.SCORES, "in other words", tmp_path / "paraphrases.png")
+    return figures[0].axes[0]
+
+
+def test_every_paraphrase_is_drawn_with_a_mark_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    axes = drawn_axes(monkeypatch, tmp_path, [[(1, 1)], [(2, 2)], [(3, 6)]])
+    marks = [(line.get_color(), line.get_marker()) for line in axes.lines[1:]]  # the first is the line of equality
+    assert len(set(marks)) == 3
+    assert axes.get_title("left") == "j: mean difference 1"
+
+
+@pytest.mark.parametrize(("askings", "title"), [([], "j: not asked"), ([[]], "j: no valid answers")])
+def test_a_picture_without_answers_says_why(
+    askings: list, title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert drawn_axes(monkeypatch, tmp_path, askings).get_title("left") == title
 
 
 def test_the_shipped_model_was_taught_its_paraphrases() -> None:

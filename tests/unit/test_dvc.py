@@ -36,8 +36,11 @@ RERUNS = {
     "model.size": EVERYTHING - {"data", "calibrate", "calibrate_validator"},
     "stage1.max_rounds": LOOP | LOOP_EVALUATED | {"report"},
     "stage1.questions": LOOP | EVALUATED | {"report", "calibrate_validator"},
+    "stage1.threshold": LOOP | EVALUATED | {"report", "calibrate_validator"},
     "stage1.feedback": LOOP | LOOP_EVALUATED | {"report"},
     "calibrate.images": TRAINED | {"calibrate", "calibrate_validator"},
+    "calibrate.levels": TRAINED | {"calibrate"},
+    "calibrate.min_rank_correlation": TRAINED,
     "finetune.epochs": TRAINED,
     "finetune.learning_rate": TRAINED,
     "evaluate.resamples": EVALUATED | {"report"},
@@ -170,6 +173,15 @@ def test_a_stage_depends_on_the_catalogue_entries_that_it_selects_and_no_others(
     entries = {key.removeprefix("mllms.") for key in stages[name].keys if key.startswith("mllms")}
     used = used_keys(stages[name]) if entries else set()
     assert entries <= {value for key, value in selected.items() if any(_overlap(key, one, ".") for one in used)}
+
+
+def test_a_stage_that_asks_a_model_depends_on_every_model_that_ships(stages: dict[str, Stage]) -> None:
+    """Whichever of them its key names, training it again reruns the stage."""
+    entries = params.load(REPOSITORY / "params.yaml").mllms.values()
+    shipped = {entry.model for entry in entries if entry.model.startswith("models/")}
+    asking = [stage for stage in stages.values() if any(key.startswith("mllms.") for key in stage.keys)]
+    assert (len(shipped), len(asking)) == (2, 13)
+    assert {stage.name: missing for stage in asking if (missing := shipped - stage.deps)} == {}
 
 
 @pytest.mark.parametrize("key", RERUNS)

@@ -97,6 +97,23 @@ def test_evaluate_measures_every_caption_of_an_arm(workplace: Path) -> None:
     assert (raw["tokens_lost"], "tokens_lost" in validated) == (2, False)  # nobody counted those of the second
 
 
+def test_a_stage_1_model_of_text_alone_is_not_asked_to_validate(workplace: Path) -> None:
+    changed = yaml.safe_load(paths.PARAMS.read_text())
+    changed["stage1"]["mllm"] = "smollm2"
+    paths.PARAMS.write_text(yaml.safe_dump(changed))
+    reference.main()
+    draw_arm("enhanced", rounds=1)
+    evaluate.main("enhanced")
+    rows = records.read(paths.evaluation("enhanced") / "per_image.jsonl", EvaluationRow)
+    assert {(row.p_yes, row.accepted) for row in rows} == {(None, None)}
+    metrics = json.loads(paths.arm_metrics("enhanced").read_text())
+    assert "invalid_judge" in metrics
+    assert not metrics.keys() & {"p_yes", "acceptance_rate", "invalid_validator"}
+    card = json.loads((paths.evaluation("enhanced") / "card.json").read_text())
+    assert card["validator"] == "none: smollm2 reads text alone"
+    assert "validator_reading" not in card
+
+
 def test_problems_are_one_line_each(workplace: Path) -> None:
     with pytest.raises(UserError, match="which arm"):
         evaluate.main("row")

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 from made_up_run import history, write_run
 
 from t2i_feedback import params, paths, records
@@ -155,6 +156,13 @@ def test_no_arm_at_all_is_still_a_page(run: Path) -> None:
     shutil.rmtree(paths.METRICS / "arms")
     report.main()
     assert "No arm has been evaluated yet" in paths.REPORT.read_text()
+
+
+def test_item_by_item_the_threshold_is_called_a_share_of_items(run: Path) -> None:
+    changed = yaml.safe_load(paths.PARAMS.read_text())
+    changed["stage1"]["questions"] = True
+    paths.PARAMS.write_text(yaml.safe_dump(changed))
+    assert page.validator_text(gathered()).startswith("Accepted is what has a share of items of 0.5 or more")
 
 
 def test_captions_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

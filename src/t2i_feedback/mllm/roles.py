@@ -64,12 +64,19 @@ def validate(
     """Does each picture show its caption? One question about all of it, or with `questions` one per item."""
     if questions:
         return _validate_items(mllm, images, captions, sample)
-    words = "validate_with_reason" if mllm.reading == "text" else "validate"
+    words = validating_words(mllm, questions)
     requests = [
         _request(mllm, "validate", image, sample, words, caption=caption)
         for image, caption in zip(images, captions, strict=True)
     ]
     return [_verdict(reply) for reply in mllm.choose(requests, YES_NO)]
+
+
+def validating_words(mllm: Mllm, questions: bool) -> str:
+    """The template in which `validate` asks about a picture."""
+    if questions:
+        return "question"
+    return "validate_with_reason" if mllm.reading == "text" else "validate"
 
 
 def explain(mllm: Mllm, images: Sequence[Image.Image], captions: Sequence[str], sample: int = 0) -> list[Outcome[str]]:

@@ -45,6 +45,14 @@ def template(folder: str, name: str) -> str:
     return text
 
 
+def paraphrases(folder: str, name: str) -> list[str]:
+    """The folders SET/paraphrase-N that hold a template in words of their own. Raises UserError as `template` does."""
+    found = [f"{folder}/{path.parent.name}" for path in sorted((TEMPLATES / folder).glob(f"paraphrase-*/{name}.txt"))]
+    for other in found:
+        template(other, name)
+    return found
+
+
 def render(folder: str, name: str, **values: str) -> str:
     """A template with its {words} replaced in one pass: braces in a caption stay what they are."""
     return _PLACEHOLDER.sub(lambda match: " ".join(values[match[1]].split()), template(folder, name))

@@ -5,6 +5,7 @@ The stages draw them, so that they are there when a judge is found unfit; the re
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from t2i_feedback.reporting.style import FIRST, GREY, INK, RIGHT, SECOND, STYLE,
 JUDGES = ("sweeps", "retest", "paraphrases")  # names of the files, in the report's order
 VALIDATORS = ("captions", "reliability", "threshold", "retest", "paraphrases")
 DPI = 120
-SCORES, P_YES = ("score", 1.0, 10.0), ("P(yes)", 0.0, 1.0)  # what answers are called, and their range
+MARKERS = (FIRST[1], SECOND[1], "^", "D", "v")  # of the second askings; more of them begin again in the other colour
+SCORES = ("score", 1.0, 10.0)  # what answers are called, and their range
+P_YES, ITEMS = ("P(yes)", 0.0, 1.0), ("share of items", 0.0, 1.0)
 WANTED = {1: "more is preferred", -1: "less is preferred", None: "not named by the preference"}
 TRAITS = {
     "brightness": "factor on brightness",
@@ -81,18 +84,22 @@ def agreement(
     second: str,
     path: Path,
 ) -> None:
-    """First answers against second ones, a panel per model, a mark per kind of second asking; the line is equality."""
+    """First answers against second ones, a panel per model, a mark per kind of second asking; the line is equality.
+
+    A model may have no second asking at all: nobody asked it.
+    """
     name, low, high = answers
     with _picture(path, 1, len(models), (0.6 + 3.9 * len(models), 4.0)) as axes:
         for place, (model, askings) in zip(axes.flat, models.items(), strict=True):
             place.plot([low, high], [low, high], color=GREY, linewidth=1)
-            for number, (pairs, (colour, marker, _)) in enumerate(zip(askings, (FIRST, SECOND), strict=False), 1):
+            looks = zip(cycle((FIRST[0], SECOND[0])), cycle(MARKERS), strict=False)
+            for number, (pairs, (colour, marker)) in enumerate(zip(askings, looks, strict=False), 1):
                 label = f"paraphrase {number}" if len(askings) > 1 else None
                 points = np.array(pairs).reshape(-1, 2)
                 place.plot(*points.T, marker, color=colour, alpha=0.6, label=label)
             distances = [abs(a - b) for pairs in askings for a, b in pairs]
-            mean = f"mean difference {np.mean(distances):.2g}" if distances else "no valid answers"
-            place.set_title(f"{model}: {mean}")
+            nothing = "no valid answers" if askings else "not asked"
+            place.set_title(f"{model}: " + (f"mean difference {np.mean(distances):.2g}" if distances else nothing))
             place.set_xlabel(f"{name}, first asked")
             place.set_ylabel(f"{name}, {second}")
             place.set_xlim(low - (high - low) / 40, high + (high - low) / 40)
@@ -102,8 +109,11 @@ def agreement(
                 place.legend(loc="best")
 
 
-def captions(name: str, shares: Mapping[str, tuple[float, int]], path: Path) -> None:
-    """Share of right answers for each kind of caption, with their numbers: `true`, and what was altered."""
+def captions(name: str, shares: Mapping[str, tuple[float, int]], accepted: str, path: Path) -> None:
+    """Share of right answers for each kind of caption, with their numbers: `true`, and what was altered.
+
+    `accepted` says when a caption is: `P(yes) from 0.5`.
+    """
     labels = {"true": "true: accepted", "other": "another image’s: rejected"}
     with _picture(path, 1, 1, (6.4, 1.2 + 0.36 * len(shares))) as axes:
         place = axes[0, 0]
@@ -115,23 +125,23 @@ def captions(name: str, shares: Mapping[str, tuple[float, int]], path: Path) -> 
         place.set_xlim(0, 1.2)
         place.set_xticks([0, 0.25, 0.5, 0.75, 1])
         place.grid(axis="y", visible=False)
-        place.set_title(f"{name}: right answers at P(yes) = 0.5")
+        place.set_title(f"{name}: right answers; accepted is {accepted}")
 
 
-def reliability(name: str, true: Sequence[float], false: Sequence[float], path: Path) -> None:
-    """Stated against observed, and how P(yes) is spread over true and altered captions; both kinds weigh alike.
+def reliability(name: str, true: Sequence[float], false: Sequence[float], answer: str, path: Path) -> None:
+    """Stated against observed, and how the answer is spread over true and altered captions; both kinds weigh alike.
 
-    A dot's area is its bin's weight; beside it stands the number of answers.
+    `answer` is what it is called: `P(yes)`. A dot's area is its bin's weight; beside it stands the number of answers.
     """
     with _picture(path, 1, 2, (8.6, 4.0)) as axes:
         left, right = axes[0]
         left.plot([0, 1], [0, 1], color=GREY, linewidth=1)
-        left.set_title(f"{name}: is P(yes) what it says?")
-        left.set_xlabel("mean P(yes)")
+        left.set_title(f"{name}: {answer} and truth")
+        left.set_xlabel(f"mean {answer}")
         left.set_ylabel("share of captions that are true")
         left.set_xlim(0, 1)
         left.set_ylim(-0.04, 1.1)
-        right.set_xlabel("P(yes)")
+        right.set_xlabel(answer)
         right.set_ylabel("share of its kind")
         edges = np.linspace(0, 1, discrimination.BINS + 1)
         for kind, values, colour, hatch in (("altered", false, WRONG, "//"), ("true", true, RIGHT, "")):
@@ -150,13 +160,13 @@ def reliability(name: str, true: Sequence[float], false: Sequence[float], path: 
             right.legend(loc="upper center")
 
 
-def threshold(name: str, true: Sequence[float], false: Sequence[float], path: Path) -> None:
-    """Balanced accuracy, and its two halves, for every threshold; the best is marked."""
+def threshold(name: str, true: Sequence[float], false: Sequence[float], answer: str, path: Path) -> None:
+    """Balanced accuracy, and its two halves, for every threshold of the answer; the best is marked."""
     grid = np.linspace(0, 1, 201)
     with _picture(path, 1, 1, (6.4, 3.8)) as axes:
         place = axes[0, 0]
         place.set_title(f"{name}: accuracy by threshold")
-        place.set_xlabel("accepted when P(yes) is at least")
+        place.set_xlabel(f"accepted from this {answer} on")
         place.set_ylim(0, 1.05)
         if not true or not false:
             return

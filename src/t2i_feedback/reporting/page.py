@@ -22,7 +22,7 @@ SHOWN = {  # a calibration's picture -> what it shows
     "retest": "First answers against those to the same questions asked again, in another order and other batches.",
     "paraphrases": "First answers against those to the same questions in other words.",
     "captions": "Share of right answers for true captions and for each kind of altered ones.",
-    "reliability": "Share of true captions by stated P(yes), and the spread of P(yes) over true and altered captions.",
+    "reliability": "Share of true captions by the answer, and the spread of answers over true and altered captions.",
     "threshold": "Accuracy by threshold.",
 }
 CURVES = {
@@ -277,8 +277,10 @@ def validator_text(evidence: Evidence) -> str:
     best, accuracy = (evidence.validator_metrics.get(f"best_threshold{end}") for end in ("", "_accuracy"))
     if best is None or accuracy is None:
         return ""
+    stage1 = evidence.params.stage1
+    answer = "a share of items" if stage1.questions else "P(yes)"
     return (
-        f"Accepted is what has P(yes) of {evidence.params.stage1.threshold:g} or more (stage1.threshold). On these "
+        f"Accepted is what has {answer} of {stage1.threshold:g} or more (stage1.threshold). On these "
         f"images {number(best, 2)} would be best, with a balanced accuracy of {number(accuracy, 3)}; nothing sets it "
         "by itself."
     )

@@ -3,16 +3,13 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
 
-from t2i_feedback import mllm as package
 from t2i_feedback import paths, records
 from t2i_feedback.mllm.base import Mllm
 from t2i_feedback.records import CaptionRow
 
-TEMPLATES = Path(package.__file__).parent / "templates"
 GROUP = 5  # questions asked together the second time
 DIGITS = 6  # of a written number: what is beyond differs between machines
 
@@ -89,10 +86,9 @@ def retest(ask: Ask, mllm: Mllm, first: Values, rng: random.Random) -> Agreement
     return Agreement(first, second)
 
 
-def paraphrases(ask: Ask, mllm: Mllm, first: Values) -> list[Agreement]:
-    """The same questions in the words of every folder `paraphrase-*` beside the model's templates."""
-    folders = sorted((TEMPLATES / mllm.templates).glob("paraphrase-*"))
-    others = [cast(Mllm, Reworded(mllm, f"{mllm.templates}/{folder.name}")) for folder in folders]
+def paraphrases(ask: Ask, mllm: Mllm, first: Values, folders: Sequence[str]) -> list[Agreement]:
+    """The same questions in the words of each folder of templates (`wording.paraphrases` finds them)."""
+    others = [cast(Mllm, Reworded(mllm, folder)) for folder in folders]
     return [Agreement(first, ask(other, range(len(first)), 0)) for other in others]
 
 

@@ -78,7 +78,8 @@ def main() -> None:
     images = [open_rgb(paths.DATASET / row.image) for row in rows]
     entries = [p.mllms[name] for name in judges]
     dataset = [paths.REFERENCE_CAPTIONS, paths.EVALUATION_CAPTIONS, paths.FINETUNE_CAPTIONS]
-    digest = workspace.digest([p.seed, p.calibrate, p.finetune.preference, *entries], dataset)
+    asked = [p.calibrate.images, p.calibrate.levels, p.finetune.preference]
+    digest = workspace.digest([p.seed, *asked, *entries], dataset)
     found: dict[str, Calibrated] = {}
     with workspace.partial("calibrate", digest) as work:
         for name in judges:
@@ -99,9 +100,10 @@ def calibrate(
 
     Raises UserError when more answers than `finetune.max_invalid_fraction` of the sweeps are not valid.
     """
-    from t2i_feedback.mllm import roles
+    from t2i_feedback.mllm import roles, wording
 
     preference = p.finetune.preference
+    other_words = wording.paraphrases(judge.templates, "judge")
     pictures = steps(images, rows, p.calibrate.levels)
     outcomes = roles.score_preference(judge, [picture for *_, picture in pictures], preference)
     roles.check_invalid(outcomes, p.finetune.max_invalid_fraction, f"scores of {name}")
@@ -117,7 +119,7 @@ def calibrate(
 
     first = [swept[i].score for i in chosen]
     again = retest(ask, judge, first, random.Random(p.seed))
-    reworded = paraphrases(ask, judge, first)
+    reworded = paraphrases(ask, judge, first, other_words)
     numbers = rank_correlations(swept, preference) | {
         "invalid": invalid([row.score for row in swept]),
         "retest_difference": again.difference,
@@ -190,7 +192,8 @@ def rank_correlations(rows: Sequence[CalibrationRow], preference: str) -> dict[s
     """Spearman's correlation of score and level within an image, in the preferred direction, averaged over images.
 
     One number per trait that the preference names, and `rank_correlation`, their mean (None if it names none). A judge
-    that gives one image the same score at every level has a correlation of 0 there.
+    that gives one image the same score at every level has a correlation of 0 there. A trait without an image of three
+    valid scores is None, and left out of the mean.
     """
     from scipy.stats import spearmanr
 
@@ -205,7 +208,7 @@ def rank_correlations(rows: Sequence[CalibrationRow], preference: str) -> dict[s
             for points in per_image.values()
             if len(points) > 2
         ]
-        found[trait] = direction * sum(correlations) / len(correlations) if correlations else 0.0
+        found[trait] = direction * sum(correlations) / len(correlations) if correlations else None
     named = [value for value in found.values() if value is not None]
     return {"rank_correlation": sum(named) / len(named) if named else None} | found
 

@@ -1,8 +1,10 @@
 """calibrate_validator: does the validator of stage 1 tell a true caption of a real image from an altered one?
 
 Altered is a caption with one stated fact changed, where the data set says what captions state, and another image's
-caption. A stage of its own, so that another validator leaves the judges' calibration, and with it the fine-tuning, as
-they are. The best threshold is shown; `stage1.threshold` stays what the user sets.
+caption. Asked item by item (`stage1.questions`), the answer is the share of the caption's items that are there, and
+`stage1.threshold` decides; else it is P(yes), and half is enough. A stage of its own, so that another validator leaves
+the judges' calibration, and with it the fine-tuning, as they are. The best threshold is shown; `stage1.threshold` stays
+what the user sets.
 """
 
 import json
@@ -52,12 +54,17 @@ class Claim:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What was found of a validator: P(yes) of every claim, in their order."""
+    """What was found of a validator: P(yes) or the share of items of every claim, in their order.
+
+    A caption is accepted when that is at least the threshold.
+    """
 
     claims: list[Claim]
     p_yes: Values
     retest: Agreement
     paraphrases: list[Agreement]
+    questions: bool
+    threshold: float
 
     @property
     def true(self) -> list[float]:
@@ -96,12 +103,13 @@ def main() -> None:
 
 def calibrate(validator: "Mllm", rows: Sequence[CaptionRow], p: params.Params) -> Calibrated:
     """Ask about true and altered captions. Raises UserError above `stage1.max_invalid_fraction`."""
-    from t2i_feedback.mllm import roles
+    from t2i_feedback.mllm import roles, wording
 
     rng = random.Random(p.seed)
     images = [open_rgb(paths.DATASET / row.image) for row in rows]
     put = claims(rows, stated_captions(paths.DATASET, rows), rng)
     questions = p.stage1.questions
+    other_words = wording.paraphrases(validator.templates, roles.validating_words(validator, questions))
     verdicts = roles.validate(validator, [images[c.image] for c in put], [c.caption for c in put], questions=questions)
     roles.check_invalid(verdicts, p.stage1.max_invalid_fraction, "verdicts")
     p_yes: Values = [verdict.p_yes for verdict in verdicts]
@@ -113,7 +121,10 @@ def calibrate(validator: "Mllm", rows: Sequence[CaptionRow], p: params.Params) -
         return [verdict.p_yes for verdict in answers]
 
     first = [p_yes[i] for i in chosen]
-    return Calibrated(put, p_yes, retest(ask, validator, first, rng), paraphrases(ask, validator, first))
+    again = retest(ask, validator, first, rng)
+    reworded = paraphrases(ask, validator, first, other_words)
+    threshold = p.stage1.threshold if questions else HALF
+    return Calibrated(put, p_yes, again, reworded, questions, threshold)
 
 
 # ------------------------------------------------------------------------------------------------ claims
@@ -172,7 +183,7 @@ def _is_false(other: CaptionRow, own: CaptionRow, shown: Scene | None) -> bool:
 
 
 def numbers(found: Calibrated) -> Numbers:
-    """metrics/validator.json. Accuracies are at P(yes) = 0.5 unless they name another threshold."""
+    """metrics/validator.json. Accuracies are at the threshold of what was found unless they name another."""
     from t2i_feedback.evaluation import discrimination
 
     true, false, reworded = found.true, found.false, together(found.paraphrases)
@@ -180,10 +191,10 @@ def numbers(found: Calibrated) -> Numbers:
         "true_captions": float(len(true)),
         "altered_captions": float(len(false)),
         "invalid": invalid(found.p_yes),
-        "retest_agreement": found.retest.agreeing(HALF),
+        "retest_agreement": found.retest.agreeing(found.threshold),
         "retest_difference": found.retest.difference,
         "retest_invalid": found.retest.invalid,
-        "paraphrase_agreement": reworded.agreeing(HALF),
+        "paraphrase_agreement": reworded.agreeing(found.threshold),
         "paraphrase_difference": reworded.difference,
         "paraphrase_invalid": reworded.invalid,
     } | shares_right(found)
@@ -192,7 +203,7 @@ def numbers(found: Calibrated) -> Numbers:
         return rounded(written) | dict.fromkeys(names)
     best = discrimination.best_threshold(true, false)
     values = (
-        discrimination.balanced_accuracy(true, false, HALF),
+        discrimination.balanced_accuracy(true, false, found.threshold),
         discrimination.auc(true, false),
         discrimination.calibration_error(true, false),
         best,
@@ -203,8 +214,9 @@ def numbers(found: Calibrated) -> Numbers:
 
 def shares_right(found: Calibrated) -> Numbers:
     """Share of true captions that were accepted, and of each kind of false ones that were rejected."""
-    shares: Numbers = {"accepted_true": fmean(p >= HALF for p in found.true) if found.true else None}
-    return shares | {f"rejected_{name}": fmean(p < HALF for p in some) for name, some in found.by_alteration.items()}
+    least, rejected = found.threshold, found.by_alteration.items()
+    shares: Numbers = {"accepted_true": fmean(p >= least for p in found.true) if found.true else None}
+    return shares | {f"rejected_{name}": fmean(p < least for p in some) for name, some in rejected}
 
 
 def draw(name: str, found: Calibrated, folder: Path) -> None:
@@ -214,12 +226,13 @@ def draw(name: str, found: Calibrated, folder: Path) -> None:
     answers = {"true": found.true} | found.by_alteration
     shares = {key.partition("_")[2]: share for key, share in shares_right(found).items() if share is not None}
     counted = {key: (share, len(answers[key])) for key, share in shares.items()}
-    calibration.captions(name, counted, folder / "captions.png")
-    calibration.reliability(name, found.true, found.false, folder / "reliability.png")
-    calibration.threshold(name, found.true, found.false, folder / "threshold.png")
-    calibration.agreement({name: [found.retest.pairs]}, calibration.P_YES, "asked again", folder / "retest.png")
+    answers_are = calibration.ITEMS if found.questions else calibration.P_YES
+    calibration.captions(name, counted, f"{answers_are[0]} from {found.threshold:g}", folder / "captions.png")
+    calibration.reliability(name, found.true, found.false, answers_are[0], folder / "reliability.png")
+    calibration.threshold(name, found.true, found.false, answers_are[0], folder / "threshold.png")
+    calibration.agreement({name: [found.retest.pairs]}, answers_are, "asked again", folder / "retest.png")
     reworded = {name: [agreement.pairs for agreement in found.paraphrases]}
-    calibration.agreement(reworded, calibration.P_YES, "in other words", folder / "paraphrases.png")
+    calibration.agreement(reworded, answers_are, "in other words", folder / "paraphrases.png")
 
 
 if __name__ == "__main__":

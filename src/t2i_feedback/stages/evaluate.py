@@ -1,7 +1,8 @@
 """evaluate ARM: measure an arm's pictures, one by one (per_image.jsonl) and together (metrics/arms/ARM.json).
 
 Every arm is measured alike: one pass for features, then photometry, alignment with the caption's facts, the training
-judge, the held-out judge and the validator. Answers that are not valid stay None; their share stands beside the means.
+judge, the held-out judge and the validator (unless that reads text alone). Answers that are not valid stay None; their
+share stands beside the means.
 """
 
 import json
@@ -36,7 +37,7 @@ def main(arm: str = "") -> None:
     captions = records.read(paths.EVALUATION_CAPTIONS, CaptionRow)
     rounds = records.read(folder / "rounds.jsonl", PictureRow)
     pictures = in_order(records.read(folder / "pictures.jsonl", PictureRow), captions, folder)
-    asked = {"judge": p.finetune.judge, "held_out": p.evaluate.judge, "validator": p.stage1.mllm}
+    asked = roles_asked(p)
     who = ", ".join(f"{role.replace('_', '-')} {name}" for role, name in asked.items())
     print(f"evaluate {arm}: {len(pictures)} pictures; {p.evaluate.extractor}, {who}", flush=True)
 
@@ -61,6 +62,12 @@ def main(arm: str = "") -> None:
         records.write_json(paths.arm_metrics(arm), metrics)
     shown = (name for name in ("fid", "alignment", "judge_score", "held_out_score") if name in metrics)
     print(f"evaluate {arm}: done, {', '.join(f'{name} {metrics[name]:.4g}' for name in shown)}")
+
+
+def roles_asked(p: params.Params) -> dict[str, str]:
+    """Role -> the model that plays it. A stage-1 model of text alone has no role here: it enhances and no more."""
+    judges = {"judge": p.finetune.judge, "held_out": p.evaluate.judge}
+    return judges | ({"validator": p.stage1.mllm} if p.mllms[p.stage1.mllm].images else {})
 
 
 def in_order(pictures: list[PictureRow], captions: list[CaptionRow], folder: Path) -> list[PictureRow]:
@@ -152,7 +159,8 @@ def per_image(
 
     rows = []
     for i, picture in enumerate(pictures):
-        alignment, p_yes, accepted = alignments[picture.image], answers["validator"][i].p_yes, picture.accepted
+        alignment, accepted = alignments[picture.image], picture.accepted
+        p_yes = answers["validator"][i].p_yes if "validator" in answers else None
         if picture.status is not None:
             p_yes = picture.p_yes  # the loop asked a masked verdict once more
         elif accepted is None and p_yes is not None:
@@ -207,6 +215,8 @@ def invalid_share(outcomes: Sequence["Typed"]) -> float:
 def protocol(p: params.Params, n: int) -> dict[str, object]:
     """The card: everything that the arm's numbers were made by. Arms measured alike have equal cards."""
     reference = json.loads((paths.REFERENCE / "card.json").read_text(encoding="utf-8"))
+    accepts = f"accepts from {'a share of items' if p.stage1.questions else 'P(yes)'} {p.stage1.threshold:g}"
+    sees = "validator" in roles_asked(p)
     return reference | {
         "n": n,
         "image_format": "png",
@@ -227,8 +237,7 @@ def protocol(p: params.Params, n: int) -> dict[str, object]:
         "preference": p.finetune.preference,
         "judge": p.finetune.judge,
         "held_out_judge": p.evaluate.judge,
-        "validator": f"{p.stage1.mllm}, accepts from {'a share of items' if p.stage1.questions else 'P(yes)'} "
-        f"{p.stage1.threshold:g}",
+        "validator": f"{p.stage1.mllm}, {accepts}" if sees else f"none: {p.stage1.mllm} reads text alone",
     }
 
 

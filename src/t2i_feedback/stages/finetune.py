@@ -1,6 +1,7 @@
 """finetune: DDPO. The judge plays a user with a preference, its scores are the rewards, the adapter learns."""
 
 import json
+from typing import get_args
 
 from t2i_feedback import params, paths, records, stages, workspace
 from t2i_feedback.errors import UserError
@@ -81,11 +82,19 @@ def summary(history: list[records.EpochRow], pictures_per_epoch: int) -> dict[st
 
 
 def require_calibrated(p: params.Params) -> None:
-    """Refuse a judge that cannot rank its own preference."""
+    """Refuse a judge that cannot rank its own preference, or gave too few valid scores to tell."""
     try:
-        found = json.loads(paths.CALIBRATION_METRICS.read_text())[p.finetune.judge]["rank_correlation"]
+        numbers = json.loads(paths.CALIBRATION_METRICS.read_text())[p.finetune.judge]
+        found = numbers["rank_correlation"]
     except (FileNotFoundError, KeyError):
         raise UserError(f"{paths.CALIBRATION_METRICS} has no {p.finetune.judge}: run `dvc repro calibrate`") from None
+    named = [trait for trait in get_args(records.CalibrationRow.model_fields["trait"].annotation) if trait in numbers]
+    if found is None and named:
+        raise UserError(
+            f"finetune.judge {p.finetune.judge} gave too few valid scores to say whether it ranks {', '.join(named)}; "
+            f"see the plot {paths.JUDGE_PICTURES / 'sweeps.png'}. Choose another judge, or set "
+            "finetune.require_calibrated to false"
+        )
     if found is not None and found < p.calibrate.min_rank_correlation:  # None: the preference names no trait
         raise UserError(
             f"finetune.judge {p.finetune.judge} ranks its own preference with a correlation of {found:.2f}, below "
