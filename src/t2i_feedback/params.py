@@ -84,6 +84,17 @@ class EndpointEntry(Section):
     usd_per_million_output_tokens: Annotated[float, Field(ge=0)] = 0
 
 
+_BOUNDS = {  # how fast, how patiently and for how much a model is asked, and by whom: no answer depends on it
+    *("batch_size", "concurrency", "timeout_seconds", "retries", "api_key_env"),
+    *("max_calls", "max_cost_usd", "usd_per_million_input_tokens", "usd_per_million_output_tokens"),
+}
+
+
+def decisive(entry: LocalEntry | EndpointEntry) -> str:
+    """What of an entry decides its answers, as JSON: work that a budget stopped is taken up when it is raised."""
+    return entry.model_dump_json(exclude=_BOUNDS)
+
+
 MllmEntry = Annotated[LocalEntry | EndpointEntry, Field(discriminator="backend")]
 
 

@@ -40,7 +40,7 @@ def main(arm: str = "") -> None:
     who = ", ".join(f"{role.replace('_', '-')} {name}" for role, name in asked.items())
     print(f"evaluate {arm}: {len(pictures)} pictures; {p.evaluate.extractor}, {who}", flush=True)
 
-    entries = [p.mllms[name] for name in asked.values()]
+    entries = [params.decisive(p.mllms[name]) for name in asked.values()]
     stage1 = [p.stage1.threshold, p.stage1.questions]
     settings = [p.seed, p.model, p.evaluate, p.finetune.preference, *stage1, *asked.values(), *entries]
     inputs = [paths.EVALUATION_CAPTIONS, paths.REFERENCE, paths.ORACLE, folder]
