@@ -148,11 +148,28 @@ def test_a_model_of_text_alone_may_enhance_and_nothing_else(server: Server, ledg
     refused = pytest.raises(UserError, match=r"mllms\.small: m reads text alone and cannot look at pictures")
     with refused, mllm.open("small", entry(server), ledger):
         pass
+    assert len(server.probes) == 4  # two with the picture, one without it, one with a schema
     with refused, mllm.open("small", entry(server, images=False), ledger):
         pass
     with mllm.open("small", entry(server, images=False), ledger, images=False) as model:
         assert roles.enhance(model, ["a fish"])[0].value == "yes"
     assert len(server.seen) == 1
+    server.takes_images = True  # its projector was loaded
+    with mllm.open("small", entry(server), ledger) as model:
+        assert roles.validate(model, [PICTURE], ["a fish"])[0].status == "valid"
+
+
+def test_what_a_server_can_do_is_not_concluded_from_its_break_down(server: Server, ledger: Path) -> None:
+    server.broken = True
+    with (
+        pytest.raises(UserError, match=r"mllms\.gpt: .* cannot be asked now \(.*out of memory"),
+        mllm.open("gpt", entry(server), ledger),
+    ):
+        pass
+    assert len(server.probes) == 1
+    server.broken = False
+    with mllm.open("gpt", entry(server), ledger) as model:
+        assert model.reading == "probability"
 
 
 @pytest.mark.parametrize("reading", ["text", "samples"])

@@ -116,7 +116,7 @@ class EndpointMllm:
             said = self._send(request, decoding)
         except openai.APIStatusError as error:
             self._stop_if_gone(error)
-            if error.status_code == 429:
+            if error.status_code == 429 or (error.status_code >= 500 and not decoding.schema):  # a schema may break one
                 raise self._cannot_be_asked(self._said(error)) from None
             return self._said(error)
         except openai.APIConnectionError as error:
