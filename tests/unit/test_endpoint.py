@@ -60,6 +60,23 @@ def test_ten_in_two_tokens_is_not_one(server: Server, ledger: Path) -> None:
     assert outcome.value == pytest.approx(10 * 0.6 + 1 * 0.2 + 5 * 0.2)
 
 
+@pytest.mark.parametrize(
+    ("options", "reading", "score"),
+    [
+        ({"9": 0.55, "1": 0.45}, "text", 9),  # 1, or the beginning of 10?
+        ({"9": 0.5, "1": 0.3, "10": 0.2}, "probability", 9 * 0.5 + 1 * 0.3 + 10 * 0.2),
+        ({"9": 0.98, "1": 0.02}, "probability", 9 * 0.98 + 1 * 0.02),
+    ],
+)
+def test_a_one_that_was_not_written_is_no_one_where_ten_may_be_two_tokens(
+    server: Server, ledger: Path, options: dict[str, float], reading: str, score: float
+) -> None:
+    server.script = [(200, {}, said("9", logprobs=[options]))]
+    with mllm.open("llava", entry(server), ledger) as model:
+        (outcome,) = roles.score_preference(model, [PICTURE], "dark images")
+    assert (outcome.reading, outcome.value) == (reading, pytest.approx(score))
+
+
 @pytest.mark.parametrize("logprobs", [None, [{"Score": 0.99, "I": 0.01}, {":": 1.0}, {" 7": 0.9}]])
 def test_without_probabilities_of_the_answer_it_is_parsed(server: Server, ledger: Path, logprobs) -> None:
     server.script = [(200, {}, said("Score: 7/10", logprobs=logprobs)), (200, {}, said("great"))]

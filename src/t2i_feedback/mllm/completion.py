@@ -73,7 +73,8 @@ def _read(completion: ChatCompletion, decoding: Decoding, seconds: float) -> Rep
 def _chosen(choice: Choice, candidates: tuple[str, ...], text: str) -> Reply | None:
     """The candidates' probabilities at the answer's first token that is not blank; None when they cannot be read there.
 
-    A candidate of several tokens ("10" as "1", "0") is followed one token further along the path that was written.
+    A candidate of several tokens ("10" as "1", "0") is followed one token further along the path that was written. Where
+    another path may have led to one (a likely "1" beside a written "9", and no "10"), nobody knows what was meant.
     """
     if not candidates or choice.logprobs is None or not choice.logprobs.content:
         return None
@@ -94,4 +95,7 @@ def _chosen(choice: Choice, candidates: tuple[str, ...], text: str) -> Reply | N
             mass[longer] += share
             if written in mass:
                 mass[written] = max(0.0, mass[written] - share)
+    for name, share in mass.items():
+        if share >= MIN_MASS and name != written and any(m == 0 and n.startswith(name) for n, m in mass.items()):
+            return None
     return chosen(mass, text) if sum(mass.values()) >= MIN_MASS else None
