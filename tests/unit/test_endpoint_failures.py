@@ -169,6 +169,23 @@ def test_a_server_that_is_not_there_is_said_with_how_to_start_one(server: Server
     assert "`vllm serve llava-hf/llava-1.5-7b-hf --port 9`" in message
 
 
+def test_a_hosted_server_that_is_not_reached_is_no_reason_to_start_one(server: Server, ledger: Path) -> None:
+    wanted = entry(server, base_url="https://nobody.invalid/v1")
+    with pytest.raises(UserError) as raised, mllm.open("gpt", wanted, ledger):
+        pass
+    message = str(raised.value)
+    assert "mllms.gpt: nobody answers at https://nobody.invalid/v1. Check the network" in message
+    assert "serve" not in message
+
+
+def test_the_port_of_a_local_server_is_its_schemes_where_none_is_given(server: Server, ledger: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"`vllm serve m --port 443`"),
+        mllm.open("vllm", entry(server, base_url="https://localhost/v1"), ledger),
+    ):
+        pass
+
+
 def test_a_server_that_hangs_at_first_is_one_line(server: Server, ledger: Path) -> None:
     server.delay = 1.0
     wanted = entry(server, timeout_seconds=0.2)

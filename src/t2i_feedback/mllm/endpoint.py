@@ -28,6 +28,7 @@ from t2i_feedback.params import EndpointEntry
 PROBE = "Is grey a colour? Answer only yes or no."  # asked to find out what a server can do
 PROBE_SIDE = 64  # pixels; some models take no smaller pictures
 SAID = 300  # characters of what a server or a library said that are told and kept
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
 GONE = (401, 403, 404)  # the next request would fail the same way
 
 
@@ -166,9 +167,13 @@ class EndpointMllm:
         return said
 
     def _nobody_there(self) -> str:
-        entry, port = self._entry, urlsplit(self._entry.base_url).port or 80
+        entry, url = self._entry, urlsplit(self._entry.base_url)
+        nobody = f"mllms.{self._name}: nobody answers at {entry.base_url}."
+        if url.hostname not in LOCAL_HOSTS:
+            return f"{nobody} Check the network (a proxy, a firewall) and mllms.{self._name}.base_url."
+        port = url.port or (443 if url.scheme == "https" else 80)
         return (
-            f"mllms.{self._name}: nobody answers at {entry.base_url}. Start a server there, for example "
+            f"{nobody} Start a server there, for example "
             f"`vllm serve {entry.model} --port {port}`, `llama-server -m FILE.gguf --mmproj FILE.gguf --port {port}` "
             f"or `transformers serve {entry.model} --port {port}`, or correct mllms.{self._name}.base_url."
         )
