@@ -253,6 +253,24 @@ def test_the_budget_of_dollars_stops(server: Server, ledger: Path) -> None:
     assert Ledger(ledger).summary()[0][11] == pytest.approx(3 * 0.0013)
 
 
+def test_the_budget_of_dollars_stops_where_the_server_counts_no_tokens(server: Server, ledger: Path) -> None:
+    server.script = [(200, {}, said("a detailed prompt") | {"usage": None})] * 10
+    with (
+        mllm.open("gpt", entry(server, max_cost_usd=0.01, **PRICES), ledger) as model,
+        pytest.raises(UserError, match=r"max_cost_usd = 0\.01 is used up"),
+    ):
+        roles.enhance(model, [f"a fish {i} " * 50 for i in range(10)])
+    assert 0 < len(server.seen) < 10
+
+
+@pytest.mark.parametrize("image", [None, PICTURE])
+def test_tokens_that_a_server_does_not_count_are_estimated(server: Server, ledger: Path, image) -> None:
+    server.script = [(200, {}, said("nine long") | {"usage": None})]
+    with mllm.open("gpt", entry(server), ledger) as model:
+        (reply,) = model.generate([Request("word " * 60, image)])
+    assert (reply.tokens_in, reply.tokens_out) == (100 + (1000 if image else 0), 3)
+
+
 def test_concurrency_is_bounded_and_the_order_kept(server: Server, ledger: Path) -> None:
     server.delay = 0.05
     server.script = [(200, {}, said(f"answer {i}")) for i in range(12)]

@@ -109,7 +109,7 @@ class EndpointMllm:
     def _holds_to_schema(self) -> bool:
         schema = readings.schema(YES_NO)
         said = self._probe(Request(PROBE), Decoding(self._entry.max_new_tokens, schema=schema))
-        return isinstance(said, ChatCompletion) and readings.is_json(completion.read(said, Decoding(1), 0.0).text)
+        return isinstance(said, ChatCompletion) and readings.is_json(said.choices[0].message.content or "")
 
     def _probe(self, request: Request, decoding: Decoding) -> ChatCompletion | str:
         """The server's answer, or why it refused. Raises UserError when it cannot be asked now."""
@@ -124,7 +124,7 @@ class EndpointMllm:
             raise self._cannot_be_asked(self._reason(error)) from None
         except (openai.APIError, ValueError) as error:
             return self._reason(error)
-        reply = completion.read(said, decoding, 0.0)
+        reply = completion.read(said, request, decoding, 0.0)
         self._budget.pay(reply)
         return reply.text if reply.status == "transport" else said
 
@@ -144,7 +144,7 @@ class EndpointMllm:
             return self._refused(error, time.perf_counter() - start)
         except (openai.APIError, ValueError) as error:  # no connection, time-out, not JSON
             return Reply("transport", self._reason(error), seconds=time.perf_counter() - start)
-        reply = completion.read(said, decoding, time.perf_counter() - start)
+        reply = completion.read(said, request, decoding, time.perf_counter() - start)
         self._budget.pay(reply)
         return reply
 
