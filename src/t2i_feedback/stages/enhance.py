@@ -11,7 +11,7 @@ def main() -> None:
     from t2i_feedback import mllm
     from t2i_feedback.stages.prompting import first_prompts
 
-    settings = [p.stage1, params.decisive(entry), p.model]
+    settings: list[workspace.Setting] = [p.stage1, params.decisive(entry), p.model]
     with (
         workspace.partial("enhance", workspace.digest(settings, [paths.EVALUATION_CAPTIONS])) as work,
         mllm.open(p.stage1.mllm, entry, paths.ledger(), images=entry.images) as enhancer,

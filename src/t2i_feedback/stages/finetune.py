@@ -23,7 +23,7 @@ def main() -> None:
 
     judge, held_out = p.mllms[config.judge], p.mllms[p.evaluate.judge]
     inputs = [paths.FINETUNE_CAPTIONS, *workspace.weights(p.model.name, judge.model, held_out.model)]
-    settings = [p.seed, p.model, config, params.decisive(judge), params.decisive(held_out)]
+    settings: list[workspace.Setting] = [p.seed, p.model, config, params.decisive(judge), params.decisive(held_out)]
     with (
         workspace.partial("finetune", workspace.digest(settings, inputs)) as work,
         mllm.open(config.judge, judge, paths.ledger()) as user,
