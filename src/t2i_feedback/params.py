@@ -101,6 +101,27 @@ class EndpointEntry(Section):
     usd_per_million_input_tokens: Annotated[float, Field(ge=0)] = 0
     usd_per_million_output_tokens: Annotated[float, Field(ge=0)] = 0
 
+    @model_validator(mode="after")
+    def _cost_is_reckoned(self) -> "EndpointEntry":
+        prices = (self.usd_per_million_input_tokens, self.usd_per_million_output_tokens)
+        if self.max_cost_usd is not None and not any(prices):
+            raise ValueError(
+                "max_cost_usd needs usd_per_million_input_tokens and usd_per_million_output_tokens: without them "
+                "nothing costs anything, and it never stops"
+            )
+        return self
+
+
+_BOUNDS = {  # how fast, how patiently and for how much a model is asked, and by whom: no answer depends on it
+    *("batch_size", "concurrency", "timeout_seconds", "retries", "api_key_env"),
+    *("max_calls", "max_cost_usd", "usd_per_million_input_tokens", "usd_per_million_output_tokens"),
+}
+
+
+def decisive(entry: LocalEntry | EndpointEntry) -> str:
+    """What of an entry decides its answers, as JSON: work that a budget stopped is taken up when it is raised."""
+    return entry.model_dump_json(exclude=_BOUNDS)
+
 
 MllmEntry = Annotated[LocalEntry | EndpointEntry, Field(discriminator="backend")]
 

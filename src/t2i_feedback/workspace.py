@@ -18,10 +18,11 @@ from pydantic import BaseModel
 from t2i_feedback import paths
 from t2i_feedback.errors import UserError
 
+Setting = BaseModel | str | int | float | None
 FREE_BYTES_NEEDED = 200 * 2**20  # a stage does not start with less
 
 
-def digest(parameters: Sequence[BaseModel | str | int | float | None], inputs: Iterable[Path]) -> str:
+def digest(parameters: Sequence[Setting], inputs: Iterable[Path]) -> str:
     """A name for work: hash of the parameters, of the input files' bytes and of this package's sources."""
     package = Path(__file__).parent
     sources = sorted([*package.rglob("*.py"), *package.rglob("*.txt")])

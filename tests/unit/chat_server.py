@@ -27,6 +27,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.takes_images, self.gives_logprobs, self.refuses_logprobs, self.holds_to_schema = True, True, False, False
+        self.broken = False  # for the moment: no probe is answered
         self.script: list[Answer] = []
         self.seen: list[tuple[float, dict[str, str], dict[str, Any]]] = []
         self.probes: list[dict[str, Any]] = []
@@ -40,6 +41,8 @@ class Server(ThreadingHTTPServer):
 
     def probe(self, body: dict[str, Any]) -> Answer:
         self.probes.append(body)
+        if self.broken:
+            return 500, {}, failed("server_error", "out of memory")
         if len(body["messages"][0]["content"]) > 1 and not self.takes_images:
             return 400, {}, failed("invalid", "image input is not supported")
         if "logprobs" in body and self.refuses_logprobs:

@@ -60,6 +60,23 @@ def test_ten_in_two_tokens_is_not_one(server: Server, ledger: Path) -> None:
     assert outcome.value == pytest.approx(10 * 0.6 + 1 * 0.2 + 5 * 0.2)
 
 
+@pytest.mark.parametrize(
+    ("options", "reading", "score"),
+    [
+        ({"9": 0.55, "1": 0.45}, "text", 9),  # 1, or the beginning of 10?
+        ({"9": 0.5, "1": 0.3, "10": 0.2}, "probability", 9 * 0.5 + 1 * 0.3 + 10 * 0.2),
+        ({"9": 0.98, "1": 0.02}, "probability", 9 * 0.98 + 1 * 0.02),
+    ],
+)
+def test_a_one_that_was_not_written_is_no_one_where_ten_may_be_two_tokens(
+    server: Server, ledger: Path, options: dict[str, float], reading: str, score: float
+) -> None:
+    server.script = [(200, {}, said("9", logprobs=[options]))]
+    with mllm.open("llava", entry(server), ledger) as model:
+        (outcome,) = roles.score_preference(model, [PICTURE], "dark images")
+    assert (outcome.reading, outcome.value) == (reading, pytest.approx(score))
+
+
 @pytest.mark.parametrize("logprobs", [None, [{"Score": 0.99, "I": 0.01}, {":": 1.0}, {" 7": 0.9}]])
 def test_without_probabilities_of_the_answer_it_is_parsed(server: Server, ledger: Path, logprobs) -> None:
     server.script = [(200, {}, said("Score: 7/10", logprobs=logprobs)), (200, {}, said("great"))]
@@ -148,11 +165,28 @@ def test_a_model_of_text_alone_may_enhance_and_nothing_else(server: Server, ledg
     refused = pytest.raises(UserError, match=r"mllms\.small: m reads text alone and cannot look at pictures")
     with refused, mllm.open("small", entry(server), ledger):
         pass
+    assert len(server.probes) == 4  # two with the picture, one without it, one with a schema
     with refused, mllm.open("small", entry(server, images=False), ledger):
         pass
     with mllm.open("small", entry(server, images=False), ledger, images=False) as model:
         assert roles.enhance(model, ["a fish"])[0].value == "yes"
     assert len(server.seen) == 1
+    server.takes_images = True  # its projector was loaded
+    with mllm.open("small", entry(server), ledger) as model:
+        assert roles.validate(model, [PICTURE], ["a fish"])[0].status == "valid"
+
+
+def test_what_a_server_can_do_is_not_concluded_from_its_break_down(server: Server, ledger: Path) -> None:
+    server.broken = True
+    with (
+        pytest.raises(UserError, match=r"mllms\.gpt: .* cannot be asked now \(.*out of memory"),
+        mllm.open("gpt", entry(server), ledger),
+    ):
+        pass
+    assert len(server.probes) == 1
+    server.broken = False
+    with mllm.open("gpt", entry(server), ledger) as model:
+        assert model.reading == "probability"
 
 
 @pytest.mark.parametrize("reading", ["text", "samples"])
@@ -217,6 +251,24 @@ def test_the_budget_of_dollars_stops(server: Server, ledger: Path) -> None:
     assert len(server.probes) == 2  # paid for too
     assert len(server.seen) == 3
     assert Ledger(ledger).summary()[0][11] == pytest.approx(3 * 0.0013)
+
+
+def test_the_budget_of_dollars_stops_where_the_server_counts_no_tokens(server: Server, ledger: Path) -> None:
+    server.script = [(200, {}, said("a detailed prompt") | {"usage": None})] * 10
+    with (
+        mllm.open("gpt", entry(server, max_cost_usd=0.01, **PRICES), ledger) as model,
+        pytest.raises(UserError, match=r"max_cost_usd = 0\.01 is used up"),
+    ):
+        roles.enhance(model, [f"a fish {i} " * 50 for i in range(10)])
+    assert 0 < len(server.seen) < 10
+
+
+@pytest.mark.parametrize("image", [None, PICTURE])
+def test_tokens_that_a_server_does_not_count_are_estimated(server: Server, ledger: Path, image) -> None:
+    server.script = [(200, {}, said("nine long") | {"usage": None})]
+    with mllm.open("gpt", entry(server), ledger) as model:
+        (reply,) = model.generate([Request("word " * 60, image)])
+    assert (reply.tokens_in, reply.tokens_out) == (100 + (1000 if image else 0), 3)
 
 
 def test_concurrency_is_bounded_and_the_order_kept(server: Server, ledger: Path) -> None:

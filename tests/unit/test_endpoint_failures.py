@@ -169,6 +169,23 @@ def test_a_server_that_is_not_there_is_said_with_how_to_start_one(server: Server
     assert "`vllm serve llava-hf/llava-1.5-7b-hf --port 9`" in message
 
 
+def test_a_hosted_server_that_is_not_reached_is_no_reason_to_start_one(server: Server, ledger: Path) -> None:
+    wanted = entry(server, base_url="https://nobody.invalid/v1")
+    with pytest.raises(UserError) as raised, mllm.open("gpt", wanted, ledger):
+        pass
+    message = str(raised.value)
+    assert "mllms.gpt: nobody answers at https://nobody.invalid/v1. Check the network" in message
+    assert "serve" not in message
+
+
+def test_the_port_of_a_local_server_is_its_schemes_where_none_is_given(server: Server, ledger: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"`vllm serve m --port 443`"),
+        mllm.open("vllm", entry(server, base_url="https://localhost/v1"), ledger),
+    ):
+        pass
+
+
 def test_a_server_that_hangs_at_first_is_one_line(server: Server, ledger: Path) -> None:
     server.delay = 1.0
     wanted = entry(server, timeout_seconds=0.2)
@@ -196,6 +213,45 @@ def test_a_wrong_key_or_model_stops_at_once_and_keeps_the_key_to_itself(
     assert len(server.seen) == 2
     assert KEY.encode() not in b"".join(file.read_bytes() for file in ledger.parent.iterdir())
     assert Ledger(ledger).summary()[0][2] == 1
+
+
+@pytest.mark.parametrize("before", [0, 290])
+def test_no_part_of_a_long_key_is_told_or_kept(server: Server, ledger: Path, monkeypatch, before: int) -> None:
+    key = "sk-" + "".join(f"{i:05}" for i in range(80))
+    monkeypatch.setenv("SOME_KEY", key)
+    echoed = failed("invalid", "x" * before + key)
+    server.script = [(400, {}, echoed), (401, {}, echoed)]
+    with (
+        mllm.open("gpt", entry(server, api_key_env="SOME_KEY"), ledger) as model,
+        pytest.raises(UserError) as raised,
+    ):
+        roles.enhance(model, ["a fish", "a house"])
+    assert key[:8] not in str(raised.value)
+    assert key[:8].encode() not in b"".join(file.read_bytes() for file in ledger.parent.iterdir())
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\nX: y", f"{KEY}é", f"{KEY}\x7f"])
+def test_a_key_that_no_header_can_hold_is_said_before_any_call(
+    server: Server, ledger: Path, monkeypatch, key: str
+) -> None:
+    monkeypatch.setenv("SOME_KEY", key)
+    with (
+        pytest.raises(UserError, match=r"mllms\.gpt: the environment variable SOME_KEY holds what cannot") as raised,
+        mllm.open("gpt", entry(server, api_key_env="SOME_KEY"), ledger),
+    ):
+        pass
+    assert KEY not in str(raised.value)
+    assert server.probes == server.seen == []
+
+
+def test_a_reason_is_kept_without_the_key(server: Server, ledger: Path, monkeypatch) -> None:
+    monkeypatch.setenv("SOME_KEY", "Expecting")  # a word of the complaint about a body that is no JSON
+    server.script = [(200, {}, "{")]
+    with mllm.open("gpt", entry(server, api_key_env="SOME_KEY"), ledger) as model:
+        (outcome,) = roles.enhance(model, ["a fish"])
+    assert outcome.status == "transport"
+    assert "[key]" in outcome.raw
+    assert "Expecting" not in outcome.raw
 
 
 @pytest.mark.parametrize("value", [None, " "])

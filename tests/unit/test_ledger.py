@@ -183,7 +183,10 @@ def test_what_failed_is_told_with_the_stages_that_asked_it(path: Path, monkeypat
     for stage, texts in (("enhance", "abc"), ("validate", "ade"), ("generate_raw", "f")):
         monkeypatch.setenv("DVC_STAGE", stage)
         model(path, echo).generate(requests(*texts))
-    assert Ledger(path).forget_failed() == (3, ["enhance", "validate"])
+    ledger = Ledger(path)
+    assert ledger.failed() == (3, ["enhance", "validate"])
+    for stage in ("enhance", "validate"):
+        ledger.forget_failed(stage)
     again = Echo()
     model(path, again).generate(requests(*"abcdef"))
     assert sorted(again.asked) == ["b", "c", "d"]
@@ -193,32 +196,60 @@ def test_what_failed_is_told_with_the_stages_that_asked_it(path: Path, monkeypat
 
 
 STAGE = """
+import sys
 from pathlib import Path
 from test_ledger import Echo, Reply, model, requests
+name = sys.argv[1]
+if Path(f"{name} stops").exists():
+    sys.exit(3)
 echo = Echo()
 if Path("broken").exists():
     kinds = {"b": "transport", "c": "refusal"}
-    echo.answer = lambda request: Reply(kinds.get(request.text, "valid"), request.text)
-replies = model(Path("ledger.sqlite").resolve(), echo).generate(requests("a", "b", "c"))
-Path("out.txt").write_text(" ".join([*(reply.status for reply in replies), "of", *sorted(echo.asked)]))
+    echo.answer = lambda request: Reply(kinds.get(request.text[-1], "valid"), request.text)
+replies = model(Path("ledger.sqlite").resolve(), echo).generate(requests(*(name + letter for letter in "abc")))
+Path(f"{name}.txt").write_text(" ".join([*(reply.status for reply in replies), "of", *sorted(echo.asked)]))
 """
 
 
-def test_retry_failed_asks_only_the_failed_ones_and_reruns_their_stage(tmp_path: Path, monkeypatch) -> None:
+@pytest.fixture
+def failed_stages(tmp_path: Path, monkeypatch) -> None:
+    """Here, the stages `one` and `two` have run, and two of three answers failed in each; they would not fail again."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
     Path("ask.py").write_text(STAGE)
-    Path("dvc.yaml").write_text(f"stages: {{ask: {{cmd: {sys.executable} ask.py, deps: [ask.py], outs: [out.txt]}}}}")
+    stages = {
+        "one": {"cmd": f"{sys.executable} ask.py one", "deps": ["ask.py"], "outs": ["one.txt"]},
+        "two": {"cmd": f"{sys.executable} ask.py two", "deps": ["ask.py", "one.txt"], "outs": ["two.txt"]},
+    }
+    Path("dvc.yaml").write_text(json.dumps({"stages": stages}))
     Path("broken").touch()
     for words in (("init", "--no-scm", "--quiet"), ("repro", "--quiet")):
         subprocess.run([sys.executable, "-m", "dvc", *words], check=True)
-    assert Path("out.txt").read_text() == "valid transport refusal of a b c"
+    assert Path("one.txt").read_text() == "valid transport refusal of onea oneb onec"
     Path("broken").unlink()
+
+
+@pytest.mark.usefixtures("failed_stages")
+def test_retry_failed_asks_only_the_failed_ones_and_reruns_their_stages() -> None:
+    done = command(Path("ledger.sqlite"), "--retry-failed").stdout
+    assert "4 failed answers will be asked again" in done
+    assert done.index("dvc repro -s -f one") < done.index("dvc repro -s -f two")
+    assert Path("one.txt").read_text() == "valid valid valid of oneb onec"
+    assert Path("two.txt").read_text() == "valid valid valid of twob twoc"
+    assert "no answer has failed" in command(Path("ledger.sqlite"), "--retry-failed").stdout
+
+
+@pytest.mark.usefixtures("failed_stages")
+def test_a_stage_that_stops_keeps_its_failures_and_leaves_the_later_ones_their_turn() -> None:
+    Path("one stops").touch()
+    with pytest.raises(subprocess.CalledProcessError):
+        command(Path("ledger.sqlite"), "--retry-failed")
+    assert Path("two.txt").read_text() == "valid valid valid of twob twoc"
+    Path("one stops").unlink()
     done = command(Path("ledger.sqlite"), "--retry-failed").stdout
     assert "2 failed answers will be asked again" in done
-    assert "dvc repro -s -f ask" in done
-    assert Path("out.txt").read_text() == "valid valid valid of b c"
+    assert Path("one.txt").read_text() == "valid valid valid of oneb onec"
     assert "no answer has failed" in command(Path("ledger.sqlite"), "--retry-failed").stdout
 
 
@@ -227,8 +258,21 @@ def test_a_failure_that_failed_again_is_told_again(path: Path) -> None:
     echo.answer = lambda request: Reply("refusal", request.text)
     for _ in range(2):
         model(path, echo).generate(requests("a"))
-        assert Ledger(path).forget_failed() == (1, [""])
-    assert Ledger(path).forget_failed() == (0, [])
+        ledger = Ledger(path)
+        assert ledger.failed() == (1, [""])
+        ledger.close_failed("", ledger.forget_failed(""))
+    assert ledger.failed() == (0, [])
+
+
+def test_what_is_lost_again_while_its_stage_runs_stays_open(path: Path) -> None:
+    echo = Echo()
+    echo.answer = lambda request: Reply("transport", request.text)
+    model(path, echo).generate(requests("a"))
+    ledger = Ledger(path)
+    last = ledger.forget_failed("")
+    model(path, echo).generate(requests("a"))
+    ledger.close_failed("", last)
+    assert ledger.failed() == (1, [""])
 
 
 def test_a_file_of_an_earlier_version_is_taken_up(path: Path) -> None:

@@ -126,6 +126,7 @@ def test_an_impossible_value_is_named_by_its_key(raw: dict, tmp_path: Path, key:
         ("finetune.preference", "    ", "preference must not be blank"),
         ("data.fetch", "images", "data: fetch: images goes with source: coco; postcards needs fetch: none"),
         ("data.reference_images", 100, "reference_images must be at least evaluation_captions"),
+        ("mllms.cogvlm.max_cost_usd", 5, "mllms.cogvlm: max_cost_usd needs usd_per_million_input_tokens and usd_per"),
         ("evaluate.kid_subset", 300, "evaluate.kid_subset: 300 is more than data.evaluation_captions"),
     ],
 )

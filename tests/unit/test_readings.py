@@ -87,6 +87,13 @@ def test_parse_score(text: str, score: float | None) -> None:
         ("No the house is red", False),
         ("Yes it does", True),
         ('{"answer": "no", "reason": "yes"}', False),
+        ("Yes, there are no trees", True),
+        ("Yes, no-one is missing", True),
+        ("No, there is no fish. No, none.", False),
+        ("Yes, no", None),
+        ("Yes; no.", None),
+        ("yes, but the house is not red so no", None),
+        ("No, but yes, it is dark", None),
         ("It may be yes or no", None),
         ("Yes or no?", None),
         ("yes/no", None),
@@ -154,7 +161,8 @@ def test_parse_reason(text: str, reason: str | None) -> None:
         ('"a house"; a house.; ;', ["a house"]),
         ("", []),
         (" ; \n.", []),
-        ("; ".join(f"item {i}" for i in range(20)), [f"item {i}" for i in range(12)]),
+        ("; ".join(f"item {i}" for i in range(12)), [f"item {i}" for i in range(12)]),
+        ("; ".join(f"item {i}" for i in range(13)), []),
     ],
 )
 def test_parse_items(text: str, items: list[str]) -> None:
@@ -214,7 +222,16 @@ def test_a_marked_score_is_read_whatever_is_counted_beside_it(score: int, beside
 @given(said)
 def test_no_verdict_is_read_that_the_text_does_not_hold(text: str) -> None:
     yes = parse_yes(text)
-    assert yes is None or ("yes" if yes else "no") in text.lower()
+    assert yes is None or re.search(rf"\b{'yes' if yes else 'no'}\b", text.lower())
+
+
+contrary = st.sampled_from((("yes", "no"), ("No", "yes")))
+turn = st.sampled_from((", ", "; ", ". ", " - ", "\n", " but ", ", but the house is not red, so ", ". The answer is "))
+
+
+@given(contrary, turn, st.sampled_from(("", ".", "!", ", it does not", " because it is red", "\nThe house is red")))
+def test_a_yes_and_a_no_that_both_stand_alone_are_no_verdict(words: tuple[str, str], turn: str, end: str) -> None:
+    assert parse_yes(f"{words[0]}{turn}{words[1]}{end}") is None
 
 
 @settings(max_examples=300)
@@ -223,6 +240,12 @@ def test_a_prompt_is_one_line_of_the_models_own_words(text: str) -> None:
     prompt = clean_prompt(text)
     assert prompt == " ".join(prompt.split())
     assert set(prompt.replace(" ", "")) <= set(text)
+
+
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=20, unique=True))
+def test_every_item_of_a_list_is_there_or_none(numbers: list[int]) -> None:
+    items = [f"item {number}" for number in numbers]
+    assert parse_items("; ".join(items)) == (items if len(items) <= readings.MAX_ITEMS else [])
 
 
 @settings(max_examples=300)

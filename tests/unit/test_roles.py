@@ -190,6 +190,12 @@ def test_a_list_that_fails_masks_its_captions_and_no_others() -> None:
     assert [(v.status, v.p_yes) for v in verdicts] == [("truncated", None), ("unparseable", None), ("valid", 1.0)]
 
 
+def test_a_list_too_long_to_be_asked_whole_masks_its_caption() -> None:
+    mllm = Prepared(Reply("valid", "; ".join(f"item {i}" for i in range(13))))
+    (verdict,) = roles.validate(mllm, [PICTURE], ["a long caption"], questions=True)
+    assert (verdict.status, verdict.p_yes) == ("unparseable", None)
+
+
 def test_an_item_that_fails_masks_the_verdict() -> None:
     mllm = Prepared(Reply("valid", "a fish; a sun"), p_yes(0.1), Reply("transport", "lost"))
     (verdict,) = roles.validate(mllm, [PICTURE], ["a fish and a sun"], questions=True)

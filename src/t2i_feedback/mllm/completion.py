@@ -14,6 +14,7 @@ from t2i_feedback.mllm.base import MIN_MASS, Decoding, Reply, Request, chosen
 
 TOP_LOGPROBS = 20  # as many as the protocol allows
 CHOICE_TOKENS = 16  # room for "Score: 7/10" where the first token is not the answer
+CHARACTERS_PER_TOKEN, PICTURE_TOKENS = 3, 1000  # where a server counts none: rather too many than too few
 BLANKS = " \t\n\r\u2581\u0120"  # space, and the marks that tokenisers write for it
 
 
@@ -43,12 +44,15 @@ def data_url(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def read(completion: object, decoding: Decoding, seconds: float) -> Reply:
-    """The reply that a server's answer holds; transport when it is no chat completion, whatever else it may be."""
+def read(completion: object, request: Request, decoding: Decoding, seconds: float) -> Reply:
+    """The reply that a server's answer holds; transport when it is no chat completion, whatever else it may be.
+
+    Its tokens are the server's count, or an estimate where it gives none: a budget of dollars is to stop all the same.
+    """
     if not isinstance(completion, ChatCompletion):
         return Reply("transport", f"not a chat completion: {str(completion)[:160]}", seconds=seconds)
     try:
-        return _read(completion, decoding, seconds)
+        return _read(completion, request, decoding, seconds)
     except (AttributeError, TypeError, IndexError, ValueError) as error:  # the client does not check what is in it
         return Reply("transport", f"not a chat completion: {error}", seconds=seconds)
 
@@ -58,11 +62,11 @@ def gives_logprobs(completion: ChatCompletion) -> bool:
     return bool(logprobs and logprobs.content and logprobs.content[0].top_logprobs)
 
 
-def _read(completion: ChatCompletion, decoding: Decoding, seconds: float) -> Reply:
+def _read(completion: ChatCompletion, request: Request, decoding: Decoding, seconds: float) -> Reply:
     choice = completion.choices[0]
     text = (choice.message.content or "").strip()
     usage = completion.usage
-    tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, len(text.split()))
+    tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else _estimated(request, text)
     if choice.finish_reason == "content_filter" or choice.message.refusal:
         return Reply("refusal", choice.message.refusal or text, None, None, *tokens, seconds)
     if (found := _chosen(choice, decoding.candidates, text)) is not None:
@@ -70,10 +74,18 @@ def _read(completion: ChatCompletion, decoding: Decoding, seconds: float) -> Rep
     return Reply("truncated" if choice.finish_reason == "length" else "valid", text, None, None, *tokens, seconds)
 
 
+def _estimated(request: Request, text: str) -> tuple[int, int]:
+    """Tokens read and written."""
+    picture = 0 if request.image is None else PICTURE_TOKENS
+    read, written = (math.ceil(len(words) / CHARACTERS_PER_TOKEN) for words in (request.text, text))
+    return picture + read, written
+
+
 def _chosen(choice: Choice, candidates: tuple[str, ...], text: str) -> Reply | None:
     """The candidates' probabilities at the answer's first token that is not blank; None when they cannot be read there.
 
     A candidate of several tokens ("10" as "1", "0") is followed one token further along the path that was written.
+    Where another path may have led to one (a likely "1" beside a written "9", and no "10"), they cannot be read.
     """
     if not candidates or choice.logprobs is None or not choice.logprobs.content:
         return None
@@ -94,4 +106,7 @@ def _chosen(choice: Choice, candidates: tuple[str, ...], text: str) -> Reply | N
             mass[longer] += share
             if written in mass:
                 mass[written] = max(0.0, mass[written] - share)
+    for name, share in mass.items():
+        if share >= MIN_MASS and name != written and any(m == 0 and n.startswith(name) for n, m in mass.items()):
+            return None
     return chosen(mass, text) if sum(mass.values()) >= MIN_MASS else None

@@ -27,6 +27,8 @@ from t2i_feedback.params import EndpointEntry
 
 PROBE = "Is grey a colour? Answer only yes or no."  # asked to find out what a server can do
 PROBE_SIDE = 64  # pixels; some models take no smaller pictures
+SAID = 300  # characters of what a server or a library said that are told and kept
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
 GONE = (401, 403, 404)  # the next request would fail the same way
 
 
@@ -42,6 +44,11 @@ class EndpointMllm:
                 raise UserError(
                     f"mllms.{name}: the environment variable {entry.api_key_env} is not set; put the key for "
                     f"{entry.base_url} there, or set mllms.{name}.api_key_env: null for a server that wants none."
+                )
+            if not (key.isascii() and key.isprintable()):
+                raise UserError(
+                    f"mllms.{name}: the environment variable {entry.api_key_env} holds what cannot be sent as a key (a "
+                    "line break, or a letter that is not ASCII); put the key alone there."
                 )
         self._client = openai.OpenAI(
             api_key=key, base_url=entry.base_url, timeout=entry.timeout_seconds, max_retries=entry.retries
@@ -102,7 +109,7 @@ class EndpointMllm:
     def _holds_to_schema(self) -> bool:
         schema = readings.schema(YES_NO)
         said = self._probe(Request(PROBE), Decoding(self._entry.max_new_tokens, schema=schema))
-        return isinstance(said, ChatCompletion) and readings.is_json(completion.read(said, Decoding(1), 0.0).text)
+        return isinstance(said, ChatCompletion) and readings.is_json(said.choices[0].message.content or "")
 
     def _probe(self, request: Request, decoding: Decoding) -> ChatCompletion | str:
         """The server's answer, or why it refused. Raises UserError when it cannot be asked now."""
@@ -110,14 +117,14 @@ class EndpointMllm:
             said = self._send(request, decoding)
         except openai.APIStatusError as error:
             self._stop_if_gone(error)
-            if error.status_code == 429:
+            if error.status_code == 429 or (error.status_code >= 500 and not decoding.schema):  # a schema may break one
                 raise self._cannot_be_asked(self._said(error)) from None
             return self._said(error)
         except openai.APIConnectionError as error:
-            raise self._cannot_be_asked(_reason(error)) from None
+            raise self._cannot_be_asked(self._reason(error)) from None
         except (openai.APIError, ValueError) as error:
-            return _reason(error)
-        reply = completion.read(said, decoding, 0.0)
+            return self._reason(error)
+        reply = completion.read(said, request, decoding, 0.0)
         self._budget.pay(reply)
         return reply.text if reply.status == "transport" else said
 
@@ -136,8 +143,8 @@ class EndpointMllm:
         except openai.APIStatusError as error:
             return self._refused(error, time.perf_counter() - start)
         except (openai.APIError, ValueError) as error:  # no connection, time-out, not JSON
-            return Reply("transport", _reason(error), seconds=time.perf_counter() - start)
-        reply = completion.read(said, decoding, time.perf_counter() - start)
+            return Reply("transport", self._reason(error), seconds=time.perf_counter() - start)
+        reply = completion.read(said, request, decoding, time.perf_counter() - start)
         self._budget.pay(reply)
         return reply
 
@@ -160,9 +167,13 @@ class EndpointMllm:
         return said
 
     def _nobody_there(self) -> str:
-        entry, port = self._entry, urlsplit(self._entry.base_url).port or 80
+        entry, url = self._entry, urlsplit(self._entry.base_url)
+        nobody = f"mllms.{self._name}: nobody answers at {entry.base_url}."
+        if url.hostname not in LOCAL_HOSTS:
+            return f"{nobody} Check the network (a proxy, a firewall) and mllms.{self._name}.base_url."
+        port = url.port or (443 if url.scheme == "https" else 80)
         return (
-            f"mllms.{self._name}: nobody answers at {entry.base_url}. Start a server there, for example "
+            f"{nobody} Start a server there, for example "
             f"`vllm serve {entry.model} --port {port}`, `llama-server -m FILE.gguf --mmproj FILE.gguf --port {port}` "
             f"or `transformers serve {entry.model} --port {port}`, or correct mllms.{self._name}.base_url."
         )
@@ -193,10 +204,13 @@ class EndpointMllm:
         return Reply("transport", self._said(error), seconds=seconds)
 
     def _said(self, error: openai.APIStatusError) -> str:
-        """The server's words without the key, which some servers repeat."""
-        message = " ".join(error.message.split())[:300]
-        return message.replace(self._client.api_key, "[key]") if self._entry.api_key_env else message
+        return self._without_key(error.message)
 
+    def _reason(self, error: Exception) -> str:
+        return self._without_key(f"{error}{f': {error.__cause__}' if error.__cause__ else ''}")
 
-def _reason(error: Exception) -> str:
-    return f"{error}{f': {error.__cause__}' if error.__cause__ else ''}"
+    def _without_key(self, words: str) -> str:
+        """Somebody's words on one line, cut, and without the key, which some servers repeat."""
+        if self._entry.api_key_env:
+            words = words.replace(self._client.api_key, "[key]")
+        return " ".join(words.split())[:SAID]

@@ -53,8 +53,12 @@ _LATER_COLUMNS = {  # what files of earlier versions lack
 _SHARED = "key, model, role, status, tokens_in, tokens_out, seconds, cost_usd, template, stage"
 _KEEP_ANSWER = f"INSERT OR IGNORE INTO answers ({_SHARED}, reply) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _NOTE_FAILURE = f"INSERT INTO failures ({_SHARED}, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_NOT_VALID = "FROM answers WHERE status != 'valid'"
-_OPEN_FAILURES = "failures WHERE retried IS NULL AND key NOT IN (SELECT key FROM answers)"
+_NOT_VALID = "FROM answers WHERE status != 'valid' AND COALESCE(stage, '') = ?"
+_OPEN_FAILURES = """(
+    SELECT key, COALESCE(stage, '') AS stage, created, rowid AS number FROM answers WHERE status != 'valid'
+    UNION ALL SELECT key, COALESCE(stage, ''), created, rowid FROM failures
+    WHERE retried IS NULL AND key NOT IN (SELECT key FROM answers)
+)"""
 _TAKE = """
 UPDATE spent SET calls = calls + 1
 WHERE account = :account AND calls < COALESCE(:max_calls, calls + 1) AND cost_usd < COALESCE(:max_cost, cost_usd + 1)
@@ -153,23 +157,36 @@ class Ledger:
         with self._connection() as connection:
             return connection.execute(_SUMMARY).fetchall()
 
-    def forget_failed(self) -> tuple[int, list[str]]:
-        """Move the answers that are not valid to the failures; how many failed ones are open, and who asked them.
+    def failed(self) -> tuple[int, list[str]]:
+        """How many failed answers are open, and the stages that asked them, in the order in which they asked first.
 
-        A failure is open once: it is told again only when it fails again. The stages stand in the order in which they
-        asked first; "" is a program that is no stage.
+        A failure is open until its stage was run again; after that it is told only when it fails again. "" is a program
+        that is no stage.
         """
         with self._connection() as connection:
-            connection.execute(
-                f"INSERT INTO failures ({_SHARED}, created, reason) SELECT {_SHARED}, created, reply {_NOT_VALID}"
-            )
-            connection.execute(f"DELETE {_NOT_VALID}")
             (count,) = connection.execute(f"SELECT COUNT(DISTINCT key) FROM {_OPEN_FAILURES}").fetchone()
             stages = connection.execute(
-                f"SELECT COALESCE(stage, '') FROM {_OPEN_FAILURES} GROUP BY 1 ORDER BY MIN(created), MIN(rowid)"
+                f"SELECT stage FROM {_OPEN_FAILURES} GROUP BY 1 ORDER BY MIN(created), MIN(number)"
             ).fetchall()
-            connection.execute("UPDATE failures SET retried = 1")
             return count, [stage for (stage,) in stages]
+
+    def forget_failed(self, stage: str) -> int:
+        """Move the stage's answers that are not valid to the failures; the number of the last failure so far."""
+        with self._connection() as connection:
+            connection.execute(
+                f"INSERT INTO failures ({_SHARED}, created, reason) SELECT {_SHARED}, created, reply {_NOT_VALID}",
+                (stage,),
+            )
+            connection.execute(f"DELETE {_NOT_VALID}", (stage,))
+            (last,) = connection.execute("SELECT COALESCE(MAX(rowid), 0) FROM failures").fetchone()
+            return last
+
+    def close_failed(self, stage: str, last: int) -> None:
+        """The stage was run again: its failures up to number `last` are not open any more."""
+        with self._connection() as connection:
+            connection.execute(
+                "UPDATE failures SET retried = 1 WHERE COALESCE(stage, '') = ? AND rowid <= ?", (stage, last)
+            )
 
     # -------------------------------------------------------------------------------------------- budget, abilities
 
@@ -222,19 +239,26 @@ def _cell(value: str | float | None) -> str:
 
 
 def retry_failed(ledger: Ledger) -> int:
-    """Run the stages again whose answers failed, which DVC does not see to be stale. The first status that is not 0."""
-    count, stages = ledger.forget_failed()
+    """Run the stages again whose answers failed, which DVC does not see to be stale. The first status that is not 0.
+
+    A stage that ends badly keeps its failures open, and those after it are run all the same.
+    """
+    count, stages = ledger.failed()
     print(f"{count} failed answers will be asked again" if count else "no answer has failed")
+    first_status = 0
     for stage in stages:
+        last = ledger.forget_failed(stage)
         if not stage:
             print("some were asked by a program that is no stage of dvc.yaml: run it again")
-            continue
-        print(f"dvc repro -s -f {stage}", flush=True)
-        if status := subprocess.run([sys.executable, "-m", "dvc", "repro", "-s", "-f", stage]).returncode:
-            return status
+        else:
+            print(f"dvc repro -s -f {stage}", flush=True)
+            if status := subprocess.run([sys.executable, "-m", "dvc", "repro", "-s", "-f", stage]).returncode:
+                first_status = first_status or status
+                continue
+        ledger.close_failed(stage, last)
     if any(stages):
         print("what depends on them is run by `dvc repro`")
-    return 0
+    return first_status
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from PIL import Image
 from tqdm import tqdm
@@ -49,7 +50,7 @@ class Ledgered:
     def ready(self, images: bool) -> None:
         """Find out whether the model can do what it will be asked. Raises UserError with what it cannot."""
         wording.version(self.templates)
-        if images and not (self._entry.images and self.abilities().images):
+        if images and not (self._entry.images and self._can("images")):
             raise UserError(
                 f"mllms.{self._name}: {self._entry.model} reads text alone and cannot look at pictures; it can enhance "
                 "prompts, but to validate and to judge choose a model that sees."
@@ -95,15 +96,19 @@ class Ledgered:
         self._ledger.note_abilities(self._asked_about, found)
         return found
 
+    def _can(self, ability: Literal["images", "logprobs"]) -> bool:
+        """Whether it can what it must. When the ledger says no, it is asked again: the server may be another by now."""
+        if not getattr(self.abilities(), ability) and self._backend is None:  # nobody was asked in this run
+            self._abilities = self._find_abilities()
+        return getattr(self.abilities(), ability)
+
     def _resolve_reading(self) -> Reading:
         entry = self._entry
-        if entry.reading == "probability" and not self.abilities().logprobs:
-            self._abilities = self._find_abilities()  # the server may be another one by now
-            if not self._abilities.logprobs:
-                raise UserError(
-                    f"mllms.{self._name}.reading: {entry.model} gives no probabilities (logprobs); use reading: auto, "
-                    "samples or text, or a server that gives them."
-                )
+        if entry.reading == "probability" and not self._can("logprobs"):
+            raise UserError(
+                f"mllms.{self._name}.reading: {entry.model} gives no probabilities (logprobs); use reading: auto, "
+                "samples or text, or a server that gives them."
+            )
         if entry.reading != "auto":
             return entry.reading
         if self.abilities().logprobs:

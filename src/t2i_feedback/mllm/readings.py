@@ -30,9 +30,9 @@ _LIST_MARKER = re.compile(r"^\s*([-*•]|\d{1,2}[.)])\s+", re.MULTILINE)
 _QUOTES = (('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("«", "»"), ("`", "`"))
 
 _YES_OR_NO = re.compile(r"^\W*(yes|no)\s*(?:/|\||\band\b|\bor\b|\s)\s*(yes|no)\b")
-_FIRST_WORD = re.compile(
-    r"^\W*(?:(yes)\b|(no)\b(?=\s*(?:$|[^\w\s]|\n|(?:it|the|this|that|there|because|i|its|a|an|not)\b)))"
-)
+_STANDS_ALONE = r"(?!-\w)(?=\s*(?:$|[^\w\s]|\n|(?:it|the|this|that|there|because|i|its|a|an|not)\b))"  # no "no trees"
+_FIRST_WORD = re.compile(rf"^\W*(?:(yes)\b|(no)\b{_STANDS_ALONE})")
+_LATER_WORD = re.compile(rf"\b(yes|no)\b{_STANDS_ALONE}")
 _THE_ANSWER = re.compile(r"\b(?:answer|verdict)(?: is|:)?\W{1,4}(yes|no)\b(?!\s*(?:/|or\b|and\b))")
 
 _NUMBER = (  # that is no date, version, percentage, ordinal, negative number or end of a range
@@ -130,7 +130,11 @@ def clean_prompt(text: str) -> str:
 
 
 def parse_yes(text: str) -> bool | None:
-    """True for yes, False for no; None when the answer is neither or both. "No doubt" is not a no."""
+    """True for yes, False for no; None when the answer is neither or both. "No doubt" is not a no.
+
+    The first word decides, unless the contrary stands by itself later: "Yes, there are no trees" is a yes, "Yes, but
+    the house is red, so no" is neither.
+    """
     if (fields := _json(text)) is not None:
         said = fields.get("answer")
         return said == "yes" if said in ("yes", "no") else None
@@ -139,7 +143,8 @@ def parse_yes(text: str) -> bool | None:
     if both and both[1] != both[2]:
         return None
     if first := _FIRST_WORD.match(text):
-        return first[1] is not None
+        word = first[1] or first[2]
+        return word == "yes" if set(_LATER_WORD.findall(text, first.end())) <= {word} else None
     answers = set(_THE_ANSWER.findall(text))
     return answers == {"yes"} if len(answers) == 1 else None
 
@@ -179,10 +184,15 @@ def parse_score(text: str) -> float | None:
 
 
 def parse_items(text: str) -> list[str]:
-    """The items of a list: one a line, or separated by semicolons, each once; at most MAX_ITEMS."""
+    """The items of a list: one a line, or separated by semicolons, each once.
+
+    None of them when there are more than MAX_ITEMS: the list is no list of what a caption states, and the end of one
+    that is would go unchecked.
+    """
     parts = [_LIST_MARKER.sub("", part).replace("**", "").strip().rstrip(".;,") for part in re.split(r"[;\n]", text)]
     items = [_unquoted(" ".join(part.split())) for part in parts]
-    return list(dict.fromkeys(item for item in items if re.search(r"\w", item) and not item.endswith(":")))[:MAX_ITEMS]
+    found = list(dict.fromkeys(item for item in items if re.search(r"\w", item) and not item.endswith(":")))
+    return found if len(found) <= MAX_ITEMS else []
 
 
 def _unquoted(text: str) -> str:

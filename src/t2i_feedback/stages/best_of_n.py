@@ -26,8 +26,9 @@ def main() -> None:
 
     weights = workspace.weights(p.model.name, entry.model)
     inputs = [paths.EVALUATION_CAPTIONS, paths.FIRST_PROMPTS, paths.arm("enhanced"), paths.arm("validated"), *weights]
+    settings: list[workspace.Setting] = [p.seed, p.model, p.stage1, params.decisive(entry)]
     with (
-        workspace.partial("best_of_n", workspace.digest([p.seed, p.model, p.stage1, entry], inputs)) as work,
+        workspace.partial("best_of_n", workspace.digest(settings, inputs)) as work,
         mllm.open(p.stage1.mllm, entry, paths.ledger()) as validator,
     ):
         folder = work / "arm"

@@ -11,8 +11,9 @@ def main() -> None:
     from t2i_feedback import mllm
     from t2i_feedback.stages.prompting import first_prompts
 
+    settings: list[workspace.Setting] = [p.stage1, params.decisive(entry), p.model]
     with (
-        workspace.partial("enhance", workspace.digest([p.stage1, entry, p.model], [paths.EVALUATION_CAPTIONS])) as work,
+        workspace.partial("enhance", workspace.digest(settings, [paths.EVALUATION_CAPTIONS])) as work,
         mllm.open(p.stage1.mllm, entry, paths.ledger(), images=entry.images) as enhancer,
     ):
         rows = first_prompts(enhancer, captions, p.model, p.stage1.max_invalid_fraction)

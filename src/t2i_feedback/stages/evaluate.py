@@ -41,9 +41,17 @@ def main(arm: str = "") -> None:
     who = ", ".join(f"{role.replace('_', '-')} {name}" for role, name in asked.items())
     print(f"evaluate {arm}: {len(pictures)} pictures; {p.evaluate.extractor}, {who}", flush=True)
 
-    entries = [p.mllms[name] for name in asked.values()]
+    entries = [params.decisive(p.mllms[name]) for name in asked.values()]
     stage1 = [p.stage1.threshold, p.stage1.questions]
-    settings = [p.seed, p.model, p.evaluate, p.finetune.preference, *stage1, *asked.values(), *entries]
+    settings: list[workspace.Setting] = [
+        p.seed,
+        p.model,
+        p.evaluate,
+        p.finetune.preference,
+        *stage1,
+        *asked.values(),
+        *entries,
+    ]
     inputs = [paths.EVALUATION_CAPTIONS, paths.REFERENCE, paths.ORACLE, folder]
     with workspace.partial(f"evaluate-{arm}", workspace.digest(settings, inputs)) as work:
         out = work / "evaluation"

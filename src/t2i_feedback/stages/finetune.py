@@ -24,8 +24,9 @@ def main() -> None:
 
     judge, held_out = p.mllms[config.judge], p.mllms[p.evaluate.judge]
     inputs = [paths.FINETUNE_CAPTIONS, *workspace.weights(p.model.name, judge.model, held_out.model)]
+    settings: list[workspace.Setting] = [p.seed, p.model, config, params.decisive(judge), params.decisive(held_out)]
     with (
-        workspace.partial("finetune", workspace.digest([p.seed, p.model, config, judge, held_out], inputs)) as work,
+        workspace.partial("finetune", workspace.digest(settings, inputs)) as work,
         mllm.open(config.judge, judge, paths.ledger()) as user,
         mllm.open(p.evaluate.judge, held_out, paths.ledger()) as second_user,
         tracking.stage_run(p, "finetune") as run,

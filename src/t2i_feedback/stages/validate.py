@@ -28,8 +28,9 @@ def main(arm: str = "") -> None:
     first_round = adapter or paths.arm("enhanced")
     weights = workspace.weights(p.model.name, entry.model)
     inputs = [paths.EVALUATION_CAPTIONS, paths.FIRST_PROMPTS, first_round, *weights]
+    settings: list[workspace.Setting] = [p.seed, p.model, p.stage1, params.decisive(entry)]
     with (
-        workspace.partial(f"validate-{arm}", workspace.digest([p.seed, p.model, p.stage1, entry], inputs)) as work,
+        workspace.partial(f"validate-{arm}", workspace.digest(settings, inputs)) as work,
         mllm.open(p.stage1.mllm, entry, paths.ledger()) as validator,
     ):
         folder = work / "arm"
