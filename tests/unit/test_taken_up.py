@@ -9,11 +9,12 @@ import yaml
 
 from t2i_feedback import paths, records
 from t2i_feedback.errors import UserError
-from t2i_feedback.stages import best_of_n, enhance, evaluate, finetune, validate
+from t2i_feedback.stages import best_of_n, calibrate, enhance, evaluate, finetune, validate
 
 NOWHERE = {"backend": "endpoint", "model": "m", "base_url": "http://127.0.0.1:9/v1", "retries": 0}
 PRICES = {"usd_per_million_input_tokens": 10, "usd_per_million_output_tokens": 30}
 STAGES = {
+    "calibrate": calibrate.main,
     "enhance": enhance.main,
     "best_of_n": best_of_n.main,
     "validate": lambda: validate.main("validated"),
@@ -30,7 +31,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     captions = records.read(paths.EVALUATION_CAPTIONS, records.CaptionRow)
     paths.PROMPTS.mkdir()
     records.write(paths.FIRST_PROMPTS, records.as_typed(captions))
-    shutil.copyfile(paths.EVALUATION_CAPTIONS, paths.FINETUNE_CAPTIONS)
+    for also in (paths.FINETUNE_CAPTIONS, paths.REFERENCE_CAPTIONS):
+        shutil.copyfile(paths.EVALUATION_CAPTIONS, also)
     for folder in (paths.REFERENCE, paths.ORACLE):
         folder.mkdir(parents=True)
 

@@ -76,10 +76,10 @@ def main() -> None:
     from t2i_feedback import mllm
 
     images = [open_rgb(paths.DATASET / row.image) for row in rows]
-    entries = [p.mllms[name] for name in judges]
+    entries = [params.decisive(p.mllms[name]) for name in judges]
     dataset = [paths.REFERENCE_CAPTIONS, paths.EVALUATION_CAPTIONS, paths.FINETUNE_CAPTIONS]
-    asked = [p.calibrate.images, p.calibrate.levels, p.finetune.preference]
-    digest = workspace.digest([p.seed, *asked, *entries], dataset)
+    asked: list[workspace.Setting] = [p.seed, p.calibrate.images, p.calibrate.levels, p.finetune.preference]
+    digest = workspace.digest([*asked, *entries], dataset)
     found: dict[str, Calibrated] = {}
     with workspace.partial("calibrate", digest) as work:
         for name in judges:
