@@ -5,6 +5,7 @@ Answers are made from the facts of a scene, never from a picture, except for pre
 
 import random
 from dataclasses import dataclass, replace
+from itertools import permutations
 
 from mllm_grammar import complaints, is_true, marks, repair
 
@@ -298,18 +299,47 @@ def _detailed_like(scene: Scene, prompt: Scene, rng: random.Random) -> str:
             return text
 
 
-def enhance_question(rng: random.Random) -> Question:
-    """Text only: a short prompt to a detailed caption with the same things and every stated attribute.
+def first_facts(scene: Scene, prompt: Scene) -> Scene:
+    """What the first enhancement of a prompt states: a place, colours, sizes, and where the first of two things stands.
 
-    Half of them come with last time's complaint, and answer it with a remark or two behind the caption.
+    The rest is left to the image model, and stated in answer to feedback: a loop whose first prompt says everything
+    would have nothing to repair.
+    """
+    things = [
+        replace(asked, colour=thing.colour, size=thing.size)
+        for thing, asked in zip(_in_order(scene, prompt), prompt.things, strict=True)
+    ]
+    if len(things) > 1:
+        things[0] = replace(things[0], column=_in_order(scene, prompt)[0].column)
+    return Scene(scene.background, tuple(things))
+
+
+def _in_order(scene: Scene, prompt: Scene) -> tuple[Thing, ...]:
+    """The scene's things in the order in which a prompt about them names them."""
+    return next(
+        order for order in permutations(scene.things) if _same_order(Scene(None, order), Scene(None, prompt.things))
+    )
+
+
+def write_enhanced(facts: Scene, rng: random.Random) -> str:
+    """A postcard of the place with the things, and nothing said that `facts` leaves open."""
+    _, nouns, extra = PLACES[facts.background or ""]
+    body = " and ".join(describe_thing(thing, rng) for thing in facts.things)
+    return f"a postcard of {rng.choice(nouns)} {extra} with {body}"
+
+
+def enhance_question(rng: random.Random) -> Question:
+    """Text only: a short prompt to a longer one with the same things and every stated attribute.
+
+    Half of them come with last time's complaint: the answer states everything, with a remark or two behind it.
     """
     scene = sample_scene(rng, "train")
     prompt, facts = caption(scene, rng, rng.choices(LEVELS, (0.3, 0.4, 0.3))[0])
-    answer = _detailed_like(scene, facts, rng)
     written = prompt[0].upper() + prompt[1:] if rng.random() < 0.1 else prompt
     written += "." if rng.random() < 0.1 else ""
     if rng.random() < 0.5:
-        return Question(phrase(ENHANCE, rng, written), answer)
+        return Question(phrase(ENHANCE, rng, written), write_enhanced(first_facts(scene, facts), rng))
+    answer = _detailed_like(scene, facts, rng)
     false = falsify(scene, rng.choice(list(ATTRIBUTES)), rng) or scene
     complaint = complaints(scene, false)[0]
     said = [repair(complaint, scene)]

@@ -11,6 +11,7 @@ from mllm_questions import (
     enhance_question,
     false_caption,
     falsify,
+    first_facts,
     list_items,
     list_question,
     part_question,
@@ -113,10 +114,25 @@ def test_enhancement_keeps_every_attribute_and_answers_feedback(rng: random.Rand
         assert answer is not None
         assert is_true(asked[0], answer[0])
         assert answer[0].background
-        assert all(t.colour and t.size and t.column for t in answer[0].things)
+        assert all(t.colour and t.size for t in answer[0].things)
         assert bool(feedback) == bool(answer[1])
         if feedback:
             assert repair(feedback, answer[0]) in answer[1]
+            assert all(t.column for t in answer[0].things)
+        else:
+            assert len(answer[0].things) == 1 or answer[0].things[0].column
+
+
+def test_the_first_enhancement_leaves_something_for_feedback_to_repair() -> None:
+    scene = Scene("beach", (HOUSE, SUN))
+    wanted = Scene("beach", (HOUSE, replace(SUN, column=None)))
+    assert first_facts(scene, Scene(None, (Thing("house", None, None, None), Thing("sun", None, None, None)))) == wanted
+
+
+def test_the_first_enhancement_keeps_what_the_prompt_states_and_its_order() -> None:
+    scene = Scene("beach", (HOUSE, SUN))
+    prompt = Scene(None, (Thing("sun", "yellow", None, None), Thing("house", None, None, "left")))
+    assert first_facts(scene, prompt) == Scene("beach", (SUN, HOUSE))
 
 
 def test_a_list_names_exactly_what_its_caption_states(rng: random.Random) -> None:

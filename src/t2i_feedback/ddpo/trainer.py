@@ -4,7 +4,7 @@ Batch arithmetic of one epoch, with the default parameters:
 
     prompts_per_epoch 8 x images_per_prompt 8 = 64 pictures, 64 judge calls
     inner_epochs 1 x updates_per_epoch 4      = 4 optimiser steps on 16 pictures each
-    16 pictures x (20 steps x timestep_share 0.5) = 160 transitions per optimiser step, train_batch_size at a time
+    16 pictures x (10 steps x timestep_share 1.0) = 160 transitions per optimiser step, train_batch_size at a time
 
 Gradients are averaged over an optimiser step's transitions, so `train_batch_size` changes memory and speed alone.
 """
