@@ -58,7 +58,7 @@ bench: $(READY) ## measure: the judges' speed as ratios; seconds and peak memory
 	python benchmarks/judges.py
 	python benchmarks/pipeline.py
 
-pretrain: $(READY) ## train the embedded models from nothing (4 hours); the weights are committed, nobody needs this
+pretrain: $(READY) ## train the embedded models from nothing (about 3 hours); the weights are committed, nobody needs this
 	dvc repro pretrain/dvc.yaml
 
 model-card: $(READY) ## measure the embedded models and rewrite their card; fails where a committed figure no longer holds

@@ -24,6 +24,9 @@ def main() -> None:
     p = recipe.params
     rng = random.Random(p["seed"])
     captions = [write_caption(sample_scene(rng, "train"), rng, p["levels"], 0.0)[:2] for _ in range(p["pictures"])]
+    print(
+        f"draw: {len(captions)} pictures, about {len(captions) / p['pictures_per_second'] / 60:.1f} minutes", flush=True
+    )
     pipeline, half = load_pipeline(recipe.work / "draft"), len(captions) // 2
     texts = [text for text, _ in captions]
     images = torch.cat(

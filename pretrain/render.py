@@ -39,7 +39,9 @@ def render_split(folder: Path, prefix: str, split: str, count: int, seed: int) -
 
 def main() -> None:
     recipe = read_recipe(__doc__, "render")
-    folder = recipe.work / "renders"
+    folder, p = recipe.work / "renders", recipe.params
+    count = p["scenes"] + p["val_scenes"]
+    print(f"render: {count} pictures, about {count / p['pictures_per_second'] / 60:.1f} minutes", flush=True)
     render_split(folder, "val_", "val", recipe.params["val_scenes"], recipe.params["seed"])
     render_split(folder, "", "train", recipe.params["scenes"], recipe.params["seed"])
 
