@@ -62,7 +62,7 @@ from t2i_feedback.evaluation import discrimination
 from t2i_feedback.evaluation.alignment import Oracle
 
 GRID_PICTURE, RELIABILITY_PICTURE = "sample_image.png", "reliability.png"
-MINUTES = 6  # on two cores, the fine-tuned model included
+MINUTES = 8  # on two cores, the fine-tuned model included
 
 Answers = dict[
     tuple[str, str], tuple[list[float], list[float]]
