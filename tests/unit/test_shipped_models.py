@@ -15,7 +15,8 @@ from t2i_feedback.datasets.postcards import Scene, Thing, caption, render, sampl
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Mllm
 
-MOST = 0.7  # the must of every attribute, in the model card
+MOST = 0.8
+MUST = 0.7  # of every attribute, in the model card; left and right are the hardest
 MIRROR = {"left": "right", "right": "left", "centre": "centre"}
 
 
@@ -56,8 +57,8 @@ def test_the_validator_tells_left_from_right(validator: Mllm, scenes: list[Scene
     rng = random.Random(1)
     true = roles.validate(validator, pictures(scenes), [caption(scene, rng, "detailed")[0] for scene in scenes])
     false = roles.validate(validator, pictures(scenes), [caption(mirrored(s), rng, "detailed")[0] for s in scenes])
-    assert share([v.p_yes is not None and v.p_yes >= 0.5 for v in true]) >= MOST
-    assert share([v.p_yes is not None and v.p_yes < 0.5 for v in false]) >= MOST
+    assert share([v.p_yes is not None and v.p_yes >= 0.5 for v in true]) >= MUST
+    assert share([v.p_yes is not None and v.p_yes < 0.5 for v in false]) >= MUST
 
 
 def test_asked_item_by_item_it_names_what_is_missing(validator: Mllm, scenes: list[Scene]) -> None:
