@@ -98,7 +98,7 @@ def test_a_rollout_draws_what_the_pipeline_draws_from_the_same_noise(tmp_path):
     schedule = ddim.Schedule.of(pipe.scheduler, 5, 1.0)
     policy = sampling.Policy(pipe.unet, schedule, 3.0, sampling.embed(pipe, [""]))
     rollout = sampling.roll_out(
-        pipe, policy, sampling.embed(pipe, prompts), torch.tensor([0, 1]), seeds, size=tiny_diffusion.SIZE, batch_size=2
+        pipe, policy, sampling.embed(pipe, prompts), torch.tensor([0, 1]), seeds, size=tiny_diffusion.SIZE
     )
     for mine, theirs in zip(rollout.images, expected, strict=True):
         pairs = zip(mine.tobytes(), theirs.tobytes(), strict=True)
@@ -129,7 +129,7 @@ def test_log_prob_is_of_the_latent_as_stored(tmp_path):
     schedule = ddim.Schedule.of(pipe.scheduler, 5, 1.0)
     policy = sampling.Policy(pipe.unet, schedule, 3.0, sampling.embed(pipe, [""]))
     given = sampling.embed(pipe, ["a"])
-    rollout = sampling.roll_out(pipe, policy, given, torch.tensor([0]), [1], size=tiny_diffusion.SIZE, batch_size=1)
+    rollout = sampling.roll_out(pipe, policy, given, torch.tensor([0]), [1], size=tiny_diffusion.SIZE)
     with torch.no_grad():
         for index in range(5):
             step = torch.tensor([index])
