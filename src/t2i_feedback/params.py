@@ -153,6 +153,7 @@ class Finetune(Section):
     inner_epochs: Count
     updates_per_epoch: Count
     timestep_share: Annotated[float, Field(gt=0, le=1)]
+    min_sigma: Annotated[float, Field(ge=0)]
     train_batch_size: Count
     learning_rate: Positive
     weight_decay: Annotated[float, Field(ge=0)]
