@@ -9,18 +9,24 @@ second core adds what PyTorch makes of it. Nothing is asserted.
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
+from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 from t2i_feedback import mllm, params, paths, records
 from t2i_feedback.diffusion import ddim, sampling
 from t2i_feedback.diffusion.load import add_adapter, load_pipeline
-from t2i_feedback.evaluation import extractors
+from t2i_feedback.evaluation import extractors, fidelity
 from t2i_feedback.mllm import roles
 from t2i_feedback.pictures import open_rgb
 
 PICTURES = 32
+RESAMPLED, RESAMPLES = 1024, 20
 REPEATS = 3  # the fastest counts
 IMPORTS = "import torch, diffusers, transformers, peft, scipy.stats"
 
@@ -36,7 +42,10 @@ def main() -> None:
     asking(p, files, [row.caption for row in rows])
     extractor = extractors.load(p.evaluate.extractor, "cpu")
     seconds = _seconds(lambda: extractors.extract(files, extractor, p.model.size))
-    print(f"extractors.{p.evaluate.extractor}: {len(files) / seconds:.1f} pictures per second")
+    print(f"extractors.{p.evaluate.extractor}.pictures: {len(files) / seconds:.1f} per second")
+    dimensions = extractors.extract(files, extractor, p.model.size).features.shape[1]
+    print(f"extractors.{p.evaluate.extractor}.dimensions: {dimensions}", flush=True)
+    resampling()
 
 
 def drawing(p: params.Params, captions: list[str]) -> None:
@@ -62,19 +71,30 @@ def drawing(p: params.Params, captions: list[str]) -> None:
     print(f"image_models.{p.model.name}.update: {trained / once:.2f} forwards", flush=True)
 
 
-def asking(p: params.Params, files: list, captions: list[str]) -> None:
+def asking(p: params.Params, files: list[Path], captions: list[str]) -> None:
     images = [open_rgb(file) for file in files]
+    again = count(time.time_ns() % 1_000_000_000)  # another sample each time: nothing is asked twice
     for name in dict.fromkeys((p.stage1.mllm, p.evaluate.judge)):
         with mllm.open(name, p.mllms[name], paths.cache() / "units.sqlite") as model:
-            again = iter(range(1, 1000))  # another sample each time: nothing is asked twice
-            scored = _seconds(lambda: roles.score_preference(model, images, p.finetune.preference, _sample(again)))
-            written = _seconds(lambda: roles.enhance(model, captions, sample=_sample(again)))
+            scored = _seconds(partial(_score, model, images, p.finetune.preference, again))
+            written = _seconds(partial(_enhance, model, captions, again))
         print(f"mllms.{name}.questions: {len(images) / scored:.1f} per second", flush=True)
         print(f"mllms.{name}.texts: {len(captions) / written:.1f} per second", flush=True)
 
 
-def _sample(numbers) -> int:
-    return time.time_ns() % 1_000_000_000 + next(numbers)
+def _score(model: mllm.Mllm, images: list[Image.Image], preference: str, again: Iterator[int]) -> None:
+    roles.score_preference(model, images, preference, next(again))
+
+
+def _enhance(model: mllm.Mllm, captions: list[str], again: Iterator[int]) -> None:
+    roles.enhance(model, captions, sample=next(again))
+
+
+def resampling() -> None:
+    features = np.random.default_rng(0).standard_normal((2, RESAMPLED, RESAMPLED)).astype(np.float32)
+    frechet = fidelity.FrechetDistance(features[0], features[1])
+    seconds = _seconds(lambda: frechet.resample(RESAMPLES, np.random.default_rng(0)))
+    print(f"common.resample: {seconds / RESAMPLES:.4f} s")
 
 
 def _seconds(call: Callable[[], object], children: bool = False) -> float:

@@ -28,6 +28,7 @@ from t2i_feedback.stages.calibrate_validator import ASKED_AGAIN, OTHERS
 FIGURES = Path("estimates/throughputs.yaml")
 SHARED = {"finetune"}  # stages whose work several processes divide; the others run on one GPU and leave the rest idle
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "8bit": 1.0, "4bit": 0.5}  # per parameter
+RESAMPLED = 1024
 SERVED_BYTES = 2.0  # of a server, whose precision is not ours to know: half precision, as vLLM's default
 
 Role = Literal["enhancer", "validator", "judge", "held-out judge"]
@@ -77,6 +78,7 @@ class MllmFigures(Section):
 
 
 class Extractor(Section):
+    dimensions: Figure
     pictures: ByGpu = {}
     gigaflops: Figure | None = None  # per picture
 
@@ -90,6 +92,7 @@ class Common(Section):
     compute: Figure  # share of the peak that reading reaches
     bandwidth: Figure  # share of the peak that writing reaches
     picture_bytes: Figure  # on disk, per pixel
+    resample: Figure  # seconds per FID of a bootstrap resample of RESAMPLED pictures, on the processor
 
 
 class Throughputs(Section):
@@ -136,6 +139,7 @@ class Work:
     pictures: float = 0  # drawn
     transitions: float = 0  # trained on
     features: float = 0  # pictures seen by the extractor
+    resamples: int = 0  # FIDs for the interval
     asked: tuple[Asked, ...] = ()
 
 
@@ -213,7 +217,7 @@ def evaluate(p: Params, common: Common, arm: str) -> Work:
     )
     if arm in ("raw", "finetuned"):
         asked += _validated(p, common, captions, 0)
-    return Work(f"evaluate@{arm}", features=captions, asked=asked)
+    return Work(f"evaluate@{arm}", features=captions, resamples=p.evaluate.resamples, asked=asked)
 
 
 def work(p: Params, figures: Throughputs) -> list[Work]:
@@ -254,7 +258,7 @@ def _validated(p: Params, common: Common, pictures: float, captions: float) -> t
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one stage on all GPUs. `seconds` are of one GPU's work by what it is for; `wall` is how long the stage lasts."""
+    """Of one stage. `seconds` are those of one GPU that does it all, by what they are for; `wall` is what it lasts."""
 
     stage: str
     pictures: float
@@ -295,8 +299,6 @@ def estimate(p: Params, figures: Throughputs, gpu: str, gpus: int) -> Estimate:
     calls: dict[str, float] = {}
     for one in (asked for each in works for asked in each.asked):
         calls[f"{one.role} {one.mllm}"] = calls.get(f"{one.role} {one.mllm}", 0) + _calls(p, one)
-    parts = {(c.stage, what): s / (gpus if c.stage in SHARED else 1) for c in costs for what, s in c.seconds.items()}
-    (stage, what), most = max(parts.items(), key=lambda part: part[1])
     names = dict.fromkeys((p.stage1.mllm, p.finetune.judge, p.evaluate.judge))
     here = {name: _weights(p, figures, name) for name in names if isinstance(p.mllms[name], LocalEntry)}
     image_model = _image_model(figures, p.model.name)
@@ -307,11 +309,11 @@ def estimate(p: Params, figures: Throughputs, gpu: str, gpus: int) -> Estimate:
         gpus=gpus,
         stages=costs,
         hours=wall / 3600,
-        gpu_hours=sum(_on_gpus(p, figures, cost) for cost in costs) / 3600,
+        gpu_hours=sum(_on_gpus(figures, cost) for cost in costs) / 3600,
         calls=calls,
         gpu_usd=wall / 3600 * gpus * machine.price.value,
         api_usd=sum(cost.api_usd for cost in costs),
-        bottleneck=f"{stage}: {what} ({most / wall:.0%} of the time)",
+        bottleneck=_bottleneck(costs, gpus, wall),
         reached={name: _reached(p, figures, name) for name in names},
         disk_gb=drawn * p.model.size**2 * figures.common.picture_bytes.value / 1e9 + sum(here.values()),
         memory_gb=trained,
@@ -328,6 +330,9 @@ def _cost(one: Work, p: Params, figures: Throughputs, gpu: str, gpus: int) -> Co
         seconds["updates"] = one.transitions * _forwards(p, figures) * _step(p, figures, gpu)
     if one.features:
         seconds["features"] = one.features * _feature(p, figures, gpu)
+    if one.resamples:
+        rows = min(one.features, figures.extractors[p.evaluate.extractor].dimensions.value)
+        seconds["resamples"] = one.resamples * figures.common.resample.value * (rows / RESAMPLED) ** 3
     for asked in one.asked:
         key = f"{asked.role} {asked.mllm}"
         seconds[key] = seconds.get(key, 0) + _answering(asked, p, figures, gpu)
@@ -336,6 +341,17 @@ def _cost(one: Work, p: Params, figures: Throughputs, gpu: str, gpus: int) -> Co
         wall -= min(seconds["drawing"], seconds[f"judge {p.finetune.judge}"]) / share
     usd = sum(_usd(asked, p, figures) for asked in one.asked)
     return Cost(one.stage, one.pictures, one.transitions, sum(_calls(p, a) for a in one.asked), seconds, wall, usd)
+
+
+def _bottleneck(costs: list[Cost], gpus: int, wall: float) -> str:
+    """What most of the time goes into, and where."""
+    parts: dict[str, dict[str, float]] = {}  # what -> stage -> seconds that it lasts
+    for cost in costs:
+        for what, seconds in cost.seconds.items():
+            parts.setdefault(what, {})[cost.stage] = seconds / (gpus if cost.stage in SHARED else 1)
+    what = max(parts, key=lambda what: sum(parts[what].values()))
+    stage = max(parts[what], key=lambda stage: parts[what][stage])
+    return f"{what} ({sum(parts[what].values()) / wall:.0%} of the time), most of it in {stage}"
 
 
 def _step(p: Params, figures: Throughputs, gpu: str) -> float:
@@ -415,9 +431,9 @@ def _usd(asked: Asked, p: Params, figures: Throughputs) -> float:
     return _calls(p, asked) * price / 1e6
 
 
-def _on_gpus(p: Params, figures: Throughputs, cost: Cost) -> float:
-    """Seconds of GPU work: without the waiting for servers elsewhere."""
-    elsewhere = {name for name, found in figures.mllms.items() if found.latency is not None}
+def _on_gpus(figures: Throughputs, cost: Cost) -> float:
+    """Seconds of GPU work: without the waiting for servers elsewhere and the processor's resamples."""
+    elsewhere = {name for name, found in figures.mllms.items() if found.latency is not None} | {"resamples"}
     return sum(s for what, s in cost.seconds.items() if what.rpartition(" ")[2] not in elsewhere)
 
 
@@ -484,7 +500,7 @@ def _sums(found: Estimate) -> Iterator[str]:
     yield f"dollars                 {found.gpu_usd:,.2f} for GPUs from beginning to end, {found.api_usd:,.2f} for calls"
     yield f"bottleneck              {found.bottleneck}"
     yield f"disk                    {found.disk_gb:,.1f} GB of pictures and MLLM weights"
-    yield f"memory, fine-tuning     {found.memory_gb:,.1f} GB of {found.gpu_memory_gb:,.0f} GB on each GPU{_fits(found)}"
+    yield f"memory, fine-tuning     {found.memory_gb:,.1f} of {found.gpu_memory_gb:,.0f} GB of each GPU{_fits(found)}"
     yield f"figures and sources     {FIGURES}"
 
 

@@ -239,18 +239,18 @@ def test_a_paid_endpoint_costs_its_tokens_at_the_prices_of_params(paper: Params,
     assert found.gpu_hours < found.hours
 
 
-def test_the_bottleneck_is_the_longest_part(paper: Params, figures: Throughputs) -> None:
-    assert estimate.estimate(paper, figures, "a100", 1).bottleneck.startswith("finetune: updates")
+def test_the_bottleneck_is_what_most_of_the_time_goes_into(paper: Params, figures: Throughputs) -> None:
+    assert estimate.estimate(paper, figures, "a100", 1).bottleneck.startswith("updates (")
     slow = figures.mllms["llava16-7b"].parameters.model_copy(update={"value": 700})  # type: ignore[union-attr]
     found = figures.mllms["llava16-7b"].model_copy(update={"parameters": slow})
     figures = figures.model_copy(update={"mllms": figures.mllms | {"llava16-7b": found}})
-    assert estimate.estimate(paper, figures, "a100", 1).bottleneck.startswith("finetune: judge llava16-7b")
+    assert estimate.estimate(paper, figures, "a100", 1).bottleneck.startswith("judge llava16-7b (")
 
 
 def test_judges_that_do_not_fit_beside_the_image_model_are_named(paper: Params, figures: Throughputs) -> None:
-    fits, not_so = (estimate.table(estimate.estimate(paper, figures, gpu, 1)) for gpu in ("a100", "rtx4090"))
-    assert "does not fit" not in fits
-    assert "34.0 GB of 24 GB" not in fits and "does not fit" in not_so
+    fits, too_much = (estimate.table(estimate.estimate(paper, figures, gpu, 1)) for gpu in ("a100", "rtx4090"))
+    assert "38.0 of 80 GB of each GPU\n" in fits  # 10 for SD 1.5, 14 for either judge
+    assert "38.0 of 24 GB of each GPU: does not fit" in too_much
 
 
 # ------------------------------------------------------------------------------------------------ as a program
@@ -269,7 +269,6 @@ def test_the_table_has_every_stage_and_the_sums(
     listed = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
     for stage in set(listed) - {"evaluate"} | {f"evaluate@{arm}" for arm in paths.ARMS}:
         assert f"\n{stage} " in page
-    assert "25,600 judge llava16-7b" not in page  # calibration and evaluation ask it too
     for words in ("GPU hours", "dollars", "bottleneck", "in process", str(estimate.FIGURES)):
         assert words in page
 
