@@ -153,8 +153,8 @@ def reference(p: Params) -> Work:
 
 def calibrate(p: Params) -> Work:
     """Every image at every level of every trait, two of each again, and in other words."""
-    images, judges = p.calibrate.images, {p.finetune.judge: "judge", p.evaluate.judge: "held-out judge"}
-    found = []
+    images, found = p.calibrate.images, []
+    judges: dict[str, Role] = {p.finetune.judge: "judge", p.evaluate.judge: "held-out judge"}
     for name, role in judges.items():
         again = 1 + len(wording.paraphrases(p.mllms[name].templates, "judge"))
         found.append(Asked(role, name, "question", images * (len(TRAITS) * p.calibrate.levels + 2 * again)))
