@@ -284,16 +284,10 @@ class Trainer:
 
     def _step(self, epoch: int) -> float:
         """One optimiser step on the gradient of all processes; returns its norm before clipping."""
-        for parameter in self.parameters:
-            if parameter.grad is None:  # this process had no transition in this step, or no path leads here
-                parameter.grad = torch.zeros_like(parameter)
-        if processes.world() > 1:
-            gradient = torch.nn.utils.parameters_to_vector([parameter.grad for parameter in self.parameters])
-            processes.combine(gradient)
-            for parameter, part in zip(
-                self.parameters, gradient.split([p.numel() for p in self.parameters]), strict=True
-            ):
-                parameter.grad.copy_(part.view_as(parameter))
+        own = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]  # None: had no transition
+        gradient = processes.combine(torch.nn.utils.parameters_to_vector(own))
+        for parameter, part in zip(self.parameters, gradient.split([p.numel() for p in own]), strict=True):
+            parameter.grad = part.view_as(parameter)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         if not norm.isfinite():
             raise UserError(f"epoch {epoch + 1}: a gradient is not finite; the last good checkpoint is kept")
