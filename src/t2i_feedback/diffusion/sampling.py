@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from t2i_feedback.diffusion import ddim
+from t2i_feedback.errors import UserError
 
 Pipeline = Any  # a StableDiffusionPipeline; diffusers registers its parts at run time, which types cannot say
 
@@ -34,17 +35,46 @@ def draw(
     guidance: float,
     eta: float,
     size: int,
+    negative_prompt: str = "",
 ) -> list[Image.Image]:
-    """One picture per prompt, `size` pixels square, from the noise that its seed names."""
-    return pipe(
+    """One picture per prompt, `size` pixels square, from the noise that its seed names.
+
+    Raises UserError if one is not finite.
+    """
+    latents = pipe(
         prompt=list(prompts),
+        negative_prompt=[negative_prompt] * len(prompts),
         generator=noise_sources(seeds),
         num_inference_steps=steps,
         guidance_scale=guidance,
         eta=eta,
         height=size,
         width=size,
+        output_type="latent",
     ).images
+    return decode(pipe, latents)
+
+
+@torch.no_grad()
+def decode(pipe: Pipeline, latents: torch.Tensor) -> list[Image.Image]:
+    """The pictures of latents [B, C, H, W], in the VAE's own precision.
+
+    Raises UserError if a number is not finite: it would be saved as a black pixel.
+    """
+    if not latents.isfinite().all():
+        raise UserError(f"model.dtype: the UNet's latents are not finite in {latents.dtype}; use bfloat16 or float32")
+    pixels = pipe.vae.decode((latents / pipe.vae.config.scaling_factor).to(pipe.vae.dtype), return_dict=False)[0]
+    if not pixels.isfinite().all():
+        raise UserError(f"model.vae_dtype: the VAE overflows in {pixels.dtype}; set it to float32")
+    return pipe.image_processor.postprocess(pixels, output_type="pil")
+
+
+@torch.no_grad()
+def flag(pipe: Pipeline, images: list[Image.Image]) -> list[bool]:
+    """Which pictures the checkpoint's safety checker flags."""
+    checker = pipe.safety_checker
+    seen = pipe.feature_extractor(images, return_tensors="pt").pixel_values.to(pipe.device, checker.dtype)
+    return checker(clip_input=seen, images=torch.zeros(len(images), 0))[1]  # it would blacken what it is given
 
 
 def tokens_lost(tokenizer, prompts: Sequence[str]) -> list[int]:
