@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from t2i_feedback.params import Finetune, Model
 
@@ -76,6 +77,25 @@ def pipeline(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) -
     for module in (made.unet, made.vae, made.text_encoder):
         module.requires_grad_(False).eval()
     return made
+
+
+def checkpoint(folder: Path, *, safety: bool = False, **changes) -> Path:
+    """The pipeline as a folder of Stable Diffusion 1.5's layout, with its safety checker if asked."""
+    pipeline(folder / "made", **changes).save_pretrained(folder / "sd")
+    if safety:
+        vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        config = CLIPConfig(vision_config=vision | {"image_size": 16, "patch_size": 8}, projection_dim=8)
+        StableDiffusionSafetyChecker(config).save_pretrained(folder / "sd" / "safety_checker")
+        side = {"height": 16, "width": 16}
+        CLIPImageProcessor(size=side, crop_size=side).save_pretrained(folder / "sd" / "feature_extractor")
+        named = {
+            "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+            "feature_extractor": ["transformers", "CLIPFeatureExtractor"],  # as SD 1.x was published
+            "requires_safety_checker": True,
+        }
+        index = folder / "sd" / "model_index.json"
+        index.write_text(json.dumps(json.loads(index.read_text()) | named))
+    return folder / "sd"
 
 
 def model(**changes) -> Model:

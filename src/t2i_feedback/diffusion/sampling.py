@@ -41,9 +41,10 @@ def draw(
 
     Raises UserError if one is not finite.
     """
+    guided = guidance > 1
     latents = pipe(
-        prompt=list(prompts),
-        negative_prompt=[negative_prompt] * len(prompts),
+        prompt_embeds=embed(pipe, prompts),
+        negative_prompt_embeds=embed(pipe, [negative_prompt]).expand(len(prompts), -1, -1) if guided else None,
         generator=noise_sources(seeds),
         num_inference_steps=steps,
         guidance_scale=guidance,
