@@ -54,8 +54,10 @@ retry-failed: $(READY) ## ask the MLLMs again what failed (refused, unreadable, 
 calibrate: $(READY) ## can a catalogue entry judge? make calibrate JUDGE=llava16-7b: a table, pictures in calibrated/
 	@python -m t2i_feedback.stages.calibrate_entry $(JUDGE)
 
-bench: $(READY) ## measure: the judges' speed as ratios; seconds and peak memory of every stage, and of a repeated run
+bench: $(READY) ## measure: judging and drawing as ratios; SD 1.5's memory; time and memory of every stage, and of a repeated run
 	python benchmarks/judges.py
+	python benchmarks/generation.py
+	python benchmarks/memory.py
 	python benchmarks/pipeline.py
 
 pretrain: $(READY) ## train the embedded models from nothing (about 3 hours); the weights are committed, nobody needs this

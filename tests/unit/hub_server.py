@@ -1,6 +1,7 @@
-"""A model hub of one checkpoint, `good/model`, and of three that cannot be had, by the answers that the real one gives."""
+"""A model hub of one checkpoint, `good/model`, and of three that cannot be had, with the real one's answers."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ASK = """
@@ -44,10 +46,17 @@ class Hub(BaseHTTPRequestHandler):
         if f"/{COMMIT}" not in path and "/main" not in path and path.count("/") > 2:
             return self._send(404, error="RevisionNotFound")
         if self.path.startswith("/api"):
-            files = [file.relative_to(self.folder).as_posix() for file in self.folder.rglob("*") if file.is_file()]
-            siblings = ", ".join(f'{{"rfilename": "{file}"}}' for file in files)
-            body = f'{{"id": "{name}", "modelId": "{name}", "sha": "{COMMIT}", "siblings": [{siblings}], "tags": []}}'
-            return self._send(200, body.encode(), kind="application/json")
+            files = [file for file in self.folder.rglob("*") if file.is_file()]
+            names = [file.relative_to(self.folder).as_posix() for file in files]
+            if "/tree/" in path:
+                found: Any = [
+                    {"type": "file", "path": name, "size": file.stat().st_size, "oid": COMMIT}
+                    for name, file in zip(names, files, strict=True)
+                ]
+            else:
+                found = {"id": name, "modelId": name, "sha": COMMIT, "tags": []}
+                found["siblings"] = [{"rfilename": name} for name in names]
+            return self._send(200, json.dumps(found).encode(), kind="application/json")
         file = self.folder / "/".join(path.split("/")[5:])
         if name == "no/index" or not file.is_file():
             return self._send(404, error="EntryNotFound")

@@ -98,7 +98,7 @@ SAFETY_PARTS = ("safety_checker", "feature_extractor")
 
 
 def _check(model: Model, parts: Sequence[str]) -> bool:
-    """Whether the checkpoint is a folder here. Raises UserError if it is no SD 1.x or 2.x, or lacks one of the parts."""
+    """Whether the checkpoint is a folder here. Raises UserError if it is no SD 1.x or 2.x or lacks a part."""
     folder = Path(model.name)
     local = folder.is_dir()
     if local:
@@ -142,7 +142,7 @@ def _index(path: Path, name: str) -> dict[str, Any]:
             f"model.name: the folder {name!r} is no diffusers checkpoint: it has no model_index.json"
         ) from None
     except ValueError:
-        raise UserError(f"model.name: the model_index.json of {name!r} is not JSON; fetch the checkpoint again") from None
+        raise UserError(f"model.name: the model_index.json of {name!r} is not JSON; fetch it again") from None
 
 
 def _fetched_index(model: Model) -> Path:
