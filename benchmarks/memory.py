@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.utils import logging
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -29,6 +30,8 @@ from t2i_feedback.ddpo import optimiser
 from t2i_feedback.ddpo.objective import policy_loss
 from t2i_feedback.diffusion import ddim, sampling
 from t2i_feedback.diffusion.load import add_adapter
+
+logging.set_verbosity_error()  # it would have `dtype` named in from_pretrained, and there is nothing to load
 
 RESULT = Path("benchmarks/memory.json")
 LIMIT = 10.0  # GB: ddpo-pytorch's README: "if LoRA is enabled, requires less than 10GB of GPU memory"

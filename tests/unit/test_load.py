@@ -261,9 +261,8 @@ def flag_the_third(checked: Path, model, pipe) -> None:
 
 def gallery_of(checked: Path, out: Path, word: str) -> list[PictureRow]:
     """Four pictures drawn under that safety checker, of which it flags the third."""
-    flag_the_third(
-        checked, m := tiny_diffusion.model(name=str(checked), safety_checker="report"), load.load_pipeline(m)
-    )
+    reporting = tiny_diffusion.model(name=str(checked), safety_checker="report")
+    flag_the_third(checked, reporting, load.load_pipeline(reporting))
     model = tiny_diffusion.model(name=str(checked), safety_checker=word)
     gallery.draw_missing(lambda: load.load_pipeline(model), PROMPTS, out, model=model, seed=7, title="test")
     rows = [

@@ -57,7 +57,8 @@ def load_pipeline(model: Model, adapter: Path | None = None, *, training: bool =
             model.name, revision=revision, dtype=getattr(torch, model.dtype), use_safetensors=True, **parts
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"model.name: {model.name!r} cannot be loaded: {_first_line(error)}; {_fetch(model)}") from None
+        advice = "" if local else f"; {_fetch(model)}"
+        raise UserError(f"model.name: {model.name!r} cannot be loaded: {_first_line(error)}{advice}") from None
     pipe.scheduler = _scheduler("ddim" if training else model.scheduler, pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     if model.vae_dtype == "float32":
@@ -72,12 +73,12 @@ def load_pipeline(model: Model, adapter: Path | None = None, *, training: bool =
         pipe.vae.enable_slicing()
     if model.vae_tiling:
         pipe.vae.enable_tiling()
+    if model.offload and device == "cpu":
+        log.warning("model.offload: everything is on the CPU already")
     if model.offload and device != "cpu":
         _offload(pipe, device)
     else:
         pipe.to(device)
-    if model.offload and device == "cpu":
-        log.warning("model.offload: everything is on the CPU already")
     if model.compile and not training:
         _compile(pipe, model)
     return pipe
