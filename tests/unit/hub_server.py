@@ -82,13 +82,13 @@ class Server:
     def __init__(self, url: str):
         self.url = url
 
-    def ask(self, *models: tuple[str, str], cache: Path) -> list[str]:
+    def ask(self, *models: tuple[str, str], cache: Path, offline: bool = False) -> list[str]:
         """What a program says that loads the models (name, revision) from this hub."""
         here = Path(__file__).parent
         environment = os.environ | {
             "HF_ENDPOINT": self.url,
             "HF_HUB_CACHE": str(cache),
-            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_OFFLINE": str(int(offline)),
             "HF_HUB_DISABLE_XET": "1",
             "PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1] / "src")]),
         }

@@ -423,7 +423,7 @@ def test_a_name_that_no_hub_could_have_is_told(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def told(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What is said of models of a hub of our own, and then of those of a hub that is gone, by programs of their own.
+    """What is said of models of a hub of our own, and then offline, by programs of their own.
 
     The hub's address is read once per process.
     """
@@ -431,7 +431,7 @@ def told(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
     known = [("gated/model", "main"), ("no/such", "main"), ("good/model", "v9"), ("no/index", "main")]
     with hub(folder) as server:
         first = server.ask(*known, ("good/model", "main"), cache=cache)
-    later = server.ask(("good/model", "main"), ("other/model", "main"), cache=cache)
+    later = server.ask(("good/model", "main"), ("other/model", "main"), cache=cache, offline=True)
     names = ("gated", "no such", "no revision", "no index", "good", "good offline", "other offline", "cache")
     return dict(zip(names, [*first, *later, str(cache)], strict=True))
 
