@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from t2i_feedback import paths
 from t2i_feedback.errors import UserError
@@ -52,16 +52,46 @@ class Data(Section):
         return self
 
 
+Scheduler = Literal["ddim", "pndm", "dpmsolver++", "euler"]
+
+
+def _off_or_on(value: object) -> object:
+    """YAML 1.1 reads a bare off or on as false or true."""
+    return {False: "off", True: "on"}.get(value, value) if isinstance(value, bool) else value
+
+
 class Model(Section):
     name: Annotated[str, Field(min_length=1)]
     revision: str
     dtype: Literal["float32", "bfloat16", "float16"]
+    vae_dtype: Literal["same", "float32"]
     device: Literal["auto", "cpu", "cuda", "mps"]
     size: Annotated[int, Field(ge=8, multiple_of=8)]
+    scheduler: Scheduler
     steps: Annotated[int, Field(ge=2, le=1000)]
     guidance: Annotated[float, Field(ge=1)]
+    negative_prompt: str
     eta: Share
     batch_size: Count
+    safety_checker: Annotated[Literal["off", "report", "on"], BeforeValidator(_off_or_on)]
+    attention_slicing: bool
+    vae_slicing: bool
+    vae_tiling: bool
+    offload: bool
+    compile: bool
+
+    @property
+    def sampler(self) -> str:
+        """How the arms are drawn, in words."""
+        return f"DDIM, eta {self.eta:g}" if self.scheduler == "ddim" else self.scheduler
+
+    @model_validator(mode="after")
+    def _what_is_set_is_heeded(self) -> "Model":
+        if self.eta and self.scheduler != "ddim":
+            raise ValueError(f"eta {self.eta:g} is DDIM's noise; scheduler {self.scheduler} needs eta: 0")
+        if self.negative_prompt and self.guidance == 1:
+            raise ValueError("negative_prompt has no effect without guidance; set guidance above 1")
+        return self
 
 
 class LocalEntry(Section):
@@ -168,6 +198,7 @@ class Finetune(Section):
     lora_rank: Count
     lora_alpha: Count
     lora_targets: Annotated[list[str], Field(min_length=1)]
+    optimiser: Literal["adamw", "adamw8bit"]
     gradient_checkpointing: bool
     keep_last: Count
     max_invalid_fraction: Share

@@ -56,6 +56,7 @@ class PictureRow(Row):
     accepted: bool | None = None  # None = no verdict
     reading: Reading | None = None  # how the verdict was read
     feedback: str | None = None  # what the validator missed
+    flagged: bool | None = None  # by the image model's safety checker; None = it was not asked
 
 
 class EvaluationRow(Row):

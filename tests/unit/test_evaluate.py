@@ -121,6 +121,30 @@ def test_problems_are_one_line_each(workplace: Path) -> None:
         evaluate.main("raw")
 
 
+def test_a_black_picture_of_the_safety_checker_never_enters_a_metric(workplace: Path) -> None:
+    reference.main()
+    draw_arm("raw", rounds=1)
+    pictures = records.read(paths.arm("raw") / "rounds.jsonl", PictureRow)
+    seen = [row.model_copy(update={"flagged": row is pictures[1]}) for row in pictures]
+    for name in ("rounds", "pictures"):
+        records.write(paths.arm("raw") / f"{name}.jsonl", seen)
+    changed = yaml.safe_load(paths.PARAMS.read_text())
+    changed["model"]["safety_checker"] = "on"
+    paths.PARAMS.write_text(yaml.safe_dump(changed))
+    with pytest.raises(UserError, match=rf"1 of {COUNT} pictures are black.*With model.safety_checker: report"):
+        evaluate.main("raw")
+    assert not paths.arm_metrics("raw").exists()
+
+
+def test_flags_of_pictures_that_are_kept_stand_beside_the_metrics() -> None:
+    def row(flagged: bool | None) -> PictureRow:
+        return PictureRow(caption_id=1, round=1, prompt="a", image="a.png", flagged=flagged)
+
+    assert evaluate.flags([row(True), row(False), row(True)]) == {"flagged": 2}
+    assert evaluate.flags([row(False)]) == {"flagged": 0}
+    assert evaluate.flags([row(None)]) == {}
+
+
 def test_an_arm_must_have_one_picture_for_every_caption() -> None:
     captions = [CaptionRow(caption_id=i, image_id=i, caption="a", image="a.png") for i in (1, 2)]
     pictures = [PictureRow(caption_id=i, round=1, prompt="a", image="a.png") for i in (2, 1, 1)]

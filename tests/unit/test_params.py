@@ -90,6 +90,10 @@ def test_all_problems_are_told_at_once(raw: dict, tmp_path: Path) -> None:
         ("model.guidance", 0.5),
         ("model.steps", 1),
         ("model.dtype", "int8"),
+        ("model.vae_dtype", "float16"),
+        ("model.scheduler", "ancestral"),
+        ("model.safety_checker", "maybe"),
+        ("finetune.optimiser", "sgd"),
         ("stage1.max_rounds", 0),
         ("stage1.threshold", 1.5),
         ("stage1.max_invalid_fraction", -0.1),
@@ -128,6 +132,8 @@ def test_an_impossible_value_is_named_by_its_key(raw: dict, tmp_path: Path, key:
         ),
         ("finetune.prompts_per_epoch", 128, "finetune.prompts_per_epoch: 128 prompts cannot be drawn"),
         ("finetune.preference", "    ", "preference must not be blank"),
+        ("model", {"scheduler": "euler", "eta": 0.5}, "model: eta 0.5 is DDIM's noise; scheduler euler needs eta: 0"),
+        ("model", {"negative_prompt": "a", "guidance": 1}, "model: negative_prompt has no effect without guidance"),
         ("data.fetch", "images", "data: fetch: images goes with source: coco; postcards needs fetch: none"),
         ("data.reference_images", 100, "reference_images must be at least evaluation_captions"),
         ("mllms.cogvlm.max_cost_usd", 5, "mllms.cogvlm: max_cost_usd needs usd_per_million_input_tokens and usd_per"),
@@ -135,7 +141,15 @@ def test_an_impossible_value_is_named_by_its_key(raw: dict, tmp_path: Path, key:
     ],
 )
 def test_keys_that_disagree_are_told(raw: dict, tmp_path: Path, key: str, value: object, complaint: str) -> None:
-    assert complaint in refusal(tmp_path, set_key(raw, key, value))
+    changed = set_key(raw, key, raw[key] | value if isinstance(value, dict) else value)
+    assert complaint in refusal(tmp_path, changed)
+
+
+@pytest.mark.parametrize(("word", "read"), [("off", "off"), ("on", "on"), ("report", "report"), ('"on"', "on")])
+def test_off_and_on_are_words_here_though_yaml_has_them_as_false_and_true(word: str, read: str, tmp_path: Path) -> None:
+    text = (REPOSITORY / "params.yaml").read_text().replace("safety_checker: off", f"safety_checker: {word}")
+    (tmp_path / "params.yaml").write_text(text)
+    assert params.load(tmp_path / "params.yaml").model.safety_checker == read
 
 
 def test_a_dot_in_a_catalogue_name_is_refused(raw: dict, tmp_path: Path) -> None:

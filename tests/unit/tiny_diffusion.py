@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from t2i_feedback.params import Finetune, Model
 
@@ -78,17 +79,45 @@ def pipeline(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) -
     return made
 
 
+def checkpoint(folder: Path, *, safety: bool = False, **changes) -> Path:
+    """The pipeline as a folder of Stable Diffusion 1.5's layout, with its safety checker if asked."""
+    pipeline(folder / "made", **changes).save_pretrained(folder / "sd")
+    if safety:
+        vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        config = CLIPConfig(vision_config=vision | {"image_size": 16, "patch_size": 8}, projection_dim=8)
+        StableDiffusionSafetyChecker(config).save_pretrained(folder / "sd" / "safety_checker")
+        side = {"height": 16, "width": 16}
+        CLIPImageProcessor(size=side, crop_size=side).save_pretrained(folder / "sd" / "feature_extractor")
+        named = {
+            "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+            "feature_extractor": ["transformers", "CLIPFeatureExtractor"],  # as SD 1.x was published
+            "requires_safety_checker": True,
+        }
+        index = folder / "sd" / "model_index.json"
+        index.write_text(json.dumps(json.loads(index.read_text()) | named))
+    return folder / "sd"
+
+
 def model(**changes) -> Model:
     defaults = {
         "name": "tiny",
         "revision": "main",
         "dtype": "float32",
+        "vae_dtype": "same",
         "device": "cpu",
         "size": SIZE,
+        "scheduler": "ddim",
         "steps": 5,
         "guidance": 3.0,
+        "negative_prompt": "",
         "eta": 0.0,
         "batch_size": 8,
+        "safety_checker": "off",
+        "attention_slicing": False,
+        "vae_slicing": False,
+        "vae_tiling": False,
+        "offload": False,
+        "compile": False,
     }
     return Model(**(defaults | changes))
 
@@ -121,6 +150,7 @@ def finetune(**changes) -> Finetune:
         "lora_rank": 4,
         "lora_alpha": 8,
         "lora_targets": ["to_q", "to_k", "to_v", "to_out.0"],
+        "optimiser": "adamw",
         "gradient_checkpointing": False,
         "keep_last": 2,
         "max_invalid_fraction": 0.5,

@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from t2i_feedback import processes, records
-from t2i_feedback.ddpo import checkpoint
+from t2i_feedback.ddpo import checkpoint, optimiser
 from t2i_feedback.ddpo.advantages import Advantages, advantages
 from t2i_feedback.ddpo.feedback import Feedback, Reward, Scores
 from t2i_feedback.ddpo.objective import policy_loss
@@ -75,10 +75,8 @@ class Trainer:
                 f"{float(schedule.sigma.max()):.3g}"
             )
         self.embeddings = sampling.embed(pipe, self.prompts)
-        self.policy = sampling.Policy(pipe.unet, schedule, model.guidance, sampling.embed(pipe, [""]))
-        self.optimiser = torch.optim.AdamW(
-            parameters, lr=finetune.learning_rate, weight_decay=finetune.weight_decay, foreach=True
-        )
+        self.policy = sampling.Policy(pipe.unet, schedule, model.guidance, sampling.embed(pipe, [model.negative_prompt]))
+        self.optimiser = optimiser.make(finetune, parameters)
         if finetune.gradient_checkpointing:
             pipe.unet.enable_gradient_checkpointing()
 

@@ -1,14 +1,18 @@
 """A folder of drawn pictures that fills up batch by batch and is taken up where it stopped."""
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from PIL import Image
 from tqdm import tqdm
 
-from t2i_feedback.diffusion.sampling import draw, noise_seed
+from t2i_feedback.diffusion.load import ADAPTER_WEIGHTS
+from t2i_feedback.diffusion.sampling import draw, flag, noise_seed
 from t2i_feedback.params import Model
 from t2i_feedback.pictures import about_png, save_png
-from t2i_feedback.records import PromptRow
+from t2i_feedback.records import PictureRow, PromptRow
 
 
 def image_name(caption_id: int, round: int) -> str:
@@ -16,19 +20,32 @@ def image_name(caption_id: int, round: int) -> str:
 
 
 def draw_missing(
-    load: Callable[[], object], prompts: Sequence[PromptRow], folder: Path, *, model: Model, seed: int, title: str
+    load: Callable[[], object],
+    prompts: Sequence[PromptRow],
+    folder: Path,
+    *,
+    model: Model,
+    seed: int,
+    title: str,
+    adapter: Path | None = None,
 ) -> None:
     """Draw every prompt's picture into folder/images; its noise depends on caption id and round alone.
 
-    Batches are composed by order of the rows, and one that is not complete on disk (a picture of another prompt does
-    not count) is drawn whole, so that an interrupted run ends with the same bytes. `load` yields the pipeline and is
-    called only if something is missing.
+    Batches are composed by order of the rows, and one that is not complete on disk (a picture of another prompt or of
+    other parameters does not count) is drawn whole, so that an interrupted run ends with the same bytes. `load` yields
+    the pipeline and is called only if something is missing.
     """
+    parameters = json.dumps(_decisive(model) | {"adapter": adapter and _digest(adapter)}, sort_keys=True)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     batches = [prompts[i : i + model.batch_size] for i in range(0, len(prompts), model.batch_size)]
 
+    def about(row: PromptRow) -> dict[str, str]:
+        noise = str(noise_seed(seed, row.caption_id, row.round))
+        named = {"caption_id": str(row.caption_id), "round": str(row.round), "seed": noise, "prompt": row.prompt}
+        return named | {"parameters": parameters}
+
     def drawn(row: PromptRow) -> bool:
-        return about_png(folder / image_name(row.caption_id, row.round)).get("prompt") == row.prompt
+        return about(row).items() <= about_png(folder / image_name(row.caption_id, row.round)).items()
 
     missing = [batch for batch in batches if not all(map(drawn, batch))]
     if not missing:
@@ -44,8 +61,29 @@ def draw_missing(
                 guidance=model.guidance,
                 eta=model.eta,
                 size=model.size,
+                negative_prompt=model.negative_prompt,
             )
-            for row, image in zip(batch, images, strict=True):
-                about = {"caption_id": str(row.caption_id), "round": str(row.round), "prompt": row.prompt}
-                save_png(image, folder / image_name(row.caption_id, row.round), about)
+            flags = flag(pipe, images) if model.safety_checker != "off" else [None] * len(batch)  # type: ignore[arg-type]
+            for row, image, flagged in zip(batch, images, flags, strict=True):
+                if flagged and model.safety_checker == "on":
+                    image = Image.new("RGB", image.size)
+                found = {} if flagged is None else {"flagged": json.dumps(flagged)}
+                save_png(image, folder / image_name(row.caption_id, row.round), about(row) | found)
             bar.update(len(batch))
+
+
+def flagged(folder: Path, pictures: Sequence[PictureRow]) -> list[PictureRow]:
+    """The rows with the safety checker's word on each picture, as its file tells it."""
+    told = [about_png(folder / picture.image).get("flagged", "null") for picture in pictures]
+    return [row.model_copy(update={"flagged": json.loads(word)}) for row, word in zip(pictures, told, strict=True)]
+
+
+def _decisive(model: Model) -> dict[str, object]:
+    """What of the parameters decides a picture: not where, in what company or how sparingly it is drawn."""
+    bounds = {"device", "batch_size", "attention_slicing", "vae_slicing", "offload", "compile"}
+    return model.model_dump(exclude=bounds)
+
+
+def _digest(adapter: Path) -> str:
+    """Names an adapter by its weights."""
+    return hashlib.sha256((adapter / ADAPTER_WEIGHTS).read_bytes()).hexdigest()[:16]

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from t2i_feedback.diffusion import ddim
+from t2i_feedback.errors import UserError
 
 Pipeline = Any  # a StableDiffusionPipeline; diffusers registers its parts at run time, which types cannot say
 
@@ -34,17 +35,47 @@ def draw(
     guidance: float,
     eta: float,
     size: int,
+    negative_prompt: str = "",
 ) -> list[Image.Image]:
-    """One picture per prompt, `size` pixels square, from the noise that its seed names."""
-    return pipe(
-        prompt=list(prompts),
+    """One picture per prompt, `size` pixels square, from the noise that its seed names.
+
+    Raises UserError if one is not finite.
+    """
+    guided = guidance > 1
+    latents = pipe(
+        prompt_embeds=embed(pipe, prompts),
+        negative_prompt_embeds=embed(pipe, [negative_prompt]).expand(len(prompts), -1, -1) if guided else None,
         generator=noise_sources(seeds),
         num_inference_steps=steps,
         guidance_scale=guidance,
         eta=eta,
         height=size,
         width=size,
+        output_type="latent",
     ).images
+    return decode(pipe, latents)
+
+
+@torch.no_grad()
+def decode(pipe: Pipeline, latents: torch.Tensor) -> list[Image.Image]:
+    """The pictures of latents [B, C, H, W], in the VAE's own precision.
+
+    Raises UserError if a number is not finite: it would be saved as a black pixel.
+    """
+    if not latents.isfinite().all():
+        raise UserError(f"model.dtype: the UNet's latents are not finite in {latents.dtype}; use bfloat16 or float32")
+    pixels = pipe.vae.decode((latents / pipe.vae.config.scaling_factor).to(pipe.vae.dtype), return_dict=False)[0]
+    if not pixels.isfinite().all():
+        raise UserError(f"model.vae_dtype: the VAE overflows in {pixels.dtype}; set it to float32")
+    return pipe.image_processor.postprocess(pixels, output_type="pil")
+
+
+@torch.no_grad()
+def flag(pipe: Pipeline, images: list[Image.Image]) -> list[bool]:
+    """Which pictures the checkpoint's safety checker flags."""
+    checker = pipe.safety_checker
+    seen = pipe.feature_extractor(images, return_tensors="pt").pixel_values.to(pipe.device, checker.dtype)
+    return checker(clip_input=seen, images=torch.zeros(len(images), 0))[1]  # it would blacken what it is given
 
 
 def tokens_lost(tokenizer, prompts: Sequence[str]) -> list[int]:
@@ -61,7 +92,7 @@ class Policy:
     unet: torch.nn.Module
     schedule: ddim.Schedule
     guidance: float  # 1 = none; the same in sampling and training, else the ratio is not 1
-    null: torch.Tensor  # [1, tokens, width] embedding of the empty prompt
+    null: torch.Tensor  # [1, tokens, width] embedding of the negative prompt, mostly the empty one
 
     def mean(self, x_t: torch.Tensor, step: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
         """Mean of the transition from x_t [B, C, H, W] at step indices `step` [B]; embeddings [B, tokens, width]."""
@@ -121,16 +152,15 @@ def roll_out(
     given = embeddings[prompt_index].to(pipe.device)
 
     def fresh_noise() -> torch.Tensor:
-        return torch.stack([torch.randn(shape, generator=source) for source in sources]).to(pipe.device, pipe.dtype)
+        return torch.stack([torch.randn(shape, generator=source) for source in sources]).to(pipe.device, pipe.unet.dtype)
 
     x = fresh_noise()
     latents, log_probs = [x], []
     for index in range(len(policy.schedule)):
         step = torch.full((len(x),), index)
         mean = policy.mean(x, step, given)
-        x = (mean + policy.schedule.sigma[index].to(mean.device) * fresh_noise()).to(pipe.dtype)
+        x = (mean + policy.schedule.sigma[index].to(mean.device) * fresh_noise()).to(pipe.unet.dtype)
         log_probs.append(ddim.log_prob(policy.schedule, step, mean, x))  # of the latent as stored
         latents.append(x)
-    pixels = pipe.vae.decode(x / pipe.vae.config.scaling_factor, return_dict=False)[0]
-    images = pipe.image_processor.postprocess(pixels, output_type="pil")
+    images = decode(pipe, x)
     return Trajectories(torch.stack(latents, 1).cpu(), torch.stack(log_probs, 1).cpu(), prompt_index, images)

@@ -21,7 +21,7 @@ def main() -> None:
     ]
     print(f"best_of_n: {len(wanted)} pictures for {len(budget)} captions, as many as validated used")
     from t2i_feedback import mllm
-    from t2i_feedback.diffusion.gallery import image_name
+    from t2i_feedback.diffusion.gallery import flagged, image_name
     from t2i_feedback.stages.drawing import Studio
 
     weights = workspace.weights(p.model.name, entry.model)
@@ -51,6 +51,7 @@ def main() -> None:
             for row in wanted
         ]
         judged = loop.judge([captions[row.caption_id] for row in wanted], drawn, studio.validate, p.stage1.threshold)
+        judged = flagged(folder, judged)
         final = [loop.best(rows) for rows in loop.by_caption(judged).values()]
         records.write(folder / "rounds.jsonl", judged)
         records.write(folder / "pictures.jsonl", final)

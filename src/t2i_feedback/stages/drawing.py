@@ -39,6 +39,7 @@ class Studio:
             model=self.params.model,
             seed=self.params.seed,
             title=f"round {prompts[0].round}",
+            adapter=self.adapter,
         )
         return [image_name(row.caption_id, row.round) for row in prompts]
 

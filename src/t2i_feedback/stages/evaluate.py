@@ -37,6 +37,7 @@ def main(arm: str = "") -> None:
     captions = records.read(paths.EVALUATION_CAPTIONS, CaptionRow)
     rounds = records.read(folder / "rounds.jsonl", PictureRow)
     pictures = in_order(records.read(folder / "pictures.jsonl", PictureRow), captions, folder)
+    refuse_black(p, rounds, folder)
     asked = roles_asked(p)
     who = ", ".join(f"{role.replace('_', '-')} {name}" for role, name in asked.items())
     print(f"evaluate {arm}: {len(pictures)} pictures; {p.evaluate.extractor}, {who}", flush=True)
@@ -62,7 +63,7 @@ def main(arm: str = "") -> None:
         rows = per_image(p, folder, pictures, Counter(row.caption_id for row in rounds), alignments, answers)
         metrics = {"n": len(rows)} | numbers | means(rows)
         metrics |= {f"invalid_{role}": invalid_share(outcomes) for role, outcomes in answers.items()}
-        metrics |= prompt_lengths(pictures)
+        metrics |= prompt_lengths(pictures) | flags(pictures)
         records.write(out / "per_image.jsonl", rows)
         records.write(out / "rounds.jsonl", (round_row(row, alignments[row.image]) for row in rounds))
         records.write_json(out / "card.json", protocol(p, len(rows)) | asking(p, asked, answers))
@@ -88,6 +89,27 @@ def in_order(pictures: list[PictureRow], captions: list[CaptionRow], folder: Pat
             f"{paths.EVALUATION_CAPTIONS}: run `dvc repro` to draw them again"
         )
     return [by_caption[caption_id] for caption_id in wanted]
+
+
+def refuse_black(p: params.Params, drawn: list[PictureRow], folder: Path) -> None:
+    """Raises UserError if the safety checker made pictures black.
+
+    With them every measure would be of something else: a black picture is a perfectly dark and blurred one to a judge.
+    Without them the arms would no longer have the same captions, nor the same n.
+    """
+    black = [row.image for row in drawn if row.flagged]
+    if black and p.model.safety_checker == "on":
+        raise UserError(
+            f"{folder}: {len(black)} of {len(drawn)} pictures are black, since the safety checker flagged them "
+            f"({black[0]} is the first), and cannot be measured. With model.safety_checker: report they are kept, and "
+            "the flags are counted beside the metrics"
+        )
+
+
+def flags(pictures: list[PictureRow]) -> dict[str, int]:
+    """How many pictures the safety checker flagged, where it was asked."""
+    found = [row.flagged for row in pictures if row.flagged is not None]
+    return {"flagged": sum(found)} if found else {}
 
 
 def measure_fidelity(p: params.Params, files: list[Path], kept: Path) -> dict[str, float]:
@@ -231,7 +253,9 @@ def protocol(p: params.Params, n: int) -> dict[str, object]:
         "model": p.model.name,
         "steps": p.model.steps,
         "guidance": p.model.guidance,
-        "sampler": f"DDIM, eta {p.model.eta:g}",
+        "sampler": p.model.sampler,
+        "negative_prompt": p.model.negative_prompt or "none",
+        "safety_checker": p.model.safety_checker,
         "seed": p.seed,
         "fid_std": f"{p.evaluate.resamples} bootstrap resamples of the arm's features, the reference fixed",
         "is_std": f"over {p.evaluate.splits} splits",

@@ -38,7 +38,7 @@ def main() -> None:
             prompts = first_prompts(user, captions, p.model, config.max_invalid_fraction)
         else:
             prompts = records.as_typed(captions)
-        pipe = load_pipeline(p.model)
+        pipe = load_pipeline(p.model, training=True)
         parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, p.seed)
         trainer = Trainer(
             pipe,

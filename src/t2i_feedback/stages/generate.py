@@ -21,14 +21,20 @@ def main(arm: str = "") -> None:
     prompts = read_prompts(source)
     drawer = f"{p.model.name} + adapter" if adapter else p.model.name
     print(f"generate {arm}: {len(prompts)} pictures, {p.model.steps} steps each, by {drawer}")
-    from t2i_feedback.diffusion.gallery import draw_missing, image_name
+    from t2i_feedback.diffusion.gallery import draw_missing, flagged, image_name
     from t2i_feedback.diffusion.load import load_pipeline, load_tokenizer
     from t2i_feedback.diffusion.sampling import tokens_lost
 
     inputs = [source, *([adapter] if adapter else []), *workspace.weights(p.model.name)]
     with workspace.partial(f"generate-{arm}", workspace.digest([p.seed, p.model], inputs)) as work:
         draw_missing(
-            lambda: load_pipeline(p.model, adapter), prompts, work / "arm", model=p.model, seed=p.seed, title=arm
+            lambda: load_pipeline(p.model, adapter),
+            prompts,
+            work / "arm",
+            model=p.model,
+            seed=p.seed,
+            title=arm,
+            adapter=adapter,
         )
         lost = tokens_lost(load_tokenizer(p.model), [row.prompt for row in prompts])
         rows = [
@@ -41,10 +47,13 @@ def main(arm: str = "") -> None:
             )
             for row, count in zip(prompts, lost, strict=True)
         ]
+        rows = flagged(work / "arm", rows)
         records.write(work / "arm/rounds.jsonl", rows)
         records.write(work / "arm/pictures.jsonl", rows)
         workspace.publish(work / "arm", paths.arm(arm))
-    print(f"generate {arm}: done, {paths.arm(arm)}/images")
+    found = sum(bool(row.flagged) for row in rows)
+    warned = f"; {found} of {len(rows)} flagged by the safety checker" if found else ""
+    print(f"generate {arm}: done, {paths.arm(arm)}/images{warned}")
 
 
 def read_prompts(source: Path) -> list[records.PromptRow]:

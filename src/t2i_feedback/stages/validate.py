@@ -22,7 +22,7 @@ def main(arm: str = "") -> None:
     prompts = records.read(paths.FIRST_PROMPTS, records.PromptRow)
     print(f"validate {arm}: {len(captions)} captions, at most {p.stage1.max_rounds} rounds, judged by {p.stage1.mllm}")
     from t2i_feedback import mllm
-    from t2i_feedback.diffusion.gallery import image_name
+    from t2i_feedback.diffusion.gallery import flagged, image_name
     from t2i_feedback.stages.drawing import Studio
 
     first_round = adapter or paths.arm("enhanced")
@@ -48,6 +48,7 @@ def main(arm: str = "") -> None:
             threshold=p.stage1.threshold,
             feedback=p.stage1.feedback,
         )
+        pictures = flagged(folder, pictures)
         final = [loop.keep(rows) for rows in loop.by_caption(pictures).values()]
         records.write(folder / "rounds.jsonl", pictures)
         records.write(folder / "pictures.jsonl", final)

@@ -1,0 +1,496 @@
+"""Checkpoints of Stable Diffusion's layout: which are taken, how they are set up, and what is said of the others."""
+
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_diffusion
+import torch
+from hub_server import hub
+from PIL import Image
+
+from t2i_feedback import records
+from t2i_feedback.ddpo import optimiser
+from t2i_feedback.diffusion import ddim, gallery, load, sampling
+from t2i_feedback.errors import UserError
+from t2i_feedback.pictures import about_png, open_rgb
+from t2i_feedback.records import PictureRow, PromptRow
+
+SCHEDULERS = ["ddim", "pndm", "dpmsolver++", "euler"]
+SD15_SCHEDULER = {  # scheduler_config.json of stable-diffusion-v1-5
+    "_class_name": "PNDMScheduler",
+    "_diffusers_version": "0.6.0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+    "clip_sample": False,
+}
+PROMPTS = [
+    PromptRow(caption_id=i, round=1, prompt=text, status="valid") for i, text in enumerate(["a cat", "b", "c d", "e"])
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_diffusion.checkpoint(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with a safety checker."""
+    return tiny_diffusion.checkpoint(tmp_path_factory.mktemp("checked"), safety=True)
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    """A checkpoint to break."""
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+def draw(pipe, model, prompts=("a cat", "two dogs"), seeds=(1, 2)) -> list[np.ndarray]:
+    setting = {key: getattr(model, key) for key in ("steps", "guidance", "eta", "size", "negative_prompt")}
+    return [np.asarray(image).astype(int) for image in sampling.draw(pipe, prompts, seeds, **setting)]
+
+
+def drawn(folder: Path, **changes) -> list[np.ndarray]:
+    model = tiny_diffusion.model(name=str(folder), **changes)
+    return draw(load.load_pipeline(model), model)
+
+
+def apart(some: list[np.ndarray], others: list[np.ndarray]) -> int:
+    return max(int(np.abs(a - b).max()) for a, b in zip(some, others, strict=True))
+
+
+def refusal(name: str | Path, **changes) -> str:
+    with pytest.raises(UserError) as caught:
+        load.load_pipeline(tiny_diffusion.model(name=str(name), **changes))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------ how it is drawn
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_picture_does_not_depend_on_its_batch(scheduler: str, folder: Path) -> None:
+    model = tiny_diffusion.model(name=str(folder), scheduler=scheduler)
+    pipe = load.load_pipeline(model)
+    together = draw(pipe, model, ["a", "b c", "d"], [1, 2, 3])
+    alone = [draw(pipe, model, [prompt], [seed])[0] for prompt, seed in (("a", 1), ("b c", 2), ("d", 3))]
+    assert apart(together, alone) <= 1
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_what_is_drawn_is_what_diffusers_draws(scheduler: str, folder: Path) -> None:
+    model = tiny_diffusion.model(name=str(folder), scheduler=scheduler, negative_prompt="dark")
+    pipe = load.load_pipeline(model)
+    prompts = ["a cat", "two dogs"]
+    theirs = pipe(
+        prompts,
+        negative_prompt=["dark"] * 2,
+        generator=sampling.noise_sources([1, 2]),
+        num_inference_steps=model.steps,
+        guidance_scale=model.guidance,
+        height=model.size,
+        width=model.size,
+    ).images
+    assert apart(draw(pipe, model, prompts), [np.asarray(image).astype(int) for image in theirs]) <= 1
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "made_is"),
+    [("ddim", "DDIM"), ("pndm", "PNDM"), ("dpmsolver++", "DPMSolverMultistep"), ("euler", "EulerDiscrete")],
+)
+def test_every_scheduler_keeps_the_checkpoints_noise_schedule(scheduler: str, made_is: str, copy: Path) -> None:
+    (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps(SD15_SCHEDULER))
+    made = load.load_pipeline(tiny_diffusion.model(name=str(copy), scheduler=scheduler)).scheduler
+    assert type(made).__name__ == f"{made_is}Scheduler"
+    cumulative = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
+    torch.testing.assert_close(made.alphas_cumprod.double(), cumulative, rtol=1e-4, atol=1e-6)
+
+
+def test_the_published_schedule_of_sd_15_can_be_trained_with(copy: Path) -> None:
+    (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps(SD15_SCHEDULER))
+    made = load.load_pipeline(tiny_diffusion.model(name=str(copy))).scheduler
+    schedule = ddim.Schedule.of(made, 50, 1.0)
+    assert schedule.clip_range is None  # latents lie beyond +-1
+    assert (schedule.sigma > 0).all()
+    assert schedule.timesteps[[0, -1]].tolist() == [981, 1]
+
+
+def test_a_checkpoint_that_does_not_say_is_not_clipped_either(copy: Path) -> None:
+    silent = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps(silent))
+    index = copy / "model_index.json"
+    index.write_text(index.read_text().replace("DDIMScheduler", "EulerDiscreteScheduler"))
+    schedule = ddim.Schedule.of(load.load_pipeline(tiny_diffusion.model(name=str(copy))).scheduler, 50, 1.0)
+    assert schedule.clip_range is None and (schedule.sigma > 0).all()
+
+
+def test_training_takes_ddims_steps_whatever_draws_the_arms(checked: Path) -> None:
+    model = tiny_diffusion.model(name=str(checked), scheduler="euler", safety_checker="report")
+    pipe = load.load_pipeline(model, training=True)
+    assert type(pipe.scheduler).__name__ == "DDIMScheduler"
+    assert pipe.safety_checker is None
+
+
+def test_a_policy_follows_a_negative_prompt(folder: Path) -> None:
+    """Its null embedding is the negative prompt's: then a rollout draws what the arms draw."""
+    model = tiny_diffusion.model(name=str(folder), negative_prompt="dark", eta=1.0)
+    pipe = load.load_pipeline(model, training=True)
+    prompts, seeds = ["a cat", "two dogs"], [1, 2]
+    null = sampling.embed(pipe, [model.negative_prompt])
+    policy = sampling.Policy(pipe.unet, ddim.Schedule.of(pipe.scheduler, model.steps, 1.0), model.guidance, null)
+    given, index = sampling.embed(pipe, prompts), torch.tensor([0, 1])
+    rollout = sampling.roll_out(pipe, policy, given, index, seeds, size=model.size, batch_size=2)
+    assert apart([np.asarray(image).astype(int) for image in rollout.images], draw(pipe, model, prompts, seeds)) <= 1
+
+
+def test_a_negative_prompt_changes_the_pictures(folder: Path) -> None:
+    assert apart(drawn(folder), drawn(folder, negative_prompt="dark")) > 1
+
+
+@pytest.mark.parametrize("switch", ["attention_slicing", "vae_slicing"])
+def test_slicing_saves_memory_and_changes_no_picture(switch: str, folder: Path) -> None:
+    assert apart(drawn(folder), drawn(folder, **{switch: True})) <= 1
+
+
+def test_the_switches_reach_the_parts(folder: Path) -> None:
+    on = {"attention_slicing": True, "vae_slicing": True, "vae_tiling": True}
+    pipe = load.load_pipeline(tiny_diffusion.model(name=str(folder), **on))
+    assert pipe.vae.use_slicing and pipe.vae.use_tiling
+    assert {type(one).__name__ for one in pipe.unet.attn_processors.values()} == {"SlicedAttnProcessor"}
+
+
+def test_tiles_overlap_to_nearly_the_whole_picture(folder: Path) -> None:
+    whole, tiled = drawn(folder, size=64), drawn(folder, size=64, vae_tiling=True)
+    assert apart(whole, tiled) > 0
+    assert np.mean([np.abs(a - b).mean() for a, b in zip(whole, tiled, strict=True)]) < 20
+
+
+def test_what_is_offloaded_comes_when_it_is_called_and_goes_when_it_is_done(folder: Path, monkeypatch) -> None:
+    model = tiny_diffusion.model(name=str(folder))
+    pipe = load.load_pipeline(model)
+    expected, moves = draw(pipe, model), []
+    for name, module in (("text", pipe.text_encoder), ("vae", pipe.vae.decoder)):
+        monkeypatch.setattr(module, "to", lambda device, name=name: moves.append((name, device)))
+        load.rest_on_cpu(module, "cuda")
+    assert apart(draw(pipe, model), expected) == 0
+    text = [("text", "cuda"), ("text", "cpu")]
+    assert moves == [*text, *text, ("vae", "cuda"), ("vae", "cpu")]  # the prompts, the negative prompt, the pictures
+
+
+def test_offloading_on_the_cpu_is_said_to_be_idle(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load.load_pipeline(tiny_diffusion.model(name=str(folder), offload=True))
+    assert "model.offload: everything is on the CPU already" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_draws_nearly_the_same(dtype: str, folder: Path) -> None:
+    whole, half = drawn(folder), drawn(folder, dtype=dtype)
+    assert np.mean([np.abs(a - b).mean() for a, b in zip(whole, half, strict=True)]) < 8
+
+
+def overflowing(folder: Path) -> Path:
+    """A VAE whose activations pass float16's 65,504 on the way and come back."""
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(folder / "vae")
+    vae.decoder.conv_in.weight.data *= 1e5
+    vae.save_pretrained(folder / "vae")
+    return folder
+
+
+def test_a_vae_that_overflows_stops_before_a_black_picture_is_saved(copy: Path) -> None:
+    with pytest.raises(UserError, match=r"model.vae_dtype: the VAE overflows in torch.float16; set it to float32"):
+        drawn(overflowing(copy), dtype="float16")
+
+
+def test_a_vae_in_float32_under_a_unet_in_float16_does_not_overflow(copy: Path) -> None:
+    assert all(picture.std() > 0 for picture in drawn(overflowing(copy), dtype="float16", vae_dtype="float32"))
+
+
+def test_compiling_changes_no_picture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    # TorchDynamo's own eager backend: the graph is captured and run, no C++ is compiled
+    monkeypatch.setattr(
+        torch, "compile", lambda f, compile=torch.compile: compiled.append(f) or compile(f, backend="eager")
+    )
+    assert apart(drawn(folder, compile=True), drawn(folder)) <= 1
+    assert len(compiled) == 1
+
+
+def test_where_compiling_fails_one_line_says_so_and_it_is_drawn_without(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_compiler(graph, inputs):
+        raise RuntimeError("no C++ compiler is here")
+
+    monkeypatch.setattr(torch, "compile", lambda f, compile=torch.compile: compile(f, backend=no_compiler))
+    assert apart(drawn(folder, compile=True), drawn(folder)) == 0
+    assert "model.compile: torch.compile failed, drawing goes on without it" in caplog.text
+
+
+# ------------------------------------------------------------------------------------------------ the safety checker
+
+
+def flag_the_third(checked: Path, model, pipe) -> None:
+    """Make the third prompt's picture the concept that the checkpoint's checker looks for."""
+    seeds = [sampling.noise_seed(7, row.caption_id, row.round) for row in PROMPTS]
+    images = [Image.fromarray(a.astype(np.uint8)) for a in draw(pipe, model, [row.prompt for row in PROMPTS], seeds)]
+    checker = pipe.safety_checker
+    pixels = pipe.feature_extractor(images, return_tensors="pt").pixel_values
+    with torch.no_grad():
+        found = torch.nn.functional.normalize(checker.visual_projection(checker.vision_model(pixels)[1]))
+    likeness = (found @ found[2]).sort().values
+    checker.special_care_embeds_weights.data.fill_(2)
+    checker.concept_embeds_weights.data.fill_(2)
+    checker.concept_embeds.data[0] = found[2]
+    checker.concept_embeds_weights.data[0] = float(likeness[-2:].mean())
+    checker.save_pretrained(checked / "safety_checker")
+
+
+def gallery_of(checked: Path, out: Path, word: str) -> list[PictureRow]:
+    """Four pictures drawn under that safety checker, of which it flags the third."""
+    reporting = tiny_diffusion.model(name=str(checked), safety_checker="report")
+    flag_the_third(checked, reporting, load.load_pipeline(reporting))
+    model = tiny_diffusion.model(name=str(checked), safety_checker=word)
+    gallery.draw_missing(lambda: load.load_pipeline(model), PROMPTS, out, model=model, seed=7, title="test")
+    rows = [
+        PictureRow(caption_id=row.caption_id, round=1, prompt=row.prompt, image=gallery.image_name(row.caption_id, 1))
+        for row in PROMPTS
+    ]
+    return gallery.flagged(out, rows)
+
+
+def pixels(out: Path) -> list[np.ndarray]:
+    return [np.asarray(open_rgb(out / gallery.image_name(row.caption_id, 1))).astype(int) for row in PROMPTS]
+
+
+def test_a_report_counts_flags_and_keeps_the_pictures(checked: Path, tmp_path: Path) -> None:
+    rows = gallery_of(checked, tmp_path / "report", "report")
+    assert [row.flagged for row in rows] == [False, False, True, False]
+    assert [row.flagged for row in gallery_of(checked, tmp_path / "off", "off")] == [None] * 4
+    assert apart(pixels(tmp_path / "report"), pixels(tmp_path / "off")) == 0
+
+
+def test_a_checker_that_is_on_makes_what_it_flags_black(checked: Path, tmp_path: Path) -> None:
+    rows = gallery_of(checked, tmp_path / "on", "on")
+    gallery_of(checked, tmp_path / "report", "report")
+    assert [row.flagged for row in rows] == [False, False, True, False]
+    found, kept = pixels(tmp_path / "on"), pixels(tmp_path / "report")
+    assert found[2].max() == 0 and kept[2].max() > 0
+    assert apart(found[:2] + found[3:], kept[:2] + kept[3:]) == 0
+
+
+def test_flags_are_those_of_diffusers_own_pipeline(checked: Path, tmp_path: Path) -> None:
+    gallery_of(checked, tmp_path / "on", "on")
+    model = tiny_diffusion.model(name=str(checked), safety_checker="on")
+    seeds = [sampling.noise_seed(7, row.caption_id, row.round) for row in PROMPTS]
+    theirs = load.load_pipeline(model)(
+        [row.prompt for row in PROMPTS],
+        generator=sampling.noise_sources(seeds),
+        num_inference_steps=model.steps,
+        guidance_scale=model.guidance,
+        height=model.size,
+        width=model.size,
+    )
+    assert theirs.nsfw_content_detected == [False, False, True, False]
+    assert apart(pixels(tmp_path / "on"), [np.asarray(image).astype(int) for image in theirs.images]) <= 1
+
+
+def test_a_checkpoint_without_a_checker_cannot_report(folder: Path) -> None:
+    assert "has no safety_checker; set model.safety_checker to off" in refusal(folder, safety_checker="report")
+
+
+# ------------------------------------------------------------------------------------------------ galleries
+
+
+def draw_gallery(folder: Path, out: Path, loads: list, adapter: Path | None = None, **changes) -> None:
+    model = tiny_diffusion.model(name=str(folder), batch_size=2, **changes)
+
+    def opened():
+        loads.append(model)
+        return load.load_pipeline(model, adapter)
+
+    gallery.draw_missing(opened, PROMPTS, out, model=model, seed=7, title="test", adapter=adapter)
+
+
+def test_a_picture_tells_what_it_was_made_of(folder: Path, tmp_path: Path) -> None:
+    pipe = load.load_pipeline(tiny_diffusion.model(name=str(folder)), training=True)
+    load.add_adapter(pipe.unet, 2, 2, ["to_q"], seed=0)
+    load.save_adapter(pipe.unet, tmp_path / "adapter")
+    draw_gallery(folder, tmp_path / "out", [], adapter=tmp_path / "adapter", scheduler="euler", negative_prompt="dark")
+    about = about_png(tmp_path / "out" / gallery.image_name(2, 1))
+    assert (about["caption_id"], about["round"], about["prompt"]) == ("2", "1", "c d")
+    assert about["seed"] == str(sampling.noise_seed(7, 2, 1))
+    parameters = json.loads(about["parameters"])
+    stated = {"name": str(folder), "revision": "main", "steps": 5, "guidance": 3.0, "eta": 0.0, "size": 16}
+    stated |= {"scheduler": "euler", "negative_prompt": "dark", "dtype": "float32"}
+    assert stated.items() <= parameters.items()
+    assert len(parameters["adapter"]) == 16
+    assert not parameters.keys() & {"device", "batch_size", "offload", "compile"}
+
+
+def test_drawing_goes_on_with_the_batches_that_are_missing(folder: Path, tmp_path: Path) -> None:
+    loads: list = []
+    draw_gallery(folder, tmp_path, loads)
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "images").iterdir()}
+    draw_gallery(folder, tmp_path, loads)
+    assert len(loads) == 1  # all there: the model is not even loaded
+    (tmp_path / gallery.image_name(3, 1)).unlink()
+    kept = (tmp_path / gallery.image_name(0, 1)).stat().st_mtime_ns
+    draw_gallery(folder, tmp_path, loads)
+    assert len(loads) == 2
+    assert (tmp_path / gallery.image_name(0, 1)).stat().st_mtime_ns == kept
+    assert {path.name: path.read_bytes() for path in (tmp_path / "images").iterdir()} == whole
+
+
+@pytest.mark.parametrize("change", [{"steps": 6}, {"guidance": 2.0}, {"scheduler": "pndm"}, {"negative_prompt": "x"}])
+def test_a_picture_of_other_parameters_is_not_taken_for_done(change: dict, folder: Path, tmp_path: Path) -> None:
+    draw_gallery(folder, tmp_path, [])
+    before = pixels(tmp_path)
+    draw_gallery(folder, tmp_path, [], **change)
+    assert apart(pixels(tmp_path), before) > 0
+
+
+def test_a_picture_drawn_more_sparingly_is_done(folder: Path, tmp_path: Path) -> None:
+    loads: list = []
+    draw_gallery(folder, tmp_path, loads)
+    draw_gallery(folder, tmp_path, loads, attention_slicing=True, vae_slicing=True, offload=True, device="auto")
+    assert len(loads) == 1
+
+
+def test_rows_keep_the_checkers_word(tmp_path: Path) -> None:
+    row = PictureRow(caption_id=1, round=1, prompt="a", image="a.png", flagged=True)
+    records.write(tmp_path / "rows.jsonl", [row])
+    assert records.read(tmp_path / "rows.jsonl", PictureRow) == [row]
+
+
+# ------------------------------------------------------------------------------------------------ what is refused
+
+
+def test_a_folder_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    assert "is no diffusers checkpoint: it has no model_index.json" in refusal(tmp_path)
+
+
+def test_a_broken_index_is_named(copy: Path) -> None:
+    (copy / "model_index.json").write_text("{")
+    assert "model_index.json" in refusal(copy) and "is not JSON" in refusal(copy)
+
+
+def test_another_pipeline_is_named(copy: Path) -> None:
+    index = copy / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "StableDiffusionXLPipeline"}))
+    assert "is a StableDiffusionXLPipeline; what is needed is a StableDiffusionPipeline" in refusal(copy)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
+def test_a_missing_part_is_named(part: str, copy: Path) -> None:
+    shutil.rmtree(copy / part)
+    assert f"has no folder {part}/" in refusal(copy)
+
+
+def test_weights_that_are_missing_are_named(copy: Path) -> None:
+    (copy / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    assert "has no weights in unet/: a *.safetensors file is needed" in refusal(copy)
+
+
+def test_pickled_weights_are_refused(copy: Path) -> None:
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    assert "has unet as diffusion_pytorch_model.bin alone, a pickle" in refusal(copy)
+
+
+def test_cut_off_weights_are_one_line(copy: Path) -> None:
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert "cannot be loaded" in refusal(copy)
+
+
+def test_a_name_that_no_hub_could_have_is_told(tmp_path: Path) -> None:
+    assert "is neither a folder here nor a name that the hub could have" in refusal(tmp_path / "a" / "b" / "c")
+
+
+@pytest.fixture(scope="module")
+def told(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What is said of models of a hub of our own, and then offline, by programs of their own.
+
+    The hub's address is read once per process.
+    """
+    cache = tmp_path_factory.mktemp("cache")
+    known = [("gated/model", "main"), ("no/such", "main"), ("good/model", "v9"), ("no/index", "main")]
+    with hub(folder) as server:
+        first = server.ask(*known, ("good/model", "main"), cache=cache)
+    later = server.ask(("good/model", "main"), ("other/model", "main"), cache=cache, offline=True)
+    names = ("gated", "no such", "no revision", "no index", "good", "good offline", "other offline", "cache")
+    return dict(zip(names, [*first, *later, str(cache)], strict=True))
+
+
+def test_a_gated_model_says_where_its_terms_are(told: dict[str, str]) -> None:
+    terms = "accept its terms at https://huggingface.co/gated/model, then `hf auth login`"
+    assert told["gated"] == f"model.name: 'gated/model' is gated: {terms}"
+
+
+def test_a_misspelt_model_is_told(told: dict[str, str]) -> None:
+    assert "'no/such' is no folder here, and the hub has no such model; is it misspelt" in told["no such"]
+
+
+def test_a_revision_that_is_not_there_is_told(told: dict[str, str]) -> None:
+    assert told["no revision"] == "model.revision: 'good/model' has no revision 'v9'"
+
+
+def test_a_hub_model_that_is_no_checkpoint_is_told(told: dict[str, str]) -> None:
+    assert "'no/index' is no diffusers checkpoint: it has no model_index.json" in told["no index"]
+
+
+def test_a_model_that_was_fetched_once_is_loaded_without_internet(told: dict[str, str]) -> None:
+    assert (told["good"], told["good offline"]) == ("loaded", "loaded")
+
+
+def test_without_internet_model_cache_and_command_are_named(told: dict[str, str]) -> None:
+    assert "'other/model' is neither a folder here nor in the hub cache" in told["other offline"]
+    fetch = "`hf download other/model --revision main` fetches it into the hub cache"
+    assert f"{fetch} ({told['cache']}; HF_HOME moves it)" in told["other offline"]
+
+
+# ------------------------------------------------------------------------------------------------ the optimiser
+
+
+def test_adamw_is_torchs_own() -> None:
+    config = tiny_diffusion.finetune(learning_rate=0.1, weight_decay=0.01)
+    weight = torch.nn.Parameter(torch.ones(3))
+    made = optimiser.make(config, [weight])
+    assert type(made) is torch.optim.AdamW
+    assert (made.defaults["lr"], made.defaults["weight_decay"]) == (0.1, 0.01)
+
+
+def test_8_bit_adam_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
+    with pytest.raises(UserError, match=r"adamw8bit needs `pip install bitsandbytes`"):
+        optimiser.make(tiny_diffusion.finetune(optimiser="adamw8bit"), [])
+
+
+def test_8_bit_adam_keeps_moments_in_bytes() -> None:
+    pytest.importorskip("bitsandbytes")
+    weight = torch.nn.Parameter(torch.ones(128, 128))
+    made = optimiser.make(tiny_diffusion.finetune(optimiser="adamw8bit", learning_rate=0.1), [weight])
+    weight.square().sum().backward()
+    made.step()
+    assert made.state[weight]["state1"].dtype == torch.uint8
+    assert (weight < 1).all()
+
+
+def test_nothing_is_logged_of_a_plain_checkpoint(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        drawn(folder)
+    assert [record for record in caplog.records if record.name.startswith("t2i_feedback")] == []
