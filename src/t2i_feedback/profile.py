@@ -43,6 +43,7 @@ def merge(name: str) -> str:
     yaml = YAML()  # keeps comments and order
     yaml.width = 10_000  # and breaks no line
     yaml.preserve_quotes = True
+    yaml.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
     content = yaml.load(paths.PARAMS)
     for key, value in overrides(name).items():
         *sections, last = key.split(".")

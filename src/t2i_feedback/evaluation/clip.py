@@ -55,9 +55,7 @@ def picture_features(model: CLIPModel, seen: Tensor) -> Tensor:
     return model.get_image_features(pixel_values=seen).pooler_output
 
 
-def scores(
-    model: CLIPModel, name: str, key: str, pictures: Iterable[Image.Image], texts: Sequence[str]
-) -> list[float]:
+def scores(model: CLIPModel, name: str, key: str, pictures: Iterable[Image.Image], texts: Sequence[str]) -> list[float]:
     """CLIPScore of each picture and its text: 2.5 max(cos, 0), of the text after "A photo depicts ".
 
     Hessel et al., "CLIPScore: A Reference-free Evaluation Metric for Image Captioning" (2021). A text beyond the

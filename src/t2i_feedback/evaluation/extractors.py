@@ -171,9 +171,7 @@ def _inception(weights: str | None) -> nn.Module:
     try:
         torch.load(file, map_location="cpu", weights_only=True)
         kind = FeatureExtractorInceptionV3
-        extractor = kind(
-            "inception-v3-compat", _layers(kind), feature_extractor_weights_path=str(file), verbose=False
-        )
+        extractor = kind("inception-v3-compat", _layers(kind), feature_extractor_weights_path=str(file), verbose=False)
     except Exception as error:  # whatever the file's bytes make torch raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise UserError(

@@ -150,7 +150,9 @@ class Fidelity:
     by_n: list[tuple[int, Spread]]  # Frechet distance against the number of pictures
 
 
-def measure(features: Features, logits: Features | None, reference: Features, protocol: Evaluate, seed: int) -> Fidelity:
+def measure(
+    features: Features, logits: Features | None, reference: Features, protocol: Evaluate, seed: int
+) -> Fidelity:
     """Everything of this module for an arm. Without logits there is no Inception Score: it is left out."""
     from threadpoolctl import threadpool_limits
 

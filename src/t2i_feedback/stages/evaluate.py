@@ -182,9 +182,7 @@ def align(
     return alignments
 
 
-def clip_scores(
-    p: params.Params, looked: Looked, captions: list[CaptionRow], files: list[Path]
-) -> list[float] | None:
+def clip_scores(p: params.Params, looked: Looked, captions: list[CaptionRow], files: list[Path]) -> list[float] | None:
     """CLIPScore of every picture and its caption; None where nobody asks for it."""
     name, key = p.evaluate.clip_score, "evaluate.clip_score"
     if name is None:

@@ -9,19 +9,19 @@ def main() -> None:
     p = params.load()
     rows = records.read(paths.REFERENCE_CAPTIONS, records.CaptionRow)
     files = [paths.DATASET / row.image for row in rows]
-    size, wanted = p.evaluate.size or p.model.size, p.evaluate
-    print(f"reference: {wanted.extractor} features of {len(files)} real images at {size} x {size}")
+    size = p.evaluate.size or p.model.size
+    print(f"reference: {p.evaluate.extractor} features of {len(files)} real images at {size} x {size}")
     from safetensors.numpy import save_file
 
     from t2i_feedback.evaluation import extractors, reading
 
-    settings = [p.data, size, wanted.extractor, wanted.resizer, wanted.weights]
-    own = [Path(wanted.weights)] if wanted.weights and Path(wanted.weights).exists() else []
+    settings = [p.data, size, p.evaluate.extractor, p.evaluate.resizer, p.evaluate.weights]
+    own = [Path(p.evaluate.weights)] if p.evaluate.weights and Path(p.evaluate.weights).exists() else []
     with workspace.partial("reference", workspace.digest(settings, [paths.REFERENCE_CAPTIONS, *files, *own])) as work:
         out = work / "reference"
         out.mkdir(exist_ok=True)
-        extractor = extractors.load(wanted.extractor, p.model.device, wanted.weights)
-        extracted = extractors.extract(files, extractor, size, wanted.resizer)
+        extractor = extractors.load(p.evaluate.extractor, p.model.device, p.evaluate.weights)
+        extracted = extractors.extract(files, extractor, size, p.evaluate.resizer)
         tensors = {"features": extracted.features}
         if extracted.logits is not None:
             tensors["logits"] = extracted.logits
@@ -30,9 +30,9 @@ def main() -> None:
             "reference_n": len(files),
             "reference_set": f"{p.data.source}, {p.data.val_split} split",
             "resolution": size,
-            "resizer": reading.RESIZERS[wanted.resizer],
+            "resizer": reading.RESIZERS[p.evaluate.resizer],
             "reference_format": ", ".join(sorted({file.suffix.lstrip(".") for file in files})),
-            "extractor": wanted.extractor,
+            "extractor": p.evaluate.extractor,
             "weights": extractor.weights,
             "feature_dimensions": extracted.features.shape[1],
             "classes": 0 if extracted.logits is None else extracted.logits.shape[1],
