@@ -54,8 +54,9 @@ retry-failed: $(READY) ## ask the MLLMs again what failed (refused, unreadable, 
 calibrate: $(READY) ## can a catalogue entry judge? make calibrate JUDGE=llava16-7b: a table, pictures in calibrated/
 	@python -m t2i_feedback.stages.calibrate_entry $(JUDGE)
 
-bench: $(READY) ## measure: the judges' speed as ratios; seconds and peak memory of every stage, and of a repeated run
+bench: $(READY) ## measure: the judges' speed as ratios; how busy evaluation keeps its extractor; seconds and peak memory of every stage, and of a repeated run
 	python benchmarks/judges.py
+	python benchmarks/evaluation.py
 	python benchmarks/pipeline.py
 
 pretrain: $(READY) ## train the embedded models from nothing (about 3 hours); the weights are committed, nobody needs this
