@@ -80,8 +80,8 @@ def fid_by_n(curves: Mapping[str, Sequence[FidRow]]) -> Plot:
         for arm, rows in curves.items():
             numbers, spreads = [row.n for row in rows], [row.fid_std for row in rows]
             colour = ARM_COLOURS.get(arm, INK)
-            style = {"marker": ".", "color": colour, "elinewidth": 1, "label": LABELS.get(arm, arm)}
-            axes.errorbar(numbers, [row.fid for row in rows], spreads, **style)
+            fids, label = [row.fid for row in rows], LABELS.get(arm, arm)
+            axes.errorbar(numbers, fids, spreads, marker=".", color=colour, elinewidth=1, label=label)
         axes.set_xlabel("pictures")
         axes.legend(loc="best")
     name, rows = next(iter(curves.items()))
