@@ -6,7 +6,7 @@ A checkpoint is a folder or a hub id. Only safetensors are read: nothing is unpi
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -44,7 +44,8 @@ def version(model: CLIPModel, name: str) -> str:
 
 def prepared(model: CLIPModel, pixels: Tensor) -> Tensor:
     """uint8 [B, 3, S, S] -> what the model sees, at its own size: antialiased bicubic interpolation, normalised."""
-    side = model.config.vision_config.image_size
+    vision: Any = model.config.vision_config
+    side: int = vision.image_size
     resized = F.interpolate(pixels.float(), (side, side), mode="bicubic", antialias=True).clamp(0, 255).round() / 255
     mean, std = (torch.tensor(x, device=pixels.device).view(3, 1, 1) for x in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
     return (resized - mean) / std
@@ -62,12 +63,13 @@ def scores(model: CLIPModel, name: str, key: str, pictures: Iterable[Image.Image
     model's window is cut off. Pictures are cropped to their centre square.
     """
     tokenizer = _had(name, key, lambda: CLIPTokenizer.from_pretrained(name))
-    window = model.config.text_config.max_position_embeddings
+    text: Any = model.config.text_config
+    window: int = text.max_position_embeddings
     found: list[float] = []
     rest = iter(pictures)
     with torch.inference_mode():
         for start in range(0, len(texts), BATCH):
-            batch = [PREFIX + text for text in texts[start : start + BATCH]]
+            batch = [PREFIX + words for words in texts[start : start + BATCH]]
             tokens = tokenizer(batch, padding=True, truncation=True, max_length=window, return_tensors="pt")
             words = model.get_text_features(**tokens.to(model.device)).pooler_output
             seen = torch.cat([prepared(model, _pixels(next(rest), model.device)) for _ in batch])

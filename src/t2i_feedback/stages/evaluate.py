@@ -187,9 +187,12 @@ def clip_scores(p: params.Params, looked: Looked, captions: list[CaptionRow], fi
     name, key = p.evaluate.clip_score, "evaluate.clip_score"
     if name is None:
         return None
+    import torch
+
     from t2i_feedback.evaluation import clip, extractors
 
-    model = clip.load(name, key).to(extractors.device_named(p.model.device))
+    model = clip.load(name, key)
+    torch.nn.Module.to(model, extractors.device_named(p.model.device))  # transformers types its own `to` wrongly
     texts = [caption.caption for caption in captions]
     return clip.scores(model, name, key, reading.ahead(files, looked.open), texts)
 

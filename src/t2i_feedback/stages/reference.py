@@ -15,7 +15,7 @@ def main() -> None:
 
     from t2i_feedback.evaluation import extractors, reading
 
-    settings = [p.data, size, p.evaluate.extractor, p.evaluate.resizer, p.evaluate.weights]
+    settings: list[workspace.Setting] = [p.data, size, p.evaluate.extractor, p.evaluate.resizer, p.evaluate.weights]
     own = [Path(p.evaluate.weights)] if p.evaluate.weights and Path(p.evaluate.weights).exists() else []
     with workspace.partial("reference", workspace.digest(settings, [paths.REFERENCE_CAPTIONS, *files, *own])) as work:
         out = work / "reference"
