@@ -60,10 +60,11 @@ preflight: $(READY) ## would fine-tuning train on the right numbers? replays a s
 estimate: $(READY) ## hours, calls and dollars before a run: make estimate PROFILE=paper GPUS=8 GPU=a100 (JSON=1: for a program)
 	@python -m t2i_feedback.estimate $(PROFILE) $(if $(GPUS),--gpus $(GPUS)) $(if $(GPU),--gpu $(GPU)) $(if $(JSON),--json)
 
-bench: $(READY) ## measure: judging and drawing as ratios; SD 1.5's memory; time and memory of every stage, and of a repeated run
+bench: $(READY) ## measure: judging, drawing and evaluating as ratios; SD 1.5's memory; time and memory of every stage
 	python benchmarks/judges.py
 	python benchmarks/generation.py
 	python benchmarks/memory.py
+	python benchmarks/evaluation.py
 	python benchmarks/pipeline.py
 
 pretrain: $(READY) ## train the embedded models from nothing (about 3 hours); the weights are committed, nobody needs this

@@ -224,13 +224,75 @@ class Finetune(Section):
 
 class Evaluate(Section):
     judge: str
-    extractor: Literal["efficientnet-lite0", "inception-v3-compat"]
+    protocol: Literal["own", "paper", "coco30k-256", "coco5k"]
+    size: Annotated[int, Field(ge=8)] | None  # None = model.size
+    resizer: Literal["crop_lanczos", "crop_bicubic", "squash_bicubic"]
+    extractor: Literal["efficientnet-lite0", "inception-v3-compat", "clip"]
+    weights: Annotated[str, Field(min_length=1)] | None  # None = the extractor's own
+    clip_score: Annotated[str, Field(min_length=1)] | None  # None = not measured
+    vqa_score: bool
+    vqa_mllm: str
+    questions: bool
     resamples: Annotated[int, Field(ge=50)]
     splits: Count
     kid_subset: Annotated[int, Field(ge=2)]
     kid_subsets: Count
     neighbourhood: Count
     max_invalid_fraction: Share
+
+    @model_validator(mode="after")
+    def _weights_fit_the_extractor(self) -> "Evaluate":
+        if self.extractor == "clip" and self.weights is None:
+            raise ValueError("weights: the extractor clip needs a CLIP checkpoint, a folder or a hub id")
+        if self.extractor == "efficientnet-lite0" and self.weights is not None:
+            raise ValueError(f"weights: efficientnet-lite0 has its own and cannot take {self.weights}; set null")
+        return self
+
+
+_INCEPTION: dict[str, object] = {"evaluate.extractor": "inception-v3-compat", "evaluate.weights": None}
+_COCO: dict[str, object] = {"data.source": "coco", "data.caption": "random"}
+PROTOCOLS: dict[str, dict[str, object]] = {  # evaluate.protocol -> the keys that it demands, and their values
+    "own": {},
+    # Our reading of the paper, which states neither n nor resolution nor resizer.
+    "paper": _INCEPTION
+    | _COCO
+    | {
+        "data.val_split": "val2014",
+        "data.evaluation_captions": 5000,
+        "data.reference_images": 5000,
+        "model.size": 512,
+        "evaluate.size": 512,
+        "evaluate.resizer": "crop_lanczos",
+        "evaluate.splits": 10,
+    },
+    # BK-SDM's (Kim et al., "BK-SDM: A Lightweight, Fast, and Cheap Version of Stable Diffusion", 2023), whose table
+    # and model cards give Stable Diffusion 1.4 FID 13.05 and IS 36.76. By its code (Nota-NetsPresso/BK-SDM:
+    # src/generate.py, src/get_stat_mscoco_val2014.py, src/utils/misc.py, scripts/eval_scores.sh) pictures and all
+    # 40,504 images of val2014 are resized to 256 x 256 by Pillow's default, unequal sides and all.
+    "coco30k-256": _INCEPTION
+    | _COCO
+    | {
+        "data.val_split": "val2014",
+        "data.evaluation_captions": 30000,
+        "data.reference_images": 40504,
+        "model.size": 512,
+        "evaluate.size": 256,
+        "evaluate.resizer": "squash_bicubic",
+        "evaluate.splits": 10,
+    },
+    # One caption for each of the 5,000 images of val2017, at full size. Who uses them states no resizer: ours.
+    "coco5k": _INCEPTION
+    | _COCO
+    | {
+        "data.val_split": "val2017",
+        "data.evaluation_captions": 5000,
+        "data.reference_images": 5000,
+        "model.size": 512,
+        "evaluate.size": 512,
+        "evaluate.resizer": "crop_lanczos",
+        "evaluate.splits": 10,
+    },
+}
 
 
 class Report(Section):
@@ -256,6 +318,7 @@ class Params(Section):
             ("stage1.mllm", self.stage1.mllm),
             ("finetune.judge", self.finetune.judge),
             ("evaluate.judge", self.evaluate.judge),
+            ("evaluate.vqa_mllm", self.evaluate.vqa_mllm),
         ):
             if name not in self.mllms:
                 problems.append(
@@ -263,6 +326,12 @@ class Params(Section):
                 )
             elif key != "stage1.mllm" and not self.mllms[name].images:
                 problems.append(f"{key}: mllms.{name} reads text alone (images: false) and can judge no picture")
+        validator = self.mllms.get(self.stage1.mllm)
+        if self.evaluate.questions and validator is not None and not validator.images:
+            problems.append(
+                f"evaluate.questions: they are the validator's, and mllms.{self.stage1.mllm} (stage1.mllm) reads text "
+                "alone (images: false)"
+            )
         if self.finetune.judge == self.evaluate.judge:
             problems.append(
                 f"evaluate.judge: {self.evaluate.judge} is finetune.judge too; the held-out judge must be another entry"
@@ -281,9 +350,21 @@ class Params(Section):
             if least > self.data.evaluation_captions:
                 count = self.data.evaluation_captions
                 problems.append(f"evaluate.{key}: {getattr(self.evaluate, key)} is too many for {count} pictures")
+        problems += self._broken_demands()
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _broken_demands(self) -> list[str]:
+        """One line for each key that is not what the named protocol demands."""
+        problems = []
+        for key, needed in PROTOCOLS[self.evaluate.protocol].items():
+            section, name = key.split(".")
+            value = getattr(getattr(self, section), name)
+            if value != needed:
+                needed, value = ("null" if x is None else x for x in (needed, value))
+                problems.append(f"{key}: evaluate.protocol {self.evaluate.protocol} needs {needed}, not {value}")
+        return problems
 
 
 def load(path: Path = paths.PARAMS) -> Params:

@@ -73,6 +73,17 @@ class EvaluationRow(Row):
     p_yes: float | None  # the validator's P(yes) of the arm's final picture
     accepted: bool | None
     rounds: int
+    clip_score: float | None = None  # 0..2.5; this and the two below only if params.yaml asks for them
+    vqa_score: float | None = None  # P(yes), 0..1
+    question_alignment: float | None = None  # share of the caption's items that the validator finds
+
+
+class FidRow(Row):
+    """FID of n of an arm's pictures: mean and standard deviation over random subsets; all pictures have no spread."""
+
+    n: int
+    fid: float
+    fid_std: float
 
 
 class RoundRow(Row):

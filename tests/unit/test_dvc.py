@@ -44,7 +44,13 @@ RERUNS = {
     "finetune.epochs": TRAINED,
     "finetune.learning_rate": TRAINED,
     "evaluate.resamples": EVALUATED | {"report"},
-    "evaluate.extractor": {"reference", "report"} | EVALUATED,
+    **dict.fromkeys(
+        (f"evaluate.{key}" for key in ("extractor", "size", "resizer", "weights")), {"reference", "report"} | EVALUATED
+    ),
+    **dict.fromkeys(
+        (f"evaluate.{key}" for key in ("protocol", "clip_score", "vqa_score", "vqa_mllm", "questions")),
+        EVALUATED | {"report"},
+    ),
     "report.grid": {"report"},
     "mllms.llava15-7b.batch_size": set(),  # nobody uses it
 }
@@ -170,6 +176,7 @@ def test_a_stage_depends_on_the_catalogue_entries_that_it_selects_and_no_others(
 ) -> None:
     p = params.load(REPOSITORY / "params.yaml")
     selected = {"stage1.mllm": p.stage1.mllm, "finetune.judge": p.finetune.judge, "evaluate.judge": p.evaluate.judge}
+    selected["evaluate.vqa_mllm"] = p.evaluate.vqa_mllm
     entries = {key.removeprefix("mllms.") for key in stages[name].keys if key.startswith("mllms")}
     used = used_keys(stages[name]) if entries else set()
     assert entries <= {value for key, value in selected.items() if any(_overlap(key, one, ".") for one in used)}

@@ -1,15 +1,21 @@
 """The stages reference and evaluate, run as programs run them on a small drawn data set and a tiny LLaVA."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tiny_clip
+import torch
 import yaml
+from PIL import Image
 
 from t2i_feedback import paths, records
 from t2i_feedback.errors import UserError
+from t2i_feedback.evaluation import extractors
 from t2i_feedback.mllm import wording
-from t2i_feedback.records import CaptionRow, EvaluationRow, PictureRow, RoundRow
+from t2i_feedback.records import CaptionRow, EvaluationRow, FidRow, PictureRow, RoundRow
 from t2i_feedback.stages import evaluate, reference
 
 REPOSITORY = Path(__file__).parents[2]
@@ -95,6 +101,140 @@ def test_evaluate_measures_every_caption_of_an_arm(workplace: Path) -> None:
     assert card["templates"] == wording.version("postcards")
     assert card["judge_reading"] in ("probability", "none is valid")
     assert (raw["tokens_lost"], "tokens_lost" in validated) == (2, False)  # nobody counted those of the second
+
+
+def change(section: str, **values: object) -> None:
+    changed = yaml.safe_load(paths.PARAMS.read_text())
+    changed[section] |= values
+    paths.PARAMS.write_text(yaml.safe_dump(changed))
+
+
+def card(arm: str) -> dict:
+    return json.loads((paths.evaluation(arm) / "card.json").read_text())
+
+
+def test_evaluating_k_arms_takes_k_and_one_feature_passes_and_decodes_every_picture_once(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change("evaluate", vqa_score=True, questions=True, clip_score=str(tiny_clip.save(workplace / "clip")))
+    draw_arm("raw", rounds=1)
+    draw_arm("validated", rounds=2)
+    decoded: Counter[Path] = Counter()
+    shown: list[int] = []
+    load, forward = Image.Image.convert, extractors.EfficientNetLite0.forward
+
+    def counted(image: Image.Image, *arguments: object, **named: object) -> Image.Image:
+        if getattr(image, "filename", ""):
+            decoded[Path(image.filename).resolve().relative_to(workplace)] += 1
+        return load(image, *arguments, **named)
+
+    def watched(extractor: extractors.EfficientNetLite0, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        shown.append(len(pixels))
+        return forward(extractor, pixels)
+
+    monkeypatch.setattr(Image.Image, "convert", counted)
+    monkeypatch.setattr(extractors.EfficientNetLite0, "forward", watched)
+    reference.main()
+    for arm in ("raw", "validated"):
+        evaluate.main(arm)
+    assert sum(shown) == (2 + 1) * COUNT
+    drawn = [paths.arm("raw"), paths.arm("validated")]
+    assert {file.parent for file in decoded} == {paths.DATASET / "images", *(folder / "images" for folder in drawn)}
+    assert len([file for file in decoded if paths.arm("validated") in file.parents]) == 2 * COUNT
+    assert set(decoded.values()) == {1}
+
+
+def test_clip_vqa_and_item_scores_are_measured_where_they_are_asked_for(workplace: Path) -> None:
+    reference.main()
+    draw_arm("raw", rounds=1)
+    evaluate.main("raw")
+    plain, plain_card = json.loads(paths.arm_metrics("raw").read_text()), card("raw")
+    clip_folder = str(tiny_clip.save(workplace / "clip", 3))
+    change("evaluate", vqa_score=True, vqa_mllm="postcards", questions=True, clip_score=clip_folder)
+    evaluate.main("raw")
+    metrics = json.loads(paths.arm_metrics("raw").read_text())
+    rows = records.read(paths.evaluation("raw") / "per_image.jsonl", EvaluationRow)
+    assert {key: metrics[key] for key in plain} == pytest.approx(plain)  # what was measured before stays the same
+    assert metrics.keys() - plain.keys() >= {"clip_score", "invalid_vqa", "invalid_questions"}
+    assert metrics["clip_score"] == pytest.approx(np.mean([row.clip_score for row in rows]))
+    known = [row.vqa_score for row in rows if row.vqa_score is not None]
+    assert len(known) == round((1 - metrics["invalid_vqa"]) * COUNT)
+    assert all(0 <= score <= 1 for score in known)
+    assert card("raw").items() - plain_card.items() >= {
+        ("clip_score", f"2.5 max(cos, 0), {clip_folder}"),
+        ("vqa_score", "P(yes), postcards"),
+    }
+
+
+def test_features_are_taken_at_the_evaluations_own_size_and_light_as_drawn(workplace: Path) -> None:
+    reference.main()
+    draw_arm("raw", rounds=1)
+    evaluate.main("raw")
+    at_64 = json.loads(paths.arm_metrics("raw").read_text())
+    change("evaluate", size=32, resizer="squash_bicubic")
+    reference.main()
+    evaluate.main("raw")
+    at_32 = json.loads(paths.arm_metrics("raw").read_text())
+    assert at_32["is"] != at_64["is"]
+    assert at_32["brightness"] == at_64["brightness"]
+    assert (card("raw")["resolution"], card("raw")["drawn_at"]) == (32, 64)
+    assert card("raw")["resizer"] == "the whole image to a square by Pillow's bicubic"
+
+
+def test_features_of_clip_give_all_but_an_inception_score(workplace: Path) -> None:
+    change("evaluate", extractor="clip", weights=str(tiny_clip.save(workplace / "clip")))
+    reference.main()
+    draw_arm("raw", rounds=1)
+    evaluate.main("raw")
+    metrics = json.loads(paths.arm_metrics("raw").read_text())
+    assert metrics["fid"] == pytest.approx(0, abs=1e-3)
+    assert not metrics.keys() & {"is", "is_std"}
+    assert (card("raw")["classes"], card("raw")["is_std"]) == (0, "none: no classes, no score")
+
+
+def test_weights_that_changed_since_the_reference_was_made_are_refused(workplace: Path) -> None:
+    change("evaluate", extractor="clip", weights=str(tiny_clip.save(workplace / "clip")))
+    reference.main()
+    tiny_clip.save(workplace / "clip", seed=1)
+    draw_arm("raw", rounds=1)
+    with pytest.raises(UserError, match=r"data/reference was made with the weights .* run `dvc repro -s -f reference`"):
+        evaluate.main("raw")
+
+
+def test_brightness_and_contrast_are_those_by_hand(workplace: Path) -> None:
+    reference.main()
+    draw_arm("raw", rounds=1)
+    evaluate.main("raw")
+    by_caption = {row.caption_id: row for row in records.read(paths.arm("raw") / "pictures.jsonl", PictureRow)}
+    rows = records.read(paths.evaluation("raw") / "per_image.jsonl", EvaluationRow)
+    for row in rows:
+        with Image.open(paths.arm("raw") / by_caption[row.caption_id].image) as picture:
+            red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB"), dtype=np.float64), -1, 0)
+        luma = 0.299 * red + 0.587 * green + 0.114 * blue
+        assert row.brightness == pytest.approx(luma.mean(), abs=1e-6)
+        assert row.contrast == pytest.approx(np.sqrt(((luma - luma.mean()) ** 2).mean()), abs=1e-6)
+    metrics = json.loads(paths.arm_metrics("raw").read_text())
+    assert metrics["contrast"] == pytest.approx(np.mean([row.contrast for row in rows]))
+
+
+def test_the_card_has_everything_of_the_evaluation_protocol(workplace: Path) -> None:
+    """Section 9 of the design: n, resolution, resizer, reference, format, steps, guidance, sampler, extractor, ..."""
+    reference.main()
+    draw_arm("raw", rounds=1)
+    evaluate.main("raw")
+    needed = {"protocol", "n", "resolution", "drawn_at", "resizer", "reference_set", "reference_n", "reference_format"}
+    needed |= {"image_format", "steps", "guidance", "sampler", "extractor", "weights", "is_std", "fid_std", "seed"}
+    assert needed <= card("raw").keys()
+    assert card("raw")["is_std"] == "over 2 splits"
+
+
+def test_fid_against_n_ends_at_the_fid(workplace: Path) -> None:
+    reference.main()
+    draw_arm("raw", rounds=1)
+    evaluate.main("raw")
+    points = records.read(paths.evaluation("raw") / "fid_by_n.jsonl", FidRow)
+    assert [point.n for point in points] == [2, 3, 4, 5, 6, 7, 8]
+    assert points[-1].fid == json.loads(paths.arm_metrics("raw").read_text())["fid"]
 
 
 def test_a_stage_1_model_of_text_alone_is_not_asked_to_validate(workplace: Path) -> None:

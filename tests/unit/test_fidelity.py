@@ -1,3 +1,6 @@
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -6,8 +9,11 @@ from PIL import Image
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
+from t2i_feedback import params
 from t2i_feedback.evaluation import extractors, fidelity
 from t2i_feedback.evaluation.fidelity import FrechetDistance
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def features(n: int, dimensions: int, seed: int, shift: float = 0.0) -> np.ndarray:
@@ -66,6 +72,87 @@ def test_inception_score_has_its_known_ends() -> None:
     assert fidelity.inception_score(alike, splits=5, seed=0) == fidelity.Spread(pytest.approx(1), pytest.approx(0))
 
 
+@pytest.mark.parametrize("splits", [1, 3])
+def test_inception_score_is_its_definition(splits: int) -> None:
+    """exp(mean KL(p(y|x) || p(y))) over parts of the shuffled pictures, in loops."""
+    logits = features(31, 12, 12)
+    shuffled = logits.astype(np.float64)[np.random.RandomState(5).permutation(31)]
+    scores = []
+    for part in range(splits):
+        rows = shuffled[part * 31 // splits : (part + 1) * 31 // splits]
+        p = np.exp(rows) / np.exp(rows).sum(axis=1, keepdims=True)
+        marginal = p.mean(axis=0)
+        divergences = [sum(p[i, y] * np.log(p[i, y] / marginal[y]) for y in range(12)) for i in range(len(p))]
+        scores.append(np.exp(np.mean(divergences)))
+    score = fidelity.inception_score(logits, splits, seed=5)
+    assert score.value == pytest.approx(np.mean(scores), rel=1e-9)
+    assert score.std == pytest.approx(np.std(scores), abs=1e-9)
+
+
+def test_kernel_distance_is_the_unbiased_estimator_in_a_double_loop() -> None:
+    one, two = features(14, 6, 13, shift=0.4), features(14, 6, 14)
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> float:
+        return float((x.astype(np.float64) @ y.astype(np.float64) / 6 + 1) ** 3)
+
+    def among(rows: np.ndarray) -> float:
+        return float(np.mean([kernel(rows[i], rows[j]) for i in range(14) for j in range(14) if i != j]))
+
+    across = np.mean([kernel(x, y) for x in one for y in two])
+    found = fidelity.kernel_distance(one, two, subset=14, subsets=2, seed=0)  # every subset is the whole
+    assert found.value == pytest.approx(among(one) + among(two) - 2 * across, rel=1e-4)
+    assert found.std == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_precision_and_recall_are_those_of_brute_force(k: int) -> None:
+    one, two = features(40, 5, 15, shift=0.8), features(50, 5, 16)
+
+    def share_within(points: np.ndarray, manifold: np.ndarray) -> float:
+        within = 0
+        for point in points:
+            for i, centre in enumerate(manifold):
+                others = [np.linalg.norm(centre - x) for j, x in enumerate(manifold) if j != i]
+                if np.linalg.norm(point - centre) <= sorted(others)[k - 1]:
+                    within += 1
+                    break
+        return within / len(points)
+
+    precision, recall = fidelity.precision_recall(one, two, neighbourhood=k)
+    assert precision == pytest.approx(share_within(one, two))
+    assert recall == pytest.approx(share_within(two, one))
+    assert 0 < precision < 1
+
+
+def test_fid_of_a_subset_is_the_fid_of_its_pictures_alone() -> None:
+    one, two = features(60, 24, 17, shift=0.3), features(80, 24, 18)
+    chosen = np.random.default_rng(3).choice(60, 20, replace=False)
+    counts = np.bincount(chosen, minlength=60)
+    assert FrechetDistance(one, two)(counts) == pytest.approx(by_square_root(one[chosen], two), rel=1e-6)
+
+
+def test_fid_falls_with_n_and_ends_at_that_of_all_pictures() -> None:
+    frechet = FrechetDistance(features(80, 24, 19), features(200, 24, 20))
+    points = frechet.by_n(np.random.default_rng(0))
+    assert [n for n, _ in points] == [10, 20, 30, 40, 50, 60, 70, 80]
+    assert points[0][1].value > points[3][1].value > points[-1][1].value == frechet()
+    assert (points[0][1].std > 0, points[-1][1].std) == (True, 0)
+
+
+def test_fid_against_n_of_few_pictures_has_the_sizes_that_there_are() -> None:
+    frechet = FrechetDistance(features(4, 24, 19), features(20, 24, 20))
+    assert [n for n, _ in frechet.by_n(np.random.default_rng(0))] == [2, 3, 4]
+
+
+def test_without_logits_there_is_no_inception_score_and_the_rest_stays() -> None:
+    protocol = params.load(REPOSITORY / "params.yaml").evaluate.model_copy(update={"resamples": 50, "kid_subset": 8})
+    one, two, logits = features(20, 16, 21), features(30, 16, 22), features(20, 10, 23)
+    all_of_it = fidelity.measure(one, logits, two, protocol, seed=0)
+    without = fidelity.measure(one, None, two, protocol, seed=0)
+    assert all_of_it.numbers.keys() - without.numbers.keys() == {"is", "is_std"}
+    assert without.numbers.items() <= all_of_it.numbers.items()
+
+
 def test_kernel_distance_is_near_zero_for_one_distribution_and_positive_for_two() -> None:
     one, same, other = features(200, 32, 8), features(200, 32, 9), features(200, 32, 10, shift=1)
     near = fidelity.kernel_distance(one, same, subset=100, subsets=20, seed=0)
@@ -120,14 +207,6 @@ def test_efficientnet_recognises_a_photograph() -> None:
     assert logits.softmax(1)[0, 281:286].sum() > 0.5
 
 
-def test_images_of_other_sizes_are_cropped_to_their_centre(tmp_path) -> None:
-    wide = np.zeros((32, 96, 3), dtype=np.uint8)
-    wide[:, 32:64] = 200
-    Image.fromarray(wide).save(tmp_path / "wide.png")
-    assert np.array_equal(extractors.read_square(tmp_path / "wide.png", 32), np.full((32, 32, 3), 200))
-    assert extractors.read_square(tmp_path / "wide.png", 16).shape == (16, 16, 3)
-
-
 def test_inception_that_cannot_be_fetched_is_one_line_with_the_way_out(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(extractors, "URL_INCEPTION_V3", "http://127.0.0.1:9/weights-inception-2015-12-05-6726825d.pth")
@@ -143,12 +222,76 @@ class BlankInception(FeatureExtractorInceptionV3):
         pass
 
 
-def test_inception_gives_its_own_layers_once_the_weights_are_there(tmp_path, monkeypatch, pictures) -> None:
+@pytest.fixture(scope="module")
+def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of random weights in torch-fidelity's own layout."""
+    folder = tmp_path_factory.mktemp("inception")
+    torch.save({}, folder / "empty.pth")
+    torch.manual_seed(0)
+    blank = BlankInception("blank", ["2048"], feature_extractor_weights_path=folder / "empty.pth")
+    torch.save(blank.state_dict(), folder / "inception.pth")
+    return folder / "inception.pth"
+
+
+def test_inception_takes_its_weights_from_torchs_cache_or_from_a_path(
+    tmp_path, monkeypatch, pictures, inception_weights
+) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     checkpoints = tmp_path / "hub" / "checkpoints"
     checkpoints.mkdir(parents=True)
-    torch.save({}, tmp_path / "empty.pth")
-    blank = BlankInception("blank", ["2048"], feature_extractor_weights_path=tmp_path / "empty.pth")
-    torch.save(blank.state_dict(), checkpoints / extractors.URL_INCEPTION_V3.rpartition("/")[2])
-    found = extractors.extract(pictures[:2], extractors.load("inception-v3-compat", "cpu"), 64)
+    (checkpoints / extractors.URL_INCEPTION_V3.rpartition("/")[2]).write_bytes(inception_weights.read_bytes())
+    cached = extractors.load("inception-v3-compat", "cpu")
+    given = extractors.load("inception-v3-compat", "cpu", str(inception_weights))
+    found, same = (extractors.extract(pictures[:2], extractor, 64) for extractor in (cached, given))
     assert (found.features.shape, found.logits.shape) == ((2, 2048), (2, 1008))
+    assert np.array_equal(found.features, same.features)
+    assert given.weights.startswith("inception.pth, sha256 ")
+    assert given.weights.partition(", ")[2] == cached.weights.partition(", ")[2]
+
+
+def test_weights_that_would_run_code_are_not_unpickled(tmp_path) -> None:
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "sprung",))
+
+    (tmp_path / "trap.pth").write_bytes(pickle.dumps(Trap()))
+    torch.save({"a": Trap()}, tmp_path / "trap.pt")
+    for name in ("trap.pth", "trap.pt"):
+        with pytest.raises(extractors.UserError, match=r"evaluate\.weights: .*trap"):
+            extractors.load("inception-v3-compat", "cpu", str(tmp_path / name))
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("bytes_", [None, b"", b"no weights"])
+def test_a_path_without_weights_is_one_line_with_its_key(tmp_path, bytes_: bytes | None) -> None:
+    if bytes_ is not None:
+        (tmp_path / "weights.pth").write_bytes(bytes_)
+    with pytest.raises(extractors.UserError, match=r"^evaluate\.weights: ") as caught:
+        extractors.load("inception-v3-compat", "cpu", str(tmp_path / "weights.pth"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pass_at_another_size_resizes_by_the_named_resizer(tmp_path) -> None:
+    """A wide picture whose middle is white: the centre crop sees nothing else, the squashed whole does."""
+    wide = np.zeros((32, 96, 3), dtype=np.uint8)
+    wide[:, 32:64] = 255
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    white, squashed = (
+        extractors.extract([tmp_path / "wide.png"], Seen(), 16, resizer).features[0]
+        for resizer in ("crop_lanczos", "squash_bicubic")
+    )
+    assert white.min() > 200
+    assert squashed.reshape(3, 16, 16)[:, 8, 0].max() == 0
+    expected = np.array(Image.fromarray(wide).resize((16, 16), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    assert np.array_equal(squashed.reshape(3, 16, 16), expected)
+
+
+class Seen(torch.nn.Module):
+    """Its features are the pixels that it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nothing = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor]:
+        return (pixels.flatten(1).float(),)

@@ -104,6 +104,9 @@ def test_all_problems_are_told_at_once(raw: dict, tmp_path: Path) -> None:
         ("finetune.lora_targets", []),
         ("finetune.learning_rate", 0),
         ("evaluate.extractor", "vgg"),
+        ("evaluate.protocol", "mine"),
+        ("evaluate.resizer", "nearest"),
+        ("evaluate.size", 4),
         ("mllms.gpt4.base_url", "api.openai.com"),
         ("mllms.gpt4.max_calls", 0),
         ("mllms.gpt4.reading", "logprobs"),
@@ -138,6 +141,10 @@ def test_an_impossible_value_is_named_by_its_key(raw: dict, tmp_path: Path, key:
         ("data.reference_images", 100, "reference_images must be at least evaluation_captions"),
         ("mllms.cogvlm.max_cost_usd", 5, "mllms.cogvlm: max_cost_usd needs usd_per_million_input_tokens and usd_per"),
         ("evaluate.kid_subset", 300, "evaluate.kid_subset: 300 is more than data.evaluation_captions"),
+        ("evaluate.vqa_mllm", "gpt5", "evaluate.vqa_mllm: no entry of mllms is called 'gpt5'"),
+        ("evaluate.vqa_mllm", "smollm2", "evaluate.vqa_mllm: mllms.smollm2 reads text alone (images: false)"),
+        ("evaluate.extractor", "clip", "evaluate: weights: the extractor clip needs a CLIP checkpoint"),
+        ("evaluate.weights", "mine.pth", "evaluate: weights: efficientnet-lite0 has its own and cannot take mine.pth"),
     ],
 )
 def test_keys_that_disagree_are_told(raw: dict, tmp_path: Path, key: str, value: object, complaint: str) -> None:
@@ -150,6 +157,33 @@ def test_off_and_on_are_words_here_though_yaml_has_them_as_false_and_true(word: 
     text = (REPOSITORY / "params.yaml").read_text().replace("safety_checker: off", f"safety_checker: {word}")
     (tmp_path / "params.yaml").write_text(text)
     assert params.load(tmp_path / "params.yaml").model.safety_checker == read
+
+
+@pytest.mark.parametrize("protocol", ["paper", "coco30k-256", "coco5k"])
+def test_a_named_protocol_tells_every_key_that_breaks_it_with_the_value_it_needs(
+    raw: dict, tmp_path: Path, protocol: str
+) -> None:
+    message = refusal(tmp_path, set_key(raw, "evaluate.protocol", protocol))
+    for key, needed in params.PROTOCOLS[protocol].items():
+        section, name = key.split(".")
+        if raw[section][name] != needed:
+            assert f"{key}: evaluate.protocol {protocol} needs {needed}, not " in message
+    assert "evaluate.size: evaluate.protocol" in message
+    assert message.count("evaluate.protocol") >= 6
+
+
+def test_a_named_protocol_accepts_what_it_demands_and_no_other_weights(raw: dict, tmp_path: Path) -> None:
+    for key, needed in params.PROTOCOLS["coco30k-256"].items():
+        raw = set_key(raw, key, needed)
+    raw = set_key(raw, "evaluate.protocol", "coco30k-256")
+    assert load(tmp_path, raw).evaluate.size == 256
+    message = refusal(tmp_path, set_key(raw, "evaluate.weights", "random.pth"))
+    assert "evaluate.weights: evaluate.protocol coco30k-256 needs null, not random.pth" in message
+
+
+def test_items_are_asked_of_a_validator_that_sees(raw: dict, tmp_path: Path) -> None:
+    raw = set_key(set_key(raw, "stage1.mllm", "smollm2"), "evaluate.questions", True)
+    assert "evaluate.questions: they are the validator's, and mllms.smollm2" in refusal(tmp_path, raw)
 
 
 def test_a_dot_in_a_catalogue_name_is_refused(raw: dict, tmp_path: Path) -> None:

@@ -37,14 +37,18 @@ def test_paper_and_smoke_are_shipped() -> None:
     assert {"paper", "smoke"} <= set(SHIPPED)
 
 
-@pytest.mark.parametrize(("name", "count", "splits"), [("coco30k", 30_000, 2014), ("coco5k", 5_000, 2017)])
+@pytest.mark.parametrize(
+    ("name", "protocol", "count", "references", "splits"),
+    [("coco30k", "coco30k-256", 30_000, 40_504, 2014), ("coco5k", "coco5k", 5_000, 5_000, 2017)],
+)
 def test_a_protocol_of_coco_goes_on_top_of_paper(
-    name: str, count: int, splits: int, monkeypatch: pytest.MonkeyPatch
+    name: str, protocol: str, count: int, references: int, splits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(monkeypatch, "paper", "--apply")
     run(monkeypatch, name, "--apply")
     data = params.load().data
-    assert (data.evaluation_captions, data.reference_images, data.finetune_captions) == (count, count, 5000)
+    assert (data.evaluation_captions, data.reference_images, data.finetune_captions) == (count, references, 5000)
+    assert params.load().evaluate.protocol == protocol
     assert (data.train_split, data.val_split, data.caption) == (f"train{splits}", f"val{splits}", "random")
 
 

@@ -63,6 +63,7 @@ def test_stage_writes_page_numbers_and_series(run: Path) -> None:
     assert sorted(path.name for path in paths.PLOTS.glob("*.*")) == [
         "arms.csv",
         "calibration.csv",
+        "fid_by_n.csv",
         "pictures.png",
         "reward.csv",
         "rounds.csv",
@@ -163,6 +164,30 @@ def test_item_by_item_the_threshold_is_called_a_share_of_items(run: Path) -> Non
     changed["stage1"]["questions"] = True
     paths.PARAMS.write_text(yaml.safe_dump(changed))
     assert page.validator_text(gathered()).startswith("Accepted is what has a share of items of 0.5 or more")
+
+
+def test_an_arm_of_another_protocol_stands_in_no_table_plot_or_comparison_with_others(run: Path) -> None:
+    report.main()
+    before = json.loads(paths.SUMMARY.read_text())
+    card = paths.evaluation("finetuned") / "card.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"resolution": 32}))
+    report.main()
+    text = paths.REPORT.read_text()
+    assert "fine-tuned, measured under another protocol" in text
+    assert "resolution (64 there, 32 here)" in text
+    with (paths.PLOTS / "arms.csv").open() as file:
+        assert "finetuned" not in [line["arm"] for line in csv.DictReader(file)]
+    assert any("finetuned" in key for key in before)
+    assert not any("finetuned" in key for key in json.loads(paths.SUMMARY.read_text()))
+
+
+def test_fid_against_n_is_drawn_and_written(run: Path) -> None:
+    rows = [records.FidRow(n=n, fid=60 - n, fid_std=1.5 if n < 24 else 0) for n in (6, 12, 24)]
+    records.write(paths.evaluation("raw") / "fid_by_n.jsonl", rows)
+    report.main()
+    assert "FID of raw is 54.0 with 6 pictures and 36.0 with 24" in paths.REPORT.read_text()
+    with (paths.PLOTS / "fid_by_n.csv").open() as file:
+        assert next(csv.DictReader(file)) == {"arm": "raw", "n": "6", "fid": "54.0", "fid_std": "1.5"}
 
 
 def test_captions_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,27 @@ def test_postcards_requests_are_worded_exactly() -> None:
 
 
 @pytest.mark.parametrize("templates", ["postcards", "general"])
+def test_vqa_score_asks_the_question_of_its_definition_whatever_the_templates(templates: str) -> None:
+    mllm = Prepared(Reply("valid", "yes", {"yes": 0.75, "no": 0.25}, 0.8, reading="probability"), templates=templates)
+    (outcome,) = roles.vqa_score(mllm, [PICTURE], ['a sign\nthat says "{no}"'])
+    assert mllm.asked[0].text == 'Does this figure show "a sign that says "{no}""? Please answer yes or no.'
+    assert (mllm.asked[0].role, mllm.candidates) == ("vqa", ("yes", "no"))
+    assert outcome.value == pytest.approx(0.75 * 0.8)  # P(yes) among all answers, not among yes and no alone
+
+
+def test_vqa_score_of_a_model_that_samples_or_writes_is_the_share_of_yes() -> None:
+    mllm = Prepared(
+        Reply("valid", "yes | no", {"yes": 0.75, "no": 0.25}, 0.8, reading="samples"),
+        Reply("valid", "No, it does not."),
+        Reply("valid", "Perhaps."),
+        Reply("refusal", "I'm sorry"),
+    )
+    outcomes = roles.vqa_score(mllm, [PICTURE] * 4, ["a fish"] * 4)
+    assert [outcome.value for outcome in outcomes] == [0.75, 0, None, None]
+    assert [outcome.status for outcome in outcomes] == ["valid", "valid", "unparseable", "refusal"]
+
+
+@pytest.mark.parametrize("templates", ["postcards", "general"])
 def test_user_text_is_inserted_as_it_is(templates: str) -> None:
     text = wording.render(templates, "enhance_again", prompt="a {feedback} \\1 {0} %s", feedback="{prompt}")
     assert "a {feedback} \\1 {0} %s" in text

@@ -77,6 +77,17 @@ def test_asked_item_by_item_it_accepts_what_is_there(validator: Mllm, scenes: li
     assert share([v.p_yes == 1 for v in verdicts]) >= MOST
 
 
+def test_vqa_score_ranks_a_pictures_own_caption_above_another(validator: Mllm, scenes: list[Scene]) -> None:
+    """The question is not in the words that the model was trained on."""
+    rng = random.Random(4)
+    captions = [caption(scene, rng, "terse")[0] for scene in scenes]
+    own, other = (
+        [outcome.value for outcome in roles.vqa_score(validator, pictures(scenes), texts)]
+        for texts in (captions, captions[1:] + captions[:1])
+    )
+    assert share([a > b for a, b in zip(own, other, strict=True) if a is not None and b is not None]) >= MUST
+
+
 def test_feedback_says_what_is_wrong(validator: Mllm, scenes: list[Scene]) -> None:
     blue = [Scene(s.background, (Thing(s.things[0].kind, "blue", "large", "centre"),)) for s in scenes]
     captions = [f"a red {scene.things[0].kind}" for scene in blue]

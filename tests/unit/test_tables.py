@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from t2i_feedback.reporting import paper, tables
+from t2i_feedback.reporting import paper, protocols, tables
 from t2i_feedback.reporting.evidence import Arm
 
 
@@ -46,12 +46,31 @@ def test_arms_table_puts_invalid_rates_below_judged_metrics_and_drops_what_nobod
     assert table.note.startswith("8 pictures per arm")
 
 
-def test_cards_are_shown_once_where_arms_agree() -> None:
-    table = tables.cards_table([arm("raw", {"n": 8, "steps": 20}), arm("enhanced", {"n": 8, "steps": 30})])
+def test_cards_are_shown_once_where_arms_agree_and_beside_what_the_paper_says() -> None:
+    table = tables.cards_table(
+        [arm("raw", {"n": 8, "steps": 20, "model": "sd"}), arm("enhanced", {"n": 8, "steps": 30})]
+    )
     assert table is not None
-    assert line(table, "n") == ("n", "8")
-    assert line(table, "steps") == ("steps", "raw: 20; enhanced: 30")
+    assert line(table, "n") == ("n", "8", "not stated")
+    assert line(table, "steps") == ("steps", "raw: 20; enhanced: 30", "not stated")
+    assert line(table, "model") == ("model", "raw: sd; enhanced: –", "Stable Diffusion 1.5")
     assert tables.cards_table([arm("raw")]) is None
+
+
+def test_every_number_of_the_arms_table_has_a_card_of_its_own() -> None:
+    assert set(tables.BY_KEY) == set(protocols.DECIDES)
+    card = {"n": 8, "extractor": "clip", "reference_n": 30, "judge": "gpt4", "preference": "dark"}
+    table = tables.number_cards(card, ["fid", "is", "judge_score"])
+    assert line(table, "FID") == ("FID", "n: 8; extractor: clip; reference n: 30")
+    assert line(table, "Inception Score") == ("Inception Score", "n: 8; extractor: clip")
+    assert line(table, "judge’s score") == ("judge’s score", "n: 8; preference: dark; judge: gpt4")
+
+
+def test_an_arm_apart_has_a_table_of_its_own_that_says_what_differs() -> None:
+    raw, other = arm("raw", {"n": 8, "steps": 20}), arm("finetuned", {"n": 8, "steps": 30}, fid=30.0)
+    table = tables.apart_table(other, raw)
+    assert table.columns == ("", "fine-tuned")
+    assert table.note == "Not comparable with the arms above, which differ in: steps (20 there, 30 here)."
 
 
 def test_the_paper_s_tables_are_complete() -> None:

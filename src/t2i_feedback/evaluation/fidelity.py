@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from t2i_feedback.params import Evaluate
 
 Features = NDArray[np.float32]  # [N, D]
+CURVE_STEPS, CURVE_SUBSETS = 8, 10  # FID against n: subsets of 1/8, 2/8, .. of the pictures, so many of each
 THREADS_PAY_FROM = 1000  # rows of a matrix; the eigenvalues of smaller ones take ten times longer on several threads
 
 
@@ -45,9 +46,9 @@ class FrechetDistance:
 
     def __call__(self, counts: NDArray[np.int64] | None = None) -> float:
         """The distance when picture i is there counts[i] times; by default every picture once."""
-        n = len(self._rows)
         if counts is None:
-            counts = np.ones(n, dtype=np.int64)
+            counts = np.ones(len(self._rows), dtype=np.int64)
+        n = int(counts.sum())
         shift = counts @ self._rows / n
         trace = (counts @ self._squares - n * shift @ shift) / (n - 1)
         kept = counts > 0
@@ -66,6 +67,26 @@ class FrechetDistance:
         """
         n = len(self._rows)
         return np.array([self(rng.multinomial(n, np.full(n, 1 / n))) for _ in range(resamples)])
+
+    def by_n(self, rng: np.random.Generator) -> list[tuple[int, Spread]]:
+        """The distance of fewer pictures: (n, mean and spread over random subsets without repetition), n rising.
+
+        The last has all pictures: no spread. The distance falls with n, so only distances of one n can be compared:
+        Chong & Forsyth, "Effectively unbiased FID and Inception Score and where to find them" (2020).
+        """
+        n = len(self._rows)
+        points = []
+        for size in sorted({n * step // CURVE_STEPS for step in range(1, CURVE_STEPS)} - {0, 1}):
+            distances = [self(_subset(n, size, rng)) for _ in range(CURVE_SUBSETS)]
+            points.append((size, Spread(float(np.mean(distances)), float(np.std(distances, ddof=1)))))
+        return [*points, (n, Spread(self(), 0.0))]
+
+
+def _subset(n: int, size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """How often each of n pictures is in a random subset: once or not at all."""
+    counts = np.zeros(n, dtype=np.int64)
+    counts[rng.choice(n, size, replace=False)] = 1
+    return counts
 
 
 def inception_score(logits: Features, splits: int, seed: int) -> Spread:
@@ -122,10 +143,17 @@ def diversity(features: Features) -> float:
     return float(1 - (total @ total - n) / (n * (n - 1)))
 
 
+@dataclass(frozen=True)
+class Fidelity:
+    numbers: dict[str, float]  # by name
+    resamples: NDArray[np.float64]  # Frechet distances of the arm's bootstrap resamples
+    by_n: list[tuple[int, Spread]]  # Frechet distance against the number of pictures
+
+
 def measure(
-    features: Features, logits: Features, reference: Features, protocol: Evaluate, seed: int
-) -> tuple[dict[str, float], NDArray[np.float64]]:
-    """Every number of this module for an arm, by name; and the Frechet distances of its resamples."""
+    features: Features, logits: Features | None, reference: Features, protocol: Evaluate, seed: int
+) -> Fidelity:
+    """Everything of this module for an arm. Without logits there is no Inception Score: it is left out."""
     from threadpoolctl import threadpool_limits
 
     threads = 1 if min(*features.shape, len(reference)) < THREADS_PAY_FROM else None
@@ -134,17 +162,18 @@ def measure(
         fids = frechet.resample(protocol.resamples, np.random.default_rng(seed))
         kernel = kernel_distance(features, reference, protocol.kid_subset, protocol.kid_subsets, seed)
         fid = frechet()
-    score = inception_score(logits, protocol.splits, seed)
+        by_n = frechet.by_n(np.random.default_rng(seed))
     precision, recall = precision_recall(features, reference, protocol.neighbourhood)
     numbers = {
         "fid": fid,
         "fid_std": float(fids.std(ddof=1)),
-        "is": score.value,
-        "is_std": score.std,
         "kid": kernel.value,
         "kid_std": kernel.std,
         "precision": precision,
         "recall": recall,
         "diversity": diversity(features),
     }
-    return numbers, fids
+    if logits is not None:
+        score = inception_score(logits, protocol.splits, seed)
+        numbers |= {"is": score.value, "is_std": score.std}
+    return Fidelity(numbers, fids, by_n)

@@ -79,10 +79,11 @@ def typed(reply: Reply, role: str) -> Reply:
     plain = {
         "validate": parse_yes(reply.text) is not None,
         "question": parse_yes(reply.text) is not None,
+        "vqa": parse_yes(reply.text) is not None,
         "judge": parse_score(reply.text) is not None,
         "questions": bool(parse_items(reply.text)),
     }.get(role, re.search(r"\w", clean_prompt(reply.text)) is not None)
-    if plain and not (refuses(reply.text) and role not in ("validate", "question", "judge")):
+    if plain and not (refuses(reply.text) and role not in ("validate", "question", "vqa", "judge")):
         return reply
     return replace(reply, status="refusal" if refuses(reply.text) else "unparseable")
 

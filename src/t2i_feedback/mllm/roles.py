@@ -15,6 +15,7 @@ from t2i_feedback.mllm.readings import SCORES, YES_NO
 from t2i_feedback.records import Reading, Status
 
 REMARK_TOKENS = 48  # feedback and descriptions are one sentence
+VQA_QUESTION = 'Does this figure show "{}"? Please answer yes or no.'  # of VQAScore's definition: no template
 PRESENT = 0.5  # an item is there when P(yes) is at least this
 
 
@@ -103,6 +104,21 @@ def score_preference(
             f"shorten it or choose another judge ({replies[0].text[:160]})"
         )
     return [_score(reply) for reply in replies]
+
+
+def vqa_score(
+    mllm: Mllm, images: Sequence[Image.Image], captions: Sequence[str], sample: int = 0
+) -> list[Outcome[float]]:
+    """VQAScore of each picture and its caption: P(yes) as the answer to whether it shows it, 0..1.
+
+    Lin et al., "Evaluating Text-to-Visual Generation with Image-to-Text Generation" (2024), with the question of their
+    code. P(yes) is a probability among all answers; of a model that only writes or samples, the share that says yes.
+    """
+    requests = [
+        Request(VQA_QUESTION.format(" ".join(caption.split())), image, sample, "vqa")
+        for image, caption in zip(images, captions, strict=True)
+    ]
+    return [_vqa(reply) for reply in mllm.choose(requests, YES_NO)]
 
 
 def describe(mllm: Mllm, images: Sequence[Image.Image], sample: int = 0) -> list[Outcome[str]]:
@@ -196,6 +212,14 @@ def _verdict(reply: Reply) -> Verdict:
     yes = bool(readings.parse_yes(reply.text))
     feedback = None if yes else readings.parse_reason(reply.text)
     return Verdict("valid", float(yes), reply.text, reply.reading, feedback)
+
+
+def _vqa(reply: Reply) -> Outcome[float]:
+    verdict = _verdict(reply)
+    share = verdict.p_yes
+    if share is not None and reply.reading == "probability" and reply.mass is not None:
+        share *= reply.mass  # of yes and no together, before they were made to sum to 1
+    return Outcome(verdict.status, share, verdict.raw, verdict.reading)
 
 
 def _score(reply: Reply) -> Outcome[float]:

@@ -19,7 +19,7 @@ STAGE1_PAIRS = (
     ("validated", "enhanced"),
     ("validated", "best_of_n"),
 )
-STAGE1_MEASURES = ("alignment", "whole")
+STAGE1_MEASURES = ("alignment", "whole", "clip_score", "vqa_score", "question_alignment")
 STAGE2 = (
     *(("finetuned", measure) for measure in ("judge_score", "held_out_score", "brightness", "contrast", "sharpness")),
     ("combined", "held_out_score"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from t2i_feedback.params import Params
-from t2i_feedback.records import CalibrationRow, CaptionRow, EpochRow, EvaluationRow, PictureRow, RoundRow
+from t2i_feedback.records import CalibrationRow, CaptionRow, EpochRow, EvaluationRow, FidRow, PictureRow, RoundRow
 
 LABELS = {
     "raw": "raw",
@@ -30,6 +30,7 @@ class Arm:
     pictures: Mapping[int, PictureRow]  # by caption_id: the ones that the arm ends with
     rounds: Sequence[PictureRow] = ()  # every picture drawn
     measured_rounds: Sequence[RoundRow] = ()
+    fid_by_n: Sequence[FidRow] = ()
 
     @property
     def label(self) -> str:
@@ -38,7 +39,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything at hand. An arm that was not run is absent; so are calibration and history when nobody made them."""
+    """Everything at hand. An arm that was not run is absent; so are calibration and history when nobody made them.
+
+    `arms` were measured alike. Those `apart` were not: their numbers stand in no table, plot or comparison with others.
+    """
 
     params: Params
     dataset: Path  # real images are relative to it
@@ -50,3 +54,4 @@ class Evidence:
     judge_pictures: Mapping[str, Path] = field(default_factory=dict)  # what it shows -> PNG file
     validator_pictures: Mapping[str, Path] = field(default_factory=dict)
     history: Sequence[EpochRow] = ()
+    apart: Mapping[str, Arm] = field(default_factory=dict)

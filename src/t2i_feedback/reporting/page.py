@@ -66,7 +66,9 @@ def render(evidence: Evidence) -> str:
         loop_sentences=loop_sentences(evidence),
         paper_tables=[tables.paper_stage1(), tables.our_stage1(evidence.arms, p.stage1.mllm)],
         paper_tables2=[tables.paper_stage2(), tables.our_stage2(evidence.arms, p.model.name)],
+        apart=[tables.apart_table(arm, arms[0]) for arm in evidence.apart.values()],
         cards=tables.cards_table(arms),
+        number_cards=number_cards(arms),
         paper_protocol=paper.PROTOCOL,
         extractor=p.evaluate.extractor,
         arm_labels=[arm.label for arm in arms],
@@ -128,7 +130,16 @@ def arm_plots(evidence: Evidence) -> list[Plot]:
         "held_out_score": "Held-out judge's score for the preference",
     }
     means = {measure: comparisons.arm_means(evidence, measure) for measure in titles}
-    return [plots.arm_means(means[measure], title) for measure, title in titles.items() if means[measure]]
+    found = [plots.arm_means(means[measure], title) for measure, title in titles.items() if means[measure]]
+    curves = {name: arm.fid_by_n for name, arm in evidence.arms.items() if arm.fid_by_n}
+    return [*found, plots.fid_by_n(curves)] if curves else found
+
+
+def number_cards(arms: Sequence[Arm]) -> Table | None:
+    """Of every number that some arm has."""
+    if not arms or not arms[0].card:
+        return None
+    return tables.number_cards(arms[0].card, [key for key in tables.BY_KEY if any(key in arm.metrics for arm in arms)])
 
 
 # ------------------------------------------------------------------------------------------------ the loop

@@ -28,6 +28,14 @@ STAGE2 = (
     ("Fine-tuned", 29.28, 32.19, 1.39, 71.60, 123.78),
 )
 
+SILENT = "not stated"
+CARD = {  # what the paper says of its own numbers, by the keys of our card; it is silent about the others
+    "model": "Stable Diffusion 1.5",
+    "n": "not stated",
+    "reference_set": "MS-COCO, split not stated",
+    "preference": PREFERENCE,
+    "judge": "an MLLM, not named",
+}
 PROTOCOL = (
     "MS-COCO; number of pictures, resolution, resizer, steps, guidance and how ± was made: not stated. "
     "The values suggest about 5,000 pictures, or fewer."

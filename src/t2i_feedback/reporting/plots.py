@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from t2i_feedback.evaluation.intervals import Interval
-from t2i_feedback.records import EpochRow
+from t2i_feedback.records import EpochRow, FidRow
 from t2i_feedback.reporting.comparisons import RoundSummary
 from t2i_feedback.reporting.evidence import LABELS
 from t2i_feedback.reporting.style import FIRST, INK, SECOND, STYLE
@@ -70,6 +70,24 @@ def arm_means(means: Mapping[str, Interval], title: str, digits: int = 2) -> Plo
         axes.grid(axis="y", visible=False)
     return canvas.plot(
         f"{title}: " + ", ".join(f"{LABELS.get(arm, arm)} {mean.value:.{digits}f}" for arm, mean in means.items())
+    )
+
+
+def fid_by_n(curves: Mapping[str, Sequence[FidRow]]) -> Plot:
+    """FID of fewer pictures, one line per arm; bars are the spread over random subsets."""
+    canvas = _Canvas("FID against the number of pictures")
+    with canvas as axes:
+        for arm, rows in curves.items():
+            numbers, spreads = [row.n for row in rows], [row.fid_std for row in rows]
+            colour = ARM_COLOURS.get(arm, INK)
+            fids, label = [row.fid for row in rows], LABELS.get(arm, arm)
+            axes.errorbar(numbers, fids, spreads, marker=".", color=colour, elinewidth=1, label=label)
+        axes.set_xlabel("pictures")
+        axes.legend(loc="best")
+    name, rows = next(iter(curves.items()))
+    return canvas.plot(
+        f"FID of {LABELS.get(name, name)} is {rows[0].fid:.1f} with {rows[0].n} pictures and {rows[-1].fid:.1f} with "
+        f"{rows[-1].n}: FIDs of different numbers of pictures cannot be compared."
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from t2i_feedback.reporting import paper
+from t2i_feedback.reporting import paper, protocols
 from t2i_feedback.reporting.evidence import Arm
 
 MINUS = "\N{MINUS SIGN}"
@@ -39,6 +39,9 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
     "What the caption asks for": (
         Metric("alignment", "alignment", 3, "higher"),
         Metric("whole", "whole caption right", 3, "higher"),
+        Metric("clip_score", "CLIPScore", 3, "higher"),
+        Metric("vqa_score", "VQAScore", 3, "higher", invalid="invalid_vqa"),
+        Metric("question_alignment", "items that the validator finds", 3, "higher", invalid="invalid_questions"),
     ),
     "Light and focus": (
         Metric("brightness", "brightness", 1),
@@ -62,6 +65,9 @@ GLOSSARY = {
     "alignment": "share of what the caption states that an oracle sees in the picture, strictly: an object that nobody "
     "asked for counts against it. The oracle measures only; it is neither validator nor judge.",
     "whole caption right": "share of pictures that show everything the caption states and nothing uninvited.",
+    "CLIPScore": "2.5 max(cos, 0) of CLIP's features of picture and caption (Hessel et al. 2021).",
+    "VQAScore": "P(yes) when a model is asked whether the picture shows the caption (Lin et al. 2024).",
+    "items that the validator finds": "share of what the caption states, asked item by item.",
     "brightness, contrast": "mean and standard deviation of the 0–255 luma (Rec. 601), averaged over pictures.",
     "sharpness": "1 − blur_effect of scikit-image: 0 is blurred, 1 is sharp.",
     "diversity": "mean distance between an arm’s pictures in the extractor's features.",
@@ -148,7 +154,7 @@ def arms_table(arms: Iterable[Arm]) -> Table:
 
 
 def cards_table(arms: Iterable[Arm]) -> Table | None:
-    """Protocol cards: one column if all arms were measured alike, else one per arm."""
+    """Protocol cards beside what the paper says of its own; arms that differ in a line are named in it."""
     cards = {arm.label: arm.card for arm in arms if arm.card}
     if not cards:
         return None
@@ -157,8 +163,29 @@ def cards_table(arms: Iterable[Arm]) -> Table | None:
     for key in keys:
         values = [_plain(card.get(key)) for card in cards.values()]
         each = "; ".join(f"{arm}: {value}" for arm, value in zip(cards, values, strict=True))
-        rows.append(Row((key.replace("_", " "), values[0] if len(set(values)) == 1 else each)))
-    return Table(("protocol", "ours"), tuple(rows))
+        ours = values[0] if len(set(values)) == 1 else each
+        rows.append(Row((key.replace("_", " "), ours, paper.CARD.get(key, paper.SILENT))))
+    return Table(("protocol", "ours", "the paper’s"), tuple(rows))
+
+
+def number_cards(card: Mapping[str, object], metrics: Iterable[str]) -> Table:
+    """The protocol card of every single number: what of the arms' card decides it."""
+    rows = []
+    for key in metrics:
+        if key in protocols.DECIDES:
+            own = protocols.card_of(key, card)
+            parts = [f"{name.replace('_', ' ')}: {_plain(value)}" for name, value in own.items()]
+            rows.append(Row((BY_KEY[key].label, "; ".join(parts))))
+    return Table(("number", "made by"), tuple(rows))
+
+
+def apart_table(arm: Arm, alike: Arm) -> Table:
+    """An arm that must not stand beside the others, by itself, and what differs from them."""
+    found = protocols.differences(alike.card, arm.card).items()
+    parts = [f"{key.replace('_', ' ')} ({_plain(theirs)} there, {_plain(ours)} here)" for key, (theirs, ours) in found]
+    table = arms_table([arm])
+    note = f"Not comparable with the arms above, which differ in: {'; '.join(parts)}."
+    return Table(table.columns, table.rows, f"{arm.label}, measured under another protocol", note)
 
 
 def _plain(value: object) -> str:

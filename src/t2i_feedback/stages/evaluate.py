@@ -1,8 +1,9 @@
 """evaluate ARM: measure an arm's pictures, one by one (per_image.jsonl) and together (metrics/arms/ARM.json).
 
-Every arm is measured alike: one pass for features, then photometry, alignment with the caption's facts, the training
-judge, the held-out judge and the validator (unless that reads text alone). Answers that are not valid stay None; their
-share stands beside the means.
+Every arm is measured alike: one pass for features and photometry, then alignment with the caption's facts, the training
+judge, the held-out judge and the validator (unless that reads text alone); CLIPScore, VQAScore and the validator's
+answers item by item where params.yaml asks for them. Answers that are not valid stay None; their share stands beside
+the means. Every picture file is decoded once, as far as memory allows (evaluation/reading.py).
 """
 
 import json
@@ -13,17 +14,41 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i_feedback import params, paths, records, stages, workspace
+from PIL import Image
+
+from t2i_feedback import params, paths, photometry, records, stages, workspace
 from t2i_feedback.errors import UserError
+from t2i_feedback.evaluation import reading
 from t2i_feedback.pictures import open_rgb
-from t2i_feedback.records import CaptionRow, EvaluationRow, PictureRow, RoundRow
+from t2i_feedback.records import CaptionRow, EvaluationRow, FidRow, PictureRow, RoundRow
 
 if TYPE_CHECKING:
     from t2i_feedback.evaluation.alignment import Alignment
+    from t2i_feedback.evaluation.fidelity import Fidelity
     from t2i_feedback.mllm.roles import Typed
 
-CHUNK = 512  # pictures in memory together
+CHUNK = 512  # pictures asked about together
 ORACLE_SIDE = 64  # pixels
+
+
+class Looked(reading.Pictures):
+    """Pictures whose light is measured when they are first opened for it."""
+
+    def __init__(self) -> None:
+        super().__init__(open_rgb)
+        self._light: dict[Path, dict[str, float]] = {}
+
+    def look(self, file: Path) -> Image.Image:
+        image = self.open(file)
+        if file not in self._light:
+            self._light[file] = photometry.measure(image)
+        return image
+
+    def light(self, file: Path) -> dict[str, float]:
+        """Brightness, contrast and sharpness."""
+        if file not in self._light:
+            self.look(file)
+        return self._light[file]
 
 
 def main(arm: str = "") -> None:
@@ -54,18 +79,24 @@ def main(arm: str = "") -> None:
         *entries,
     ]
     inputs = [paths.EVALUATION_CAPTIONS, paths.REFERENCE, paths.ORACLE, folder]
+    inputs += [Path(name) for name in (p.evaluate.weights, p.evaluate.clip_score) if name and Path(name).exists()]
     with workspace.partial(f"evaluate-{arm}", workspace.digest(settings, inputs)) as work:
         out = work / "evaluation"
         out.mkdir(exist_ok=True)
-        numbers = measure_fidelity(p, [folder / picture.image for picture in pictures], out / "features.safetensors")
-        alignments = align(captions, rounds, folder)
-        answers = ask(p, asked, captions, [folder / picture.image for picture in pictures])
-        rows = per_image(p, folder, pictures, Counter(row.caption_id for row in rounds), alignments, answers)
-        metrics = {"n": len(rows)} | numbers | means(rows)
+        looked, files = Looked(), [folder / picture.image for picture in pictures]
+        fidelity = measure_fidelity(p, looked, files, out / "features.safetensors")
+        alignments = align(looked, captions, rounds, folder)
+        clip = clip_scores(p, looked, captions, files)
+        answers = ask(p, asked, looked, captions, files)
+        drawn = Counter(row.caption_id for row in rounds)
+        rows = per_image(p, looked, folder, pictures, drawn, alignments, answers, clip)
+        metrics = {"n": len(rows)} | fidelity.numbers | means(rows)
         metrics |= {f"invalid_{role}": invalid_share(outcomes) for role, outcomes in answers.items()}
         metrics |= prompt_lengths(pictures) | flags(pictures)
         records.write(out / "per_image.jsonl", rows)
         records.write(out / "rounds.jsonl", (round_row(row, alignments[row.image]) for row in rounds))
+        curve = (FidRow(n=n, fid=fid.value, fid_std=fid.std) for n, fid in fidelity.by_n)
+        records.write(out / "fid_by_n.jsonl", curve)
         records.write_json(out / "card.json", protocol(p, len(rows)) | asking(p, asked, answers))
         workspace.publish(out, paths.evaluation(arm))
         records.write_json(paths.arm_metrics(arm), metrics)
@@ -75,8 +106,14 @@ def main(arm: str = "") -> None:
 
 def roles_asked(p: params.Params) -> dict[str, str]:
     """Role -> the model that plays it. A stage-1 model of text alone has no role here: it enhances and no more."""
-    judges = {"judge": p.finetune.judge, "held_out": p.evaluate.judge}
-    return judges | ({"validator": p.stage1.mllm} if p.mllms[p.stage1.mllm].images else {})
+    asked = {"judge": p.finetune.judge, "held_out": p.evaluate.judge}
+    if p.mllms[p.stage1.mllm].images:
+        asked["validator"] = p.stage1.mllm
+    if p.evaluate.questions:
+        asked["questions"] = p.stage1.mllm
+    if p.evaluate.vqa_score:
+        asked["vqa"] = p.evaluate.vqa_mllm
+    return asked
 
 
 def in_order(pictures: list[PictureRow], captions: list[CaptionRow], folder: Path) -> list[PictureRow]:
@@ -112,8 +149,11 @@ def flags(pictures: list[PictureRow]) -> dict[str, int]:
     return {"flagged": sum(found)} if found else {}
 
 
-def measure_fidelity(p: params.Params, files: list[Path], kept: Path) -> dict[str, float]:
-    """FID and the like. Features, logits and the FIDs of resamples go to `kept`; if it is there, it saves the pass."""
+def measure_fidelity(p: params.Params, looked: Looked, files: list[Path], kept: Path) -> "Fidelity":
+    """FID and the like. Features, logits and the FIDs of resamples go to `kept`; if it is there, it saves the pass.
+
+    Raises UserError when the real images' features are of other weights.
+    """
     from safetensors.numpy import load_file, save_file
 
     from t2i_feedback.evaluation import extractors, fidelity
@@ -122,16 +162,27 @@ def measure_fidelity(p: params.Params, files: list[Path], kept: Path) -> dict[st
     if kept.exists():
         tensors = load_file(kept)
     else:
-        found = extractors.extract(files, extractors.load(p.evaluate.extractor, p.model.device), p.model.size)
-        tensors = {"features": found.features, "logits": found.logits}
-    numbers, fids = fidelity.measure(tensors["features"], tensors["logits"], reference, p.evaluate, p.seed)
+        extractor = extractors.load(p.evaluate.extractor, p.model.device, p.evaluate.weights)
+        if (theirs := reference_card()["weights"]) != extractor.weights:
+            raise UserError(
+                f"{paths.REFERENCE} was made with the weights {theirs}, and these are {extractor.weights}: "
+                "run `dvc repro -s -f reference`"
+            )
+        size = p.evaluate.size or p.model.size
+        found = extractors.extract(files, extractor, size, p.evaluate.resizer, looked.look)
+        tensors = {"features": found.features}
+        if found.logits is not None:
+            tensors["logits"] = found.logits
+    measured = fidelity.measure(tensors["features"], tensors.get("logits"), reference, p.evaluate, p.seed)
     partial = kept.with_suffix(".partial")
-    save_file(tensors | {"fid_resamples": fids}, partial)
+    save_file(tensors | {"fid_resamples": measured.resamples}, partial)
     partial.replace(kept)
-    return numbers
+    return measured
 
 
-def align(captions: list[CaptionRow], rounds: list[PictureRow], folder: Path) -> dict[str, "Alignment | None"]:
+def align(
+    looked: Looked, captions: list[CaptionRow], rounds: list[PictureRow], folder: Path
+) -> dict[str, "Alignment | None"]:
     """Image -> what the oracle sees of its caption's facts, for every picture drawn; None where there are no facts."""
     facts = {caption.caption_id: caption.facts for caption in captions if caption.facts is not None}
     alignments: dict[str, Alignment | None] = dict.fromkeys(row.image for row in rounds)
@@ -142,18 +193,34 @@ def align(captions: list[CaptionRow], rounds: list[PictureRow], folder: Path) ->
     import torch
 
     from t2i_feedback.evaluation.alignment import Oracle, score
-    from t2i_feedback.evaluation.extractors import read_square
 
     oracle = Oracle.from_pretrained(paths.ORACLE)
     for chunk in chunks(known):
-        images = np.stack([read_square(folder / row.image, ORACLE_SIDE) for row in chunk]).transpose(0, 3, 1, 2)
+        opened = looked.open_all(folder / row.image for row in chunk)
+        squares = [np.array(reading.square(image, ORACLE_SIDE, "crop_lanczos")) for image in opened]
+        images = np.stack(squares).transpose(0, 3, 1, 2)
         for row, seen in zip(chunk, oracle.see(torch.from_numpy(images).float() / 255), strict=True):
             alignments[row.image] = score(facts[row.caption_id], seen)
     return alignments
 
 
+def clip_scores(p: params.Params, looked: Looked, captions: list[CaptionRow], files: list[Path]) -> list[float] | None:
+    """CLIPScore of every picture and its caption; None where nobody asks for it."""
+    name, key = p.evaluate.clip_score, "evaluate.clip_score"
+    if name is None:
+        return None
+    import torch
+
+    from t2i_feedback.evaluation import clip, extractors
+
+    model = clip.load(name, key)
+    torch.nn.Module.to(model, extractors.device_named(p.model.device))  # transformers types its own `to` wrongly
+    texts = [caption.caption for caption in captions]
+    return clip.scores(model, name, key, reading.ahead(files, looked.open), texts)
+
+
 def ask(
-    p: params.Params, asked: dict[str, str], captions: list[CaptionRow], files: list[Path]
+    p: params.Params, asked: dict[str, str], looked: Looked, captions: list[CaptionRow], files: list[Path]
 ) -> dict[str, Sequence["Typed"]]:
     """Role -> its answers about every picture, each model opened once. Raises UserError when too few are valid."""
     from t2i_feedback import mllm
@@ -165,10 +232,14 @@ def ask(
             for role in (role for role, chosen in asked.items() if chosen == name):
                 found: list[Typed] = []
                 for chunk in chunks(list(zip(files, captions, strict=True))):
-                    images = [open_rgb(file) for file, _ in chunk]
+                    images = looked.open_all(file for file, _ in chunk)
+                    texts = [caption.caption for _, caption in chunk]
                     if role == "validator":
-                        texts = [caption.caption for _, caption in chunk]
                         found += roles.validate(model, images, texts, questions=p.stage1.questions)
+                    elif role == "questions":
+                        found += roles.validate(model, images, texts, questions=True)
+                    elif role == "vqa":
+                        found += roles.vqa_score(model, images, texts)
                     else:
                         found += roles.score_preference(model, images, p.finetune.preference)
                 roles.check_invalid(found, p.evaluate.max_invalid_fraction, f"{role.replace('_', '-')} {name}")
@@ -178,15 +249,15 @@ def ask(
 
 def per_image(
     p: params.Params,
+    looked: Looked,
     folder: Path,
     pictures: list[PictureRow],
     drawn: Counter[int],
     alignments: dict[str, "Alignment | None"],
     answers: dict[str, Any],
+    clip: list[float] | None,
 ) -> list[EvaluationRow]:
     """One row per caption. `accepted` is the loop's word; of an arm without one, P(yes) decides alike."""
-    from t2i_feedback import photometry
-
     rows = []
     for i, picture in enumerate(pictures):
         alignment, accepted = alignments[picture.image], picture.accepted
@@ -197,7 +268,7 @@ def per_image(
             accepted = p_yes >= p.stage1.threshold
         row = EvaluationRow(
             caption_id=picture.caption_id,
-            **photometry.measure(open_rgb(folder / picture.image)),
+            **looked.light(folder / picture.image),
             alignment=alignment.share if alignment else None,
             whole=alignment.whole if alignment else None,
             judge_score=answers["judge"][i].value,
@@ -205,6 +276,9 @@ def per_image(
             p_yes=p_yes,
             accepted=accepted,
             rounds=drawn[picture.caption_id],
+            clip_score=clip[i] if clip else None,
+            vqa_score=answers["vqa"][i].value if "vqa" in answers else None,
+            question_alignment=answers["questions"][i].p_yes if "questions" in answers else None,
         )
         rows.append(row)
     return rows
@@ -244,11 +318,13 @@ def invalid_share(outcomes: Sequence["Typed"]) -> float:
 
 def protocol(p: params.Params, n: int) -> dict[str, object]:
     """The card: everything that the arm's numbers were made by. Arms measured alike have equal cards."""
-    reference = json.loads((paths.REFERENCE / "card.json").read_text(encoding="utf-8"))
+    reference = reference_card()
     accepts = f"accepts from {'a share of items' if p.stage1.questions else 'P(yes)'} {p.stage1.threshold:g}"
     sees = "validator" in roles_asked(p)
-    return reference | {
+    card = reference | {
+        "protocol": p.evaluate.protocol,
         "n": n,
+        "drawn_at": p.model.size,
         "image_format": "png",
         "model": p.model.name,
         "steps": p.model.steps,
@@ -258,7 +334,7 @@ def protocol(p: params.Params, n: int) -> dict[str, object]:
         "safety_checker": p.model.safety_checker,
         "seed": p.seed,
         "fid_std": f"{p.evaluate.resamples} bootstrap resamples of the arm's features, the reference fixed",
-        "is_std": f"over {p.evaluate.splits} splits",
+        "is_std": f"over {p.evaluate.splits} splits" if reference["classes"] else "none: no classes, no score",
         "kid_std": f"over {p.evaluate.kid_subsets} subsets of {p.evaluate.kid_subset}",
         "neighbourhood": p.evaluate.neighbourhood,
         "rounds_std": "over captions",
@@ -271,6 +347,17 @@ def protocol(p: params.Params, n: int) -> dict[str, object]:
         "held_out_judge": p.evaluate.judge,
         "validator": f"{p.stage1.mllm}, {accepts}" if sees else f"none: {p.stage1.mllm} reads text alone",
     }
+    if p.evaluate.clip_score is not None:
+        card["clip_score"] = f"2.5 max(cos, 0), {p.evaluate.clip_score}"
+    if p.evaluate.vqa_score:
+        card["vqa_score"] = f"P(yes), {p.evaluate.vqa_mllm}"
+    if p.evaluate.questions:
+        card["question_alignment"] = f"share of the caption's items with P(yes) of 0.5 or more, {p.stage1.mllm}"
+    return card
+
+
+def reference_card() -> dict[str, Any]:
+    return json.loads((paths.REFERENCE / "card.json").read_text(encoding="utf-8"))
 
 
 def asking(p: params.Params, asked: dict[str, str], answers: dict[str, Sequence["Typed"]]) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """reference: features of the real images that FID, KID, precision and recall compare every arm with."""
 
+from pathlib import Path
+
 from t2i_feedback import params, paths, records, stages, workspace
 
 
@@ -7,26 +9,33 @@ def main() -> None:
     p = params.load()
     rows = records.read(paths.REFERENCE_CAPTIONS, records.CaptionRow)
     files = [paths.DATASET / row.image for row in rows]
-    print(f"reference: {p.evaluate.extractor} features of {len(files)} real images at {p.model.size} x {p.model.size}")
+    size = p.evaluate.size or p.model.size
+    print(f"reference: {p.evaluate.extractor} features of {len(files)} real images at {size} x {size}")
     from safetensors.numpy import save_file
 
-    from t2i_feedback.evaluation import extractors
+    from t2i_feedback.evaluation import extractors, reading
 
-    digest = workspace.digest([p.data, p.model.size, p.evaluate.extractor], [paths.REFERENCE_CAPTIONS, *files])
-    with workspace.partial("reference", digest) as work:
+    settings: list[workspace.Setting] = [p.data, size, p.evaluate.extractor, p.evaluate.resizer, p.evaluate.weights]
+    own = [Path(p.evaluate.weights)] if p.evaluate.weights and Path(p.evaluate.weights).exists() else []
+    with workspace.partial("reference", workspace.digest(settings, [paths.REFERENCE_CAPTIONS, *files, *own])) as work:
         out = work / "reference"
         out.mkdir(exist_ok=True)
-        extracted = extractors.extract(files, extractors.load(p.evaluate.extractor, p.model.device), p.model.size)
-        save_file({"features": extracted.features, "logits": extracted.logits}, out / "features.safetensors")
+        extractor = extractors.load(p.evaluate.extractor, p.model.device, p.evaluate.weights)
+        extracted = extractors.extract(files, extractor, size, p.evaluate.resizer)
+        tensors = {"features": extracted.features}
+        if extracted.logits is not None:
+            tensors["logits"] = extracted.logits
+        save_file(tensors, out / "features.safetensors")
         card = {
             "reference_n": len(files),
             "reference_set": f"{p.data.source}, {p.data.val_split} split",
-            "resolution": p.model.size,
-            "resizer": extractors.RESIZER,
+            "resolution": size,
+            "resizer": reading.RESIZERS[p.evaluate.resizer],
             "reference_format": ", ".join(sorted({file.suffix.lstrip(".") for file in files})),
             "extractor": p.evaluate.extractor,
+            "weights": extractor.weights,
             "feature_dimensions": extracted.features.shape[1],
-            "classes": extracted.logits.shape[1],
+            "classes": 0 if extracted.logits is None else extracted.logits.shape[1],
         }
         records.write_json(out / "card.json", card)
         workspace.publish(out, paths.REFERENCE)

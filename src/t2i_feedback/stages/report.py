@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from t2i_feedback import params, paths, publish, records, stages
-from t2i_feedback.reporting import alarm, calibration, comparisons, grids, page
+from t2i_feedback.reporting import alarm, calibration, comparisons, grids, page, protocols
 from t2i_feedback.reporting.evidence import LOOPS, Arm, Evidence
 
 
@@ -30,11 +30,13 @@ def main() -> None:
 def gather(p: params.Params) -> Evidence:
     """What the other stages left. Only the captions must be there; whatever else is missing, the page says so."""
     captions = records.read(paths.EVALUATION_CAPTIONS, records.CaptionRow)
+    alike, apart = protocols.split({name: read_arm(name) for name in paths.ARMS if paths.arm_metrics(name).exists()})
     return Evidence(
         params=p,
         dataset=paths.DATASET,
         captions={row.caption_id: row for row in captions},
-        arms={name: read_arm(name) for name in paths.ARMS if paths.arm_metrics(name).exists()},
+        arms=alike,
+        apart=apart,
         calibration=_rows(paths.CALIBRATION / "sweeps.jsonl", records.CalibrationRow),
         calibration_metrics=_json(paths.CALIBRATION_METRICS),
         validator_metrics=_json(paths.VALIDATOR_METRICS),
@@ -55,6 +57,7 @@ def read_arm(name: str) -> Arm:
         pictures={row.caption_id: row for row in records.read(folder / "pictures.jsonl", records.PictureRow)},
         rounds=_rows(folder / "rounds.jsonl", records.PictureRow),
         measured_rounds=_rows(measured / "rounds.jsonl", records.RoundRow),
+        fid_by_n=_rows(measured / "fid_by_n.jsonl", records.FidRow),
     )
 
 
@@ -80,6 +83,8 @@ def write_plots(evidence: Evidence) -> None:
     _csv("reward", list(records.EpochRow.model_fields), [row.model_dump() for row in evidence.history])
     keys = sorted({key for arm in arms for key in arm.metrics})
     _csv("arms", ["arm", *keys], [{"arm": arm.name, **arm.metrics} for arm in arms])
+    curves = [{"arm": arm.name, **row.model_dump()} for arm in arms for row in arm.fid_by_n]
+    _csv("fid_by_n", ["arm", *records.FidRow.model_fields], curves)
     sweeps = [
         {"judge": judge, "trait": trait, "level": level, "score": score, "standard_error": error}
         for (judge, trait), points in comparisons.sweep_means(evidence).items()
