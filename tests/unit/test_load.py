@@ -151,7 +151,7 @@ def test_a_policy_follows_a_negative_prompt(folder: Path) -> None:
     null = sampling.embed(pipe, [model.negative_prompt])
     policy = sampling.Policy(pipe.unet, ddim.Schedule.of(pipe.scheduler, model.steps, 1.0), model.guidance, null)
     given, index = sampling.embed(pipe, prompts), torch.tensor([0, 1])
-    rollout = sampling.roll_out(pipe, policy, given, index, seeds, size=model.size, batch_size=2)
+    rollout = sampling.roll_out(pipe, policy, given, index, seeds, size=model.size)
     assert apart([np.asarray(image).astype(int) for image in rollout.images], draw(pipe, model, prompts, seeds)) <= 1
 
 
@@ -494,3 +494,11 @@ def test_nothing_is_logged_of_a_plain_checkpoint(folder: Path, caplog: pytest.Lo
     with caplog.at_level(logging.WARNING):
         drawn(folder)
     assert [record for record in caplog.records if record.name.startswith("t2i_feedback")] == []
+
+
+@pytest.mark.parametrize("steps", [5, 6, 10])
+def test_a_first_step_from_pure_noise_can_be_drawn_at_full_eta(steps):
+    """The shipped model's first timestep has no signal at all: sigma^2 = 1 - a_prev, up to rounding."""
+    pipe = load.load_pipeline(tiny_diffusion.model(name="models/postcards/sd", size=64))
+    [image] = sampling.draw(pipe, ["a red house"], [1], steps=steps, guidance=1.0, eta=1.0, size=64)
+    assert image.getextrema() != ((0, 0),) * 3

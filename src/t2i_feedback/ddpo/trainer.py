@@ -75,7 +75,9 @@ class Trainer:
                 f"{float(schedule.sigma.max()):.3g}"
             )
         self.embeddings = sampling.embed(pipe, self.prompts)
-        self.policy = sampling.Policy(pipe.unet, schedule, model.guidance, sampling.embed(pipe, [model.negative_prompt]))
+        self.policy = sampling.Policy(
+            pipe.unet, schedule, model.guidance, sampling.embed(pipe, [model.negative_prompt])
+        )
         self.optimiser = optimiser.make(finetune, parameters)
         if finetune.gradient_checkpointing:
             pipe.unet.enable_gradient_checkpointing()

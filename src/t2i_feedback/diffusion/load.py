@@ -94,6 +94,9 @@ def load_tokenizer(model: Model):
     )
 
 
+# Of DDIM's variance. Where a step starts from pure noise and eta is 1, sigma^2 = 1 - a_prev, and diffusers takes the
+# root of 1 - a_prev - sigma^2: rounding would make that negative, and the whole picture not a number.
+BELOW_1 = 1 - 1e-6
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 SAFETY_PARTS = ("safety_checker", "feature_extractor")
 
@@ -198,7 +201,10 @@ def _scheduler(name: Scheduler, config: Any) -> Any:
     if name == "euler":
         return EulerDiscreteScheduler.from_config(config)
     defaults = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
-    return DDIMScheduler.from_config(config, **{key: config.get(key, value) for key, value in defaults.items()})
+    scheduler = DDIMScheduler.from_config(config, **{key: config.get(key, value) for key, value in defaults.items()})
+    variance = scheduler._get_variance
+    scheduler._get_variance = lambda timestep, previous: variance(timestep, previous) * BELOW_1
+    return scheduler
 
 
 def _offload(pipe: Any, device: str) -> None:

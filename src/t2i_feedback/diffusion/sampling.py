@@ -152,7 +152,9 @@ def roll_out(
     given = embeddings[prompt_index].to(pipe.device)
 
     def fresh_noise() -> torch.Tensor:
-        return torch.stack([torch.randn(shape, generator=source) for source in sources]).to(pipe.device, pipe.unet.dtype)
+        return torch.stack([torch.randn(shape, generator=source) for source in sources]).to(
+            pipe.device, pipe.unet.dtype
+        )
 
     x = fresh_noise()
     latents, log_probs = [x], []
