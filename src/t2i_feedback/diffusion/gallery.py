@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from t2i_feedback import processes
 from t2i_feedback.diffusion.sampling import draw, noise_seed
 from t2i_feedback.params import Model
 from t2i_feedback.pictures import about_png, save_png
@@ -21,8 +22,9 @@ def draw_missing(
     """Draw every prompt's picture into folder/images; its noise depends on caption id and round alone.
 
     Batches are composed by order of the rows, and one that is not complete on disk (a picture of another prompt does
-    not count) is drawn whole, so that an interrupted run ends with the same bytes. `load` yields the pipeline and is
-    called only if something is missing.
+    not count) is drawn whole, so that an interrupted run ends with the same bytes, in however many processes: each
+    draws its share of the batches, and all are there when this returns. `load` yields the pipeline and is called only
+    if something is missing.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     batches = [prompts[i : i + model.batch_size] for i in range(0, len(prompts), model.batch_size)]
@@ -30,14 +32,18 @@ def draw_missing(
     def drawn(row: PromptRow) -> bool:
         return about_png(folder / image_name(row.caption_id, row.round)).get("prompt") == row.prompt
 
-    missing = [batch for batch in batches if not all(map(drawn, batch))]
-    if not missing:
-        return
-    pipe = load()
-    with tqdm(total=sum(map(len, missing)), unit="picture", desc=title, mininterval=1) as bar:
-        for batch in missing:
+    missing = [batch for batch in processes.share(batches) if not all(map(drawn, batch))]
+    if missing:
+        _draw(load(), missing, folder, model, seed, title)
+    processes.meet()
+
+
+def _draw(pipe, batches: Sequence[Sequence[PromptRow]], folder: Path, model: Model, seed: int, title: str) -> None:
+    total = sum(map(len, batches))
+    with tqdm(total=total, unit="picture", desc=title, mininterval=1, disable=not processes.first()) as bar:
+        for batch in batches:
             images = draw(
-                pipe,  # type: ignore[arg-type]
+                pipe,
                 [row.prompt for row in batch],
                 [noise_seed(seed, row.caption_id, row.round) for row in batch],
                 steps=model.steps,

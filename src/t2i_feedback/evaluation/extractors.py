@@ -13,11 +13,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from safetensors.torch import load as unpack
+from safetensors.torch import save as pack
 from torch import Tensor
 from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 from tqdm import tqdm
 
+from t2i_feedback import processes
 from t2i_feedback.errors import UserError
 
 RESIZER = "centre crop to a square, then Pillow's Lanczos"  # for images that are not of the wanted size already
@@ -99,18 +102,29 @@ def load(name: str, device: str) -> FeatureExtractorBase:
 
 
 def extract(files: Sequence[Path], extractor: FeatureExtractorBase, size: int) -> Extracted:
-    """One pass over the image files, shown at size x size pixels, in the order of `files`."""
+    """One pass over the image files, shown at size x size pixels, in the order of `files`.
+
+    Batches are the same in however many processes; each takes its share, and every one gets the whole.
+    """
     device = next(extractor.parameters()).device
     batch_size = SMALL_BATCH if device.type == "cpu" else LARGE_BATCH
-    features, logits = [], []
-    with torch.inference_mode(), tqdm(total=len(files), desc="features", unit=" images", disable=None) as bar:
-        for batch in _batches(files, batch_size):
+    batches = list(_batches(files, batch_size))
+    own = processes.share(range(len(batches)))
+    found: dict[str, Tensor] = {}
+    total = sum(len(batches[number]) for number in own)
+    with torch.inference_mode(), tqdm(total=total, desc="features", unit=" images", disable=None) as bar:
+        for number in own:
+            batch = batches[number]
             pixels = torch.from_numpy(np.stack([read_square(file, size) for file in batch])).permute(0, 3, 1, 2)
             pooled, classes = extractor(pixels.to(device))
-            features.append(pooled.float().cpu())
-            logits.append(classes.float().cpu())
+            found |= {f"features {number}": pooled.float().cpu(), f"logits {number}": classes.float().cpu()}
             bar.update(len(batch))
-    return Extracted(torch.cat(features).numpy(), torch.cat(logits).numpy())
+    for others in processes.exchange(pack(found)) if processes.world() > 1 else ():
+        found |= unpack(others)
+    features, logits = (
+        torch.cat([found[f"{name} {number}"] for number in range(len(batches))]) for name in ("features", "logits")
+    )
+    return Extracted(features.numpy(), logits.numpy())
 
 
 def read_square(file: Path, size: int) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i_feedback import params, paths, records, stages, workspace
+from t2i_feedback import params, paths, processes, records, stages, workspace
 from t2i_feedback.errors import UserError
 from t2i_feedback.pictures import open_rgb
 from t2i_feedback.records import CaptionRow, EvaluationRow, PictureRow, RoundRow
@@ -63,11 +63,12 @@ def main(arm: str = "") -> None:
         metrics = {"n": len(rows)} | numbers | means(rows)
         metrics |= {f"invalid_{role}": invalid_share(outcomes) for role, outcomes in answers.items()}
         metrics |= prompt_lengths(pictures)
-        records.write(out / "per_image.jsonl", rows)
-        records.write(out / "rounds.jsonl", (round_row(row, alignments[row.image]) for row in rounds))
-        records.write_json(out / "card.json", protocol(p, len(rows)) | asking(p, asked, answers))
-        workspace.publish(out, paths.evaluation(arm))
-        records.write_json(paths.arm_metrics(arm), metrics)
+        if processes.first():
+            records.write(out / "per_image.jsonl", rows)
+            records.write(out / "rounds.jsonl", (round_row(row, alignments[row.image]) for row in rounds))
+            records.write_json(out / "card.json", protocol(p, len(rows)) | asking(p, asked, answers))
+            workspace.publish(out, paths.evaluation(arm))
+            records.write_json(paths.arm_metrics(arm), metrics)
     shown = (name for name in ("fid", "alignment", "judge_score", "held_out_score") if name in metrics)
     print(f"evaluate {arm}: done, {', '.join(f'{name} {metrics[name]:.4g}' for name in shown)}")
 
@@ -103,9 +104,10 @@ def measure_fidelity(p: params.Params, files: list[Path], kept: Path) -> dict[st
         found = extractors.extract(files, extractors.load(p.evaluate.extractor, p.model.device), p.model.size)
         tensors = {"features": found.features, "logits": found.logits}
     numbers, fids = fidelity.measure(tensors["features"], tensors["logits"], reference, p.evaluate, p.seed)
-    partial = kept.with_suffix(".partial")
-    save_file(tensors | {"fid_resamples": fids}, partial)
-    partial.replace(kept)
+    if processes.first():
+        partial = kept.with_suffix(".partial")
+        save_file(tensors | {"fid_resamples": fids}, partial)
+        partial.replace(kept)
     return numbers
 
 
@@ -134,12 +136,12 @@ def ask(
     p: params.Params, asked: dict[str, str], captions: list[CaptionRow], files: list[Path]
 ) -> dict[str, Sequence["Typed"]]:
     """Role -> its answers about every picture, each model opened once. Raises UserError when too few are valid."""
-    from t2i_feedback import mllm
     from t2i_feedback.mllm import roles
+    from t2i_feedback.stages import sharing
 
     answers: dict[str, Sequence[Typed]] = {}
     for name in dict.fromkeys(asked.values()):
-        with mllm.open(name, p.mllms[name], paths.ledger()) as model:
+        with sharing.open(name, p.mllms[name]) as model:
             for role in (role for role, chosen in asked.items() if chosen == name):
                 found: list[Typed] = []
                 for chunk in chunks(list(zip(files, captions, strict=True))):

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from t2i_feedback import params, paths, records, stages, workspace
+from t2i_feedback import params, paths, processes, records, stages, workspace
 from t2i_feedback.errors import UserError
 
 ARMS = {  # arm -> where its prompts come from, the adapter it draws with
@@ -41,9 +41,10 @@ def main(arm: str = "") -> None:
             )
             for row, count in zip(prompts, lost, strict=True)
         ]
-        records.write(work / "arm/rounds.jsonl", rows)
-        records.write(work / "arm/pictures.jsonl", rows)
-        workspace.publish(work / "arm", paths.arm(arm))
+        if processes.first():
+            records.write(work / "arm/rounds.jsonl", rows)
+            records.write(work / "arm/pictures.jsonl", rows)
+            workspace.publish(work / "arm", paths.arm(arm))
     print(f"generate {arm}: done, {paths.arm(arm)}/images")
 
 
