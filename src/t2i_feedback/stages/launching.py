@@ -123,8 +123,8 @@ def taking_part() -> Iterator[None]:
         _announce()
         if processes.world() < 2:
             raise UserError(
-                f"{LAUNCHER}: {os.environ[LAUNCHER]!r} started one process alone (its WORLD_SIZE is 1 or missing); name "
-                "more, as docs/scaling.md shows (accelerate on CPUs needs distributed_type MULTI_CPU), or unset it"
+                f"{LAUNCHER}: {os.environ[LAUNCHER]!r} started one process alone (WORLD_SIZE is 1 or missing). On CPUs "
+                "accelerate does so without a word: use torchrun there (docs/scaling.md), or unset the variable"
             )
     processes.use_own_device()
     if processes.first():
