@@ -99,8 +99,8 @@ def use_own_device() -> None:
         return
     if place >= count:
         raise UserError(
-            f"T2I_LAUNCHER: process {place + 1} of this machine has no CUDA device, since it sees {count}; start as many "
-            "processes as there are devices, or set CUDA_VISIBLE_DEVICES to nothing to compute on the CPU"
+            f"T2I_LAUNCHER: process {place + 1} of this machine has no CUDA device, since it sees {count}; start as "
+            "many processes as there are devices, or set CUDA_VISIBLE_DEVICES to nothing to compute on the CPU"
         )
     devices = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
     os.environ["CUDA_VISIBLE_DEVICES"] = devices.split(",")[place]

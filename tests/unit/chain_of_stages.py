@@ -39,7 +39,7 @@ def main() -> None:
         yield from answers(model, requests, decoding)
 
     gallery.draw, LocalMllm.answers = drawing, answering
-    for stage, run in {
+    for name, run in {
         "reference": reference.main,
         "raw": lambda: generate.main("raw"),
         "enhance": enhance.main,
@@ -49,6 +49,7 @@ def main() -> None:
         "finetune": finetune.main,
         "evaluate": lambda: evaluate.main("validated"),
     }.items():
+        stage = name
         run()
     world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     note("processes", f"{processes.rank()} of {world}")

@@ -58,7 +58,9 @@ def main(sd: str, folder: Path, die: bool) -> None:
         kill_while_writing(checkpoint, 3)
     trainer.run()
     adapter = torch.cat([parameter.detach().flatten() for parameter in parameters])
-    torch.save({"adapter": adapter, "own": own, "combined": combined, "dealt": dealt}, folder / f"{processes.rank()}.pt")
+    torch.save(
+        {"adapter": adapter, "own": own, "combined": combined, "dealt": dealt}, folder / f"{processes.rank()}.pt"
+    )
     processes.leave()
 
 

@@ -56,7 +56,9 @@ def test_11_two_processes_with_different_data_step_with_equal_gradients(two: lis
     assert torch.equal(first["adapter"], second["adapter"])
 
 
-def test_11_the_gradient_is_that_of_all_pictures_as_one_process_has_it(sd: Path, two: list[dict], tmp_path: Path) -> None:
+def test_11_the_gradient_is_that_of_all_pictures_as_one_process_has_it(
+    sd: Path, two: list[dict], tmp_path: Path
+) -> None:
     done = train(sd, tmp_path / "one")
     assert done.returncode == 0, done.stderr[-3000:]
     alone = torch.load(tmp_path / "one/0.pt", weights_only=True)

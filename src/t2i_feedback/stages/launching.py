@@ -108,7 +108,7 @@ def _why(begun: dict[int, str], told: str, status: int) -> str:
     return f"{which} {how}; what was done is kept, and the same command takes it up{unseen}"
 
 
-# ------------------------------------------------------------------------------------------------ those that are started
+# ------------------------------------------------------------------------------------------------ the started ones
 
 _DESERTED = "deserted"  # what a process leaves that had to stop because of another
 
