@@ -54,4 +54,6 @@ def cache() -> Path:
 
 
 def ledger() -> Path:
-    return cache() / "ledger.sqlite"
+    """The MLLMs' answers. SQLite cannot be shared over a network: in a launch on several nodes each has its own."""
+    node = os.environ.get("GROUP_RANK", "0")
+    return cache() / ("ledger.sqlite" if node == "0" else f"ledger-node{node}.sqlite")

@@ -9,12 +9,22 @@ The launcher's own variables say who is who: RANK, WORLD_SIZE, LOCAL_RANK.
 
 import os
 from collections.abc import Sequence
+from datetime import timedelta
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, TypeVar
+
+from t2i_feedback.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
 Item = TypeVar("Item")
+
+PATIENCE = timedelta(days=1)  # for another's share; a process that has ended is noticed at once
+
+
+class Deserted(UserError):
+    """Another process of the launch has ended. Why, that one says."""
 
 
 def rank() -> int:
@@ -36,13 +46,73 @@ def share(items: Sequence[Item]) -> Sequence[Item]:
 
 
 def combine(tensor: "torch.Tensor") -> "torch.Tensor":
-    """The sum over all processes, in place and in every one. Where a process did nothing it holds zeros."""
+    """The sum over all processes, in place and in every one. Where a process did nothing it holds zeros.
+
+    Raises Deserted when one of them is gone.
+    """
     if world() > 1:
         import torch.distributed
 
-        _join()
-        torch.distributed.all_reduce(tensor)
+        try:
+            _join()
+            torch.distributed.all_reduce(tensor)
+        except RuntimeError as error:  # gloo's and NCCL's own are of this class
+            raise Deserted(f"another process has ended ({str(error).splitlines()[0][:160]})") from None
     return tensor
+
+
+def meet() -> None:
+    """Wait until every process is here."""
+    if world() > 1:
+        import torch
+
+        combine(torch.zeros(1))
+
+
+def exchange(own: bytes) -> list[bytes]:
+    """What every process has brought, by rank, in every one."""
+    if world() == 1:
+        return [own]
+    import torch
+
+    sizes = torch.zeros(world(), dtype=torch.int64)
+    sizes[rank()] = len(own)
+    ends = [0, *accumulate(combine(sizes).tolist())]
+    everything = torch.zeros(ends[-1], dtype=torch.uint8)
+    if own:
+        everything[ends[rank()] : ends[rank() + 1]] = torch.frombuffer(bytearray(own), dtype=torch.uint8)
+    together = combine(everything).numpy().tobytes()
+    return [together[start:end] for start, end in pairwise(ends)]
+
+
+def use_own_device() -> None:
+    """Show this process one CUDA device alone, that of its LOCAL_RANK: to all libraries and threads it is `cuda`.
+
+    To be called before CUDA is used. Raises UserError when the machine has fewer devices than processes.
+    """
+    if world() == 1:
+        return
+    import torch
+
+    count, place = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
+    if count == 0:
+        return
+    if place >= count:
+        raise UserError(
+            f"T2I_LAUNCHER: process {place + 1} of this machine has no CUDA device, since it sees {count}; start as "
+            "many processes as there are devices, or set CUDA_VISIBLE_DEVICES to nothing to compute on the CPU"
+        )
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+    os.environ["CUDA_VISIBLE_DEVICES"] = devices.split(",")[place]
+
+
+def leave() -> None:
+    """Part from the others at the end, so that nobody's end looks like a failure to them."""
+    if world() > 1:
+        import torch.distributed
+
+        meet()
+        torch.distributed.destroy_process_group()
 
 
 def _join() -> None:
@@ -51,4 +121,5 @@ def _join() -> None:
     import torch.distributed
 
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        torch.distributed.init_process_group(backend, timeout=PATIENCE)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from t2i_feedback import paths
+from t2i_feedback import paths, processes
 from t2i_feedback.errors import UserError
 
 Setting = BaseModel | str | int | float | None
@@ -45,11 +45,18 @@ def weights(*names: str) -> list[Path]:
 
 @contextmanager
 def partial(stage: str, name: str) -> Iterator[Path]:
-    """The folder of a stage's unfinished work, held by one process at a time; removed when the stage has succeeded.
+    """The folder of a stage's unfinished work, held by one launch at a time; removed when the stage has succeeded.
+
+    The first process of the launch holds and removes it; the others enter and leave together with it.
 
     Raises UserError if another process holds it or the disk is nearly full.
     """
     folder = paths.cache() / "partial" / f"{stage}-{name}"
+    if not processes.first():
+        processes.meet()
+        yield folder
+        processes.meet()
+        return
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < FREE_BYTES_NEEDED:
@@ -63,7 +70,9 @@ def partial(stage: str, name: str) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{stage} is already running with these parameters (it holds {lock_path}).") from None
+        processes.meet()
         yield folder
+        processes.meet()
         shutil.rmtree(folder)
         lock_path.unlink(missing_ok=True)
 

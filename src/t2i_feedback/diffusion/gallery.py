@@ -8,8 +8,9 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from t2i_feedback import processes
 from t2i_feedback.diffusion.load import ADAPTER_WEIGHTS
-from t2i_feedback.diffusion.sampling import draw, flag, noise_seed
+from t2i_feedback.diffusion.sampling import Pipeline, draw, flag, noise_seed
 from t2i_feedback.params import Model
 from t2i_feedback.pictures import about_png, save_png
 from t2i_feedback.records import PictureRow, PromptRow
@@ -20,7 +21,7 @@ def image_name(caption_id: int, round: int) -> str:
 
 
 def draw_missing(
-    load: Callable[[], object],
+    load: Callable[[], Pipeline],
     prompts: Sequence[PromptRow],
     folder: Path,
     *,
@@ -32,8 +33,9 @@ def draw_missing(
     """Draw every prompt's picture into folder/images; its noise depends on caption id and round alone.
 
     Batches are composed by order of the rows, and one that is not complete on disk (a picture of another prompt or of
-    other parameters does not count) is drawn whole, so that an interrupted run ends with the same bytes. `load` yields
-    the pipeline and is called only if something is missing.
+    other parameters does not count) is drawn whole, so that an interrupted run ends with the same bytes, in however
+    many processes: each draws its share of the batches, and all are there when this returns. `load` yields the pipeline
+    and is called only if something is missing.
     """
     parameters = json.dumps(_decisive(model) | {"adapter": adapter and _digest(adapter)}, sort_keys=True)
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -47,29 +49,38 @@ def draw_missing(
     def drawn(row: PromptRow) -> bool:
         return about(row).items() <= about_png(folder / image_name(row.caption_id, row.round)).items()
 
-    missing = [batch for batch in batches if not all(map(drawn, batch))]
-    if not missing:
-        return
-    pipe = load()
-    with tqdm(total=sum(map(len, missing)), unit="picture", desc=title, mininterval=1) as bar:
-        for batch in missing:
-            images = draw(
-                pipe,  # type: ignore[arg-type]
-                [row.prompt for row in batch],
-                [noise_seed(seed, row.caption_id, row.round) for row in batch],
-                steps=model.steps,
-                guidance=model.guidance,
-                eta=model.eta,
-                size=model.size,
-                negative_prompt=model.negative_prompt,
-            )
-            flags = flag(pipe, images) if model.safety_checker != "off" else [None] * len(batch)  # type: ignore[arg-type]
-            for row, image, flagged in zip(batch, images, flags, strict=True):
-                if flagged and model.safety_checker == "on":
-                    image = Image.new("RGB", image.size)
-                found = {} if flagged is None else {"flagged": json.dumps(flagged)}
-                save_png(image, folder / image_name(row.caption_id, row.round), about(row) | found)
-            bar.update(len(batch))
+    missing = [batch for batch in processes.share(batches) if not all(map(drawn, batch))]
+    if missing:
+        pipe, total = load(), sum(map(len, missing))
+        with tqdm(total=total, unit="picture", desc=title, mininterval=1, disable=not processes.first()) as bar:
+            for batch in missing:
+                for row, image, word in zip(batch, *_draw(pipe, batch, model, seed), strict=True):
+                    found = {} if word is None else {"flagged": json.dumps(word)}
+                    save_png(image, folder / image_name(row.caption_id, row.round), about(row) | found)
+                bar.update(len(batch))
+    processes.meet()
+
+
+def _draw(
+    pipe: Pipeline, batch: Sequence[PromptRow], model: Model, seed: int
+) -> tuple[list[Image.Image], list[bool] | list[None]]:
+    """A batch's pictures and the safety checker's word on each; `safety_checker: on` blackens those it flags."""
+    images = draw(
+        pipe,
+        [row.prompt for row in batch],
+        [noise_seed(seed, row.caption_id, row.round) for row in batch],
+        steps=model.steps,
+        guidance=model.guidance,
+        eta=model.eta,
+        size=model.size,
+        negative_prompt=model.negative_prompt,
+    )
+    if model.safety_checker == "off":
+        return images, [None] * len(batch)
+    flags = flag(pipe, images)
+    if model.safety_checker == "on":
+        images = [Image.new("RGB", i.size) if found else i for i, found in zip(images, flags, strict=True)]
+    return images, flags
 
 
 def flagged(folder: Path, pictures: Sequence[PictureRow]) -> list[PictureRow]:

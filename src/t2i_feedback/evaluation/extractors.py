@@ -16,11 +16,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load as unpack
+from safetensors.torch import save as pack
 from torch import Tensor, nn
 from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 from tqdm import tqdm
 
+from t2i_feedback import processes
 from t2i_feedback.errors import UserError
 from t2i_feedback.evaluation.reading import ahead, square
 
@@ -138,22 +141,31 @@ def extract(
 ) -> Extracted:
     """One pass over the image files, shown at size x size pixels, in the order of `files`.
 
-    Threads open and resize the next batches while the extractor computes.
+    Threads open and resize the next batches while the extractor computes. Batches are the same in however many
+    processes; each takes its share, and every one gets the whole.
     """
     device = next(extractor.parameters()).device
-    batch_size = SMALL_BATCH if device.type == "cpu" else LARGE_BATCH
+    batches = list(_batches(files, SMALL_BATCH if device.type == "cpu" else LARGE_BATCH))
+    own = processes.share(range(len(batches)))
 
-    def read(batch: Sequence[Path]) -> Tensor:
-        squares = [np.array(square(opened(file), size, resizer)) for file in batch]
+    def read(number: int) -> Tensor:
+        squares = [np.array(square(opened(file), size, resizer)) for file in batches[number]]
         return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
 
-    layers: list[list[Tensor]] = []  # per batch
-    with torch.inference_mode(), tqdm(total=len(files), desc="features", unit=" images", disable=None) as bar:
-        for pixels in ahead(_batches(files, batch_size), read):
-            layers.append([layer.float().cpu() for layer in extractor(pixels.to(device))])
+    found: dict[str, Tensor] = {}  # "features" or "logits" and the batch's number -> rows
+    total = sum(len(batches[number]) for number in own)
+    with torch.inference_mode(), tqdm(total=total, desc="features", unit=" images", disable=None) as bar:
+        for number, pixels in zip(own, ahead(own, read), strict=True):
+            layers = [layer.float().cpu() for layer in extractor(pixels.to(device))]
+            found |= {f"{name} {number}": layer for name, layer in zip(("features", "logits"), layers, strict=False)}
             bar.update(len(pixels))
-    features, *logits = (torch.cat(parts).numpy() for parts in zip(*layers, strict=True))
-    return Extracted(features, logits[0] if logits else None)
+    for others in processes.exchange(pack(found)) if processes.world() > 1 else ():
+        found |= unpack(others)
+
+    def whole(name: str) -> NDArray[np.float32]:
+        return torch.cat([found[f"{name} {number}"] for number in range(len(batches))]).numpy()
+
+    return Extracted(whole("features"), whole("logits") if "logits 0" in found else None)
 
 
 def _batches(files: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 def run(stage: Callable[..., None], *arguments: str) -> None:
     """Run a stage's function as a program: what the user can mend is one line on stderr, not a traceback."""
     from t2i_feedback.errors import UserError
+    from t2i_feedback.stages import launching
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -22,15 +23,18 @@ def run(stage: Callable[..., None], *arguments: str) -> None:
         else sys.argv[0].split("/")[-1].removesuffix(".py")
     )
     try:
-        stage(*arguments)
+        if launching.wanted(name):
+            launching.launch(name, arguments)
+        else:
+            with launching.taking_part():
+                stage(*arguments)
     except UserError as error:
-        sys.exit(f"{name}: {error}")
+        launching.stop(f"{name}: {error}", error)
     except KeyboardInterrupt:
         print(f"{name}: interrupted; what was done is kept, and the same command takes it up.", file=sys.stderr)
         sys.exit(130)
     except (OSError, sqlite3.OperationalError) as error:
         if getattr(error, "errno", None) != errno.ENOSPC and "disk is full" not in str(error):
             raise
-        sys.exit(
-            f"{name}: no disk space is left; free some and run the same command again, it goes on where it stopped."
-        )
+        line = f"{name}: no disk space is left; free some and run the same command again, it goes on where it stopped."
+        launching.stop(line, error)

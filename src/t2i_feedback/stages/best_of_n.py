@@ -5,7 +5,7 @@ Every picture has the prompt of round 1 and the noise of its round, so only the 
 
 import shutil
 
-from t2i_feedback import loop, params, paths, records, stages, workspace
+from t2i_feedback import loop, params, paths, processes, records, stages, workspace
 
 
 def main() -> None:
@@ -20,8 +20,8 @@ def main() -> None:
         for number in range(1, len(used) + 1)
     ]
     print(f"best_of_n: {len(wanted)} pictures for {len(budget)} captions, as many as validated used")
-    from t2i_feedback import mllm
     from t2i_feedback.diffusion.gallery import flagged, image_name
+    from t2i_feedback.stages import sharing
     from t2i_feedback.stages.drawing import Studio
 
     weights = workspace.weights(p.model.name, entry.model)
@@ -29,13 +29,14 @@ def main() -> None:
     settings: list[workspace.Setting] = [p.seed, p.model, p.stage1, params.decisive(entry)]
     with (
         workspace.partial("best_of_n", workspace.digest(settings, inputs)) as work,
-        mllm.open(p.stage1.mllm, entry, paths.ledger()) as validator,
+        sharing.open(p.stage1.mllm, entry) as validator,
     ):
         folder = work / "arm"
         (folder / "images").mkdir(parents=True, exist_ok=True)
-        for caption_id in budget:
+        for caption_id in processes.share(list(budget)):
             name = image_name(caption_id, 1)
             shutil.copyfile(paths.arm("enhanced") / name, folder / name)
+        processes.meet()
         studio = Studio(p, None, folder, validator, list(prompts.values()))
         again = [row for row in wanted if row.round > 1]
         if again:
@@ -53,9 +54,10 @@ def main() -> None:
         judged = loop.judge([captions[row.caption_id] for row in wanted], drawn, studio.validate, p.stage1.threshold)
         judged = flagged(folder, judged)
         final = [loop.best(rows) for rows in loop.by_caption(judged).values()]
-        records.write(folder / "rounds.jsonl", judged)
-        records.write(folder / "pictures.jsonl", final)
-        workspace.publish(folder, paths.arm("best_of_n"))
+        if processes.first():
+            records.write(folder / "rounds.jsonl", judged)
+            records.write(folder / "pictures.jsonl", final)
+            workspace.publish(folder, paths.arm("best_of_n"))
     print(f"best_of_n: {sum(bool(row.accepted) for row in final)} of {len(final)} would be accepted")
 
 

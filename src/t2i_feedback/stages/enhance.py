@@ -1,6 +1,6 @@
 """enhance: the MLLM rewrites every evaluation caption as a detailed prompt (round 1 of stage 1)."""
 
-from t2i_feedback import params, paths, records, stages, workspace
+from t2i_feedback import params, paths, processes, records, stages, workspace
 
 
 def main() -> None:
@@ -8,18 +8,19 @@ def main() -> None:
     captions = records.read(paths.EVALUATION_CAPTIONS, records.CaptionRow)
     entry = p.mllms[p.stage1.mllm]
     print(f"enhance: {p.stage1.mllm} rewrites {len(captions)} captions")
-    from t2i_feedback import mllm
+    from t2i_feedback.stages import sharing
     from t2i_feedback.stages.prompting import first_prompts
 
     settings: list[workspace.Setting] = [p.stage1, params.decisive(entry), p.model]
     with (
         workspace.partial("enhance", workspace.digest(settings, [paths.EVALUATION_CAPTIONS])) as work,
-        mllm.open(p.stage1.mllm, entry, paths.ledger(), images=entry.images) as enhancer,
+        sharing.open(p.stage1.mllm, entry, images=entry.images) as enhancer,
     ):
         rows = first_prompts(enhancer, captions, p.model, p.stage1.max_invalid_fraction)
-        finished = work / "prompts"
-        records.write(finished / paths.FIRST_PROMPTS.name, rows)
-        workspace.publish(finished, paths.PROMPTS)
+        if processes.first():
+            finished = work / "prompts"
+            records.write(finished / paths.FIRST_PROMPTS.name, rows)
+            workspace.publish(finished, paths.PROMPTS)
     cut = [row.tokens_lost for row in rows if row.tokens_lost]
     print(
         f"enhance: {sum(row.status == 'valid' for row in rows)} prompts, {len(cut)} of them longer than the image "

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from t2i_feedback import params, paths, photometry, records, stages, workspace
+from t2i_feedback import params, paths, photometry, processes, records, stages, workspace
 from t2i_feedback.errors import UserError
 from t2i_feedback.evaluation import reading
 from t2i_feedback.pictures import open_rgb
@@ -93,13 +93,14 @@ def main(arm: str = "") -> None:
         metrics = {"n": len(rows)} | fidelity.numbers | means(rows)
         metrics |= {f"invalid_{role}": invalid_share(outcomes) for role, outcomes in answers.items()}
         metrics |= prompt_lengths(pictures) | flags(pictures)
-        records.write(out / "per_image.jsonl", rows)
-        records.write(out / "rounds.jsonl", (round_row(row, alignments[row.image]) for row in rounds))
-        curve = (FidRow(n=n, fid=fid.value, fid_std=fid.std) for n, fid in fidelity.by_n)
-        records.write(out / "fid_by_n.jsonl", curve)
-        records.write_json(out / "card.json", protocol(p, len(rows)) | asking(p, asked, answers))
-        workspace.publish(out, paths.evaluation(arm))
-        records.write_json(paths.arm_metrics(arm), metrics)
+        if processes.first():
+            records.write(out / "per_image.jsonl", rows)
+            records.write(out / "rounds.jsonl", (round_row(row, alignments[row.image]) for row in rounds))
+            curve = (FidRow(n=n, fid=fid.value, fid_std=fid.std) for n, fid in fidelity.by_n)
+            records.write(out / "fid_by_n.jsonl", curve)
+            records.write_json(out / "card.json", protocol(p, len(rows)) | asking(p, asked, answers))
+            workspace.publish(out, paths.evaluation(arm))
+            records.write_json(paths.arm_metrics(arm), metrics)
     shown = (name for name in ("fid", "alignment", "judge_score", "held_out_score") if name in metrics)
     print(f"evaluate {arm}: done, {', '.join(f'{name} {metrics[name]:.4g}' for name in shown)}")
 
@@ -174,9 +175,10 @@ def measure_fidelity(p: params.Params, looked: Looked, files: list[Path], kept: 
         if found.logits is not None:
             tensors["logits"] = found.logits
     measured = fidelity.measure(tensors["features"], tensors.get("logits"), reference, p.evaluate, p.seed)
-    partial = kept.with_suffix(".partial")
-    save_file(tensors | {"fid_resamples": measured.resamples}, partial)
-    partial.replace(kept)
+    if processes.first():
+        partial = kept.with_suffix(".partial")
+        save_file(tensors | {"fid_resamples": measured.resamples}, partial)
+        partial.replace(kept)
     return measured
 
 
@@ -223,12 +225,12 @@ def ask(
     p: params.Params, asked: dict[str, str], looked: Looked, captions: list[CaptionRow], files: list[Path]
 ) -> dict[str, Sequence["Typed"]]:
     """Role -> its answers about every picture, each model opened once. Raises UserError when too few are valid."""
-    from t2i_feedback import mllm
     from t2i_feedback.mllm import roles
+    from t2i_feedback.stages import sharing
 
     answers: dict[str, Sequence[Typed]] = {}
     for name in dict.fromkeys(asked.values()):
-        with mllm.open(name, p.mllms[name], paths.ledger()) as model:
+        with sharing.open(name, p.mllms[name]) as model:
             for role in (role for role, chosen in asked.items() if chosen == name):
                 found: list[Typed] = []
                 for chunk in chunks(list(zip(files, captions, strict=True))):

@@ -4,7 +4,7 @@ import json
 import time
 from typing import get_args
 
-from t2i_feedback import params, paths, records, stages, workspace
+from t2i_feedback import params, paths, processes, records, stages, workspace
 from t2i_feedback.errors import UserError
 
 
@@ -18,10 +18,11 @@ def main() -> None:
         f"finetune: {config.epochs} epochs of {config.pictures_per_epoch} pictures, rewarded by {config.judge} for "
         f"“{config.preference}”"
     )
-    from t2i_feedback import mllm, photometry, rewards, tracking
+    from t2i_feedback import photometry, rewards, tracking
     from t2i_feedback.ddpo.feedback import Feedback
     from t2i_feedback.ddpo.trainer import HISTORY, Trainer
     from t2i_feedback.diffusion.load import add_adapter, load_pipeline, save_adapter
+    from t2i_feedback.stages import sharing
     from t2i_feedback.stages.prompting import first_prompts
 
     judge, held_out = p.mllms[config.judge], p.mllms[p.evaluate.judge]
@@ -29,8 +30,8 @@ def main() -> None:
     settings: list[workspace.Setting] = [p.seed, p.model, config, params.decisive(judge), params.decisive(held_out)]
     with (
         workspace.partial("finetune", workspace.digest(settings, inputs)) as work,
-        mllm.open(config.judge, judge, paths.ledger()) as user,
-        mllm.open(p.evaluate.judge, held_out, paths.ledger()) as second_user,
+        sharing.open(config.judge, judge) as user,
+        sharing.open(p.evaluate.judge, held_out) as second_user,
         tracking.stage_run(p, "finetune") as run,
     ):
         print(f"finetune: scores are read by {user.reading}, held-out scores by {second_user.reading}", flush=True)
@@ -45,7 +46,7 @@ def main() -> None:
             parameters,
             [row.prompt for row in prompts],
             Feedback(
-                rewards.preference(user, config.preference, config.max_invalid_fraction),
+                rewards.preference(user.own, config.preference, config.max_invalid_fraction),
                 overlap=config.overlap_judging,
             ),
             photometry.means,
@@ -53,7 +54,7 @@ def main() -> None:
             finetune=config,
             seed=p.seed,
             folder=work,
-            held_out=rewards.preference(second_user, config.preference, 1.0),  # only watched: it stops nothing
+            held_out=rewards.preference(second_user.own, config.preference, 1.0),  # only watched: it stops nothing
         )
 
         ended = time.monotonic()
@@ -72,10 +73,11 @@ def main() -> None:
         history = trainer.run(report)
         if why := trainer.beyond_bounds(history):
             print(f"finetune: ended after epoch {len(history)}: {why}; the adapter is that of the epoch before")
-        save_adapter(pipe.unet, work / "adapter")
-        records.write(work / "adapter" / HISTORY, history)
-        workspace.publish(work / "adapter", paths.ADAPTER)
-        records.write_json(paths.FINETUNE_METRICS, summary(history))
+        if processes.first():
+            save_adapter(pipe.unet, work / "adapter")
+            records.write(work / "adapter" / HISTORY, history)
+            workspace.publish(work / "adapter", paths.ADAPTER)
+            records.write_json(paths.FINETUNE_METRICS, summary(history))
     print(f"finetune: reward {history[0].reward_mean:.2f} -> {history[-1].reward_mean:.2f}, adapter in {paths.ADAPTER}")
 
 

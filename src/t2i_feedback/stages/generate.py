@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from t2i_feedback import params, paths, records, stages, workspace
+from t2i_feedback import params, paths, processes, records, stages, workspace
 from t2i_feedback.errors import UserError
 
 ARMS = {  # arm -> where its prompts come from, the adapter it draws with
@@ -48,9 +48,10 @@ def main(arm: str = "") -> None:
             for row, count in zip(prompts, lost, strict=True)
         ]
         rows = flagged(work / "arm", rows)
-        records.write(work / "arm/rounds.jsonl", rows)
-        records.write(work / "arm/pictures.jsonl", rows)
-        workspace.publish(work / "arm", paths.arm(arm))
+        if processes.first():
+            records.write(work / "arm/rounds.jsonl", rows)
+            records.write(work / "arm/pictures.jsonl", rows)
+            workspace.publish(work / "arm", paths.arm(arm))
     found = sum(bool(row.flagged) for row in rows)
     warned = f"; {found} of {len(rows)} flagged by the safety checker" if found else ""
     print(f"generate {arm}: done, {paths.arm(arm)}/images{warned}")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from t2i_feedback import params, paths, records, stages, workspace
+from t2i_feedback import params, paths, processes, records, stages, workspace
 
 
 def main() -> None:
@@ -18,27 +18,28 @@ def main() -> None:
     settings: list[workspace.Setting] = [p.data, size, p.evaluate.extractor, p.evaluate.resizer, p.evaluate.weights]
     own = [Path(p.evaluate.weights)] if p.evaluate.weights and Path(p.evaluate.weights).exists() else []
     with workspace.partial("reference", workspace.digest(settings, [paths.REFERENCE_CAPTIONS, *files, *own])) as work:
-        out = work / "reference"
-        out.mkdir(exist_ok=True)
         extractor = extractors.load(p.evaluate.extractor, p.model.device, p.evaluate.weights)
         extracted = extractors.extract(files, extractor, size, p.evaluate.resizer)
         tensors = {"features": extracted.features}
         if extracted.logits is not None:
             tensors["logits"] = extracted.logits
-        save_file(tensors, out / "features.safetensors")
-        card = {
-            "reference_n": len(files),
-            "reference_set": f"{p.data.source}, {p.data.val_split} split",
-            "resolution": size,
-            "resizer": reading.RESIZERS[p.evaluate.resizer],
-            "reference_format": ", ".join(sorted({file.suffix.lstrip(".") for file in files})),
-            "extractor": p.evaluate.extractor,
-            "weights": extractor.weights,
-            "feature_dimensions": extracted.features.shape[1],
-            "classes": 0 if extracted.logits is None else extracted.logits.shape[1],
-        }
-        records.write_json(out / "card.json", card)
-        workspace.publish(out, paths.REFERENCE)
+        if processes.first():
+            out = work / "reference"
+            out.mkdir(exist_ok=True)
+            save_file(tensors, out / "features.safetensors")
+            card = {
+                "reference_n": len(files),
+                "reference_set": f"{p.data.source}, {p.data.val_split} split",
+                "resolution": size,
+                "resizer": reading.RESIZERS[p.evaluate.resizer],
+                "reference_format": ", ".join(sorted({file.suffix.lstrip(".") for file in files})),
+                "extractor": p.evaluate.extractor,
+                "weights": extractor.weights,
+                "feature_dimensions": extracted.features.shape[1],
+                "classes": 0 if extracted.logits is None else extracted.logits.shape[1],
+            }
+            records.write_json(out / "card.json", card)
+            workspace.publish(out, paths.REFERENCE)
     print(f"reference: done, {len(files)} x {extracted.features.shape[1]} features in {paths.REFERENCE}")
 
 

@@ -6,7 +6,7 @@
 import shutil
 import sys
 
-from t2i_feedback import loop, params, paths, records, stages, workspace
+from t2i_feedback import loop, params, paths, processes, records, stages, workspace
 from t2i_feedback.errors import UserError
 
 ADAPTERS = {"validated": None, "combined": paths.ADAPTER}
@@ -21,8 +21,8 @@ def main(arm: str = "") -> None:
     captions = records.read(paths.EVALUATION_CAPTIONS, records.CaptionRow)
     prompts = records.read(paths.FIRST_PROMPTS, records.PromptRow)
     print(f"validate {arm}: {len(captions)} captions, at most {p.stage1.max_rounds} rounds, judged by {p.stage1.mllm}")
-    from t2i_feedback import mllm
     from t2i_feedback.diffusion.gallery import flagged, image_name
+    from t2i_feedback.stages import sharing
     from t2i_feedback.stages.drawing import Studio
 
     first_round = adapter or paths.arm("enhanced")
@@ -31,14 +31,15 @@ def main(arm: str = "") -> None:
     settings: list[workspace.Setting] = [p.seed, p.model, p.stage1, params.decisive(entry)]
     with (
         workspace.partial(f"validate-{arm}", workspace.digest(settings, inputs)) as work,
-        mllm.open(p.stage1.mllm, entry, paths.ledger()) as validator,
+        sharing.open(p.stage1.mllm, entry) as validator,
     ):
         folder = work / "arm"
         (folder / "images").mkdir(parents=True, exist_ok=True)
         if arm == "validated":
-            for row in prompts:
+            for row in processes.share(prompts):
                 name = image_name(row.caption_id, 1)
                 shutil.copyfile(paths.arm("enhanced") / name, folder / name)
+            processes.meet()
         studio = Studio(p, adapter, folder, validator, prompts)
         pictures = loop.run_rounds(
             captions,
@@ -50,9 +51,10 @@ def main(arm: str = "") -> None:
         )
         pictures = flagged(folder, pictures)
         final = [loop.keep(rows) for rows in loop.by_caption(pictures).values()]
-        records.write(folder / "rounds.jsonl", pictures)
-        records.write(folder / "pictures.jsonl", final)
-        workspace.publish(folder, paths.arm(arm))
+        if processes.first():
+            records.write(folder / "rounds.jsonl", pictures)
+            records.write(folder / "pictures.jsonl", final)
+            workspace.publish(folder, paths.arm(arm))
     accepted = sum(bool(row.accepted) for row in final)
     print(f"validate {arm}: {accepted} of {len(final)} accepted, {len(pictures) / len(final):.2f} rounds on average")
 

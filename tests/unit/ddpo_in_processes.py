@@ -1,0 +1,81 @@
+"""A program: fine-tune the tiny pipeline for four epochs, in one process or in several.
+
+    python -m torch.distributed.run --nproc-per-node 2 tests/unit/ddpo_in_processes.py SD FOLDER [die]
+
+Every process leaves FOLDER/RANK.pt: the adapter, and of every optimiser step its own gradient and the combined one.
+With `die` the first process is killed while it writes the checkpoint of the third epoch.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import tiny_diffusion
+import torch
+
+from t2i_feedback import processes
+from t2i_feedback.ddpo import checkpoint
+from t2i_feedback.ddpo.feedback import Feedback
+from t2i_feedback.ddpo.trainer import Trainer
+from t2i_feedback.diffusion.load import add_adapter, load_pipeline
+
+
+def main(sd: str, folder: Path, die: bool) -> None:
+    config = tiny_diffusion.finetune(epochs=4)
+    pipe = load_pipeline(tiny_diffusion.model(name=sd))
+    parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, 5)
+    trainer = Trainer(
+        pipe,
+        parameters,
+        ["a cat", "two dogs", "a red house"],
+        Feedback(lambda images, prompts: [255.0 - float(np.asarray(image).mean()) for image in images]),
+        lambda images: {"brightness": 0.0, "contrast": 0.0, "sharpness": 0.0},
+        model=tiny_diffusion.model(name=sd),
+        finetune=config,
+        seed=5,
+        folder=folder,
+    )
+    own, combined, dealt = [], [], []
+    combine, deal = processes.combine, trainer.dealt
+
+    def combining(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.requires_grad is False and tensor.shape == (sum(p.numel() for p in parameters),):
+            own.append(tensor.clone())
+        return combine(tensor)
+
+    def dealing(epoch: int) -> list[int]:
+        dealt.append(deal(epoch))
+        return dealt[-1]
+
+    def before_step(optimiser: torch.optim.Optimizer, *_: object) -> None:
+        combined.append(torch.cat([parameter.grad.flatten().clone() for parameter in parameters]))
+
+    processes.combine, trainer.dealt = combining, dealing
+    trainer.optimiser.register_step_pre_hook(before_step)
+    if die:
+        kill_while_writing(checkpoint, 3)
+    trainer.run()
+    adapter = torch.cat([parameter.detach().flatten() for parameter in parameters])
+    torch.save(
+        {"adapter": adapter, "own": own, "combined": combined, "dealt": dealt}, folder / f"{processes.rank()}.pt"
+    )
+    processes.leave()
+
+
+def kill_while_writing(module, number: int) -> None:
+    save = module.torch.save
+    written = []
+
+    def saving(state: object, place: object) -> None:
+        written.append(place)
+        save(state, place)
+        if len(written) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    module.torch.save = saving
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), "die" in sys.argv)
