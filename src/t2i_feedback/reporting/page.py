@@ -74,7 +74,7 @@ def render(evidence: Evidence) -> str:
         stories=told(evidence),
         pairs=pairs(evidence),
         curves=[plots.reward_curve(evidence.history), *epoch_curves(evidence)] if evidence.history else [],
-        alarms=alarm.alarms(evidence.history),
+        alarms=alarm.alarms(evidence.history, p.finetune.epochs),
         reward_text=reward_text(evidence),
         feedback_text=feedback_text(evidence),
         feedback_curves=[plots.reward_by_calls(evidence.history)] if evidence.history else [],
