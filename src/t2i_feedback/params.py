@@ -231,8 +231,8 @@ class Finetune(Section):
     def _overlap_is_possible(self) -> "Finetune":
         if self.overlap_judging and (self.acquisition != "all" or self.user == "file"):
             raise ValueError(
-                "overlap_judging needs acquisition all and user mllm or pixels: whom to ask about is settled when all "
-                "pictures are drawn"
+                "overlap_judging needs acquisition all and user mllm or pixels: which pictures to ask about is settled "
+                "when all are drawn"
             )
         return self
 

@@ -14,8 +14,13 @@ def data(count: int, width: int, noise: float, seed: int = 0) -> tuple[torch.Ten
     return torch.from_numpy(x), torch.from_numpy(y)
 
 
+def nothing(width: int) -> surrogate.Surrogate:
+    """What is known before the first answer."""
+    return surrogate.fit(torch.zeros(0, width, dtype=torch.float64), torch.zeros(0, dtype=torch.float64))
+
+
 def test_the_posterior_is_the_closed_form_of_a_gaussian_process():
-    """Bayesian linear regression is a Gaussian process with a linear kernel: the M x M form instead of the D x D one."""
+    """It is a Gaussian process with a linear kernel: the M x M form instead of the D x D one."""
     x, y = data(12, 5, 0.3)
     new = data(4, 5, 0.0, seed=1)[0]
     alpha, beta = 0.7, 9.0
@@ -50,7 +55,9 @@ def test_the_evidence_is_largest_at_what_it_finds():
 
 def test_nothing_known_is_a_prior_without_an_opinion():
     x = data(3, 4, 0.0)[0]
-    mean, deviation = surrogate.fit(torch.zeros(0, 4, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)).predict(x)
+    mean, deviation = surrogate.fit(
+        torch.zeros(0, 4, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
+    ).predict(x)
     assert mean.abs().max() == 0
     torch.testing.assert_close(deviation, (1 + x.square().sum(1)).sqrt())
 
@@ -61,25 +68,24 @@ def test_equal_scores_make_no_number_that_is_not_finite():
     assert all(values.isfinite().all() for values in found.predict(x))
 
 
-def test_what_is_far_from_all_that_is_known_is_asked_first():
-    known = torch.tensor([[1.0, 0.0]] * 5, dtype=torch.float64)
-    found = surrogate.posterior(known, torch.ones(5, dtype=torch.float64), 1.0, 10.0)
-    new = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.9, 0.0]], dtype=torch.float64)
-    assert surrogate.most_uncertain(found, new, 1, ["a"] * 3) == [1]
+def test_what_differs_most_from_its_group_is_asked_about_first():
+    new = torch.tensor([[5.0, 0], [5.0, 0.1], [5.0, -2.0], [1.0, 0], [1.0, 0.2]], dtype=torch.float64)
+    assert surrogate.most_telling(nothing(2), new, 1, ["a"] * 3 + ["b"] * 2) == [2]
 
 
-def test_two_of_a_kind_are_not_asked_about_in_one_epoch():
-    """Picture 1 is nearly as uncertain as 0, but no longer when 0 is known."""
-    prior = surrogate.posterior(torch.zeros(0, 2, dtype=torch.float64), torch.zeros(0, dtype=torch.float64), 1.0, 100.0)
-    new = torch.tensor([[2.0, 0.0], [1.9, 0.0], [0.0, 1.0]], dtype=torch.float64)
-    assert surrogate.most_uncertain(prior, new, 2, ["a"] * 3) == [0, 2]
+def test_a_score_that_is_known_to_be_near_its_groups_mean_is_not_asked_about():
+    """Known is that the first dimension says nothing and the second everything."""
+    found = surrogate.Surrogate(torch.tensor([0.0, 3.0]), torch.eye(2) * 0.01, 0.01)
+    new = torch.tensor([[9.0, 0.0], [-9.0, 0.1], [0.0, 1.0], [0.0, -1.1]])
+    assert surrogate.most_telling(found, new, 2, ["a"] * 4) == [2, 3]
 
 
-def test_every_group_gets_its_part():
-    prior = surrogate.posterior(torch.zeros(0, 1, dtype=torch.float64), torch.zeros(0, dtype=torch.float64), 1.0, 1.0)
-    new = torch.tensor([[9.0], [8.0], [7.0], [1.0], [2.0], [3.0]], dtype=torch.float64)
-    chosen = surrogate.most_uncertain(prior, new, 4, ["a"] * 3 + ["b"] * 3)
-    assert [sum(i < 3 for i in chosen), sum(i >= 3 for i in chosen)] == [2, 2]
+def test_a_score_that_nobody_can_know_yet_is_asked_about_before_one_that_is_known_to_be_middling():
+    found = surrogate.Surrogate(torch.tensor([0.5, 0.0]), torch.diag(torch.tensor([0.0, 4.0])), 0.01)
+    new = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
+    expected = [0.5**2 * 1, 4 * 1.0, 0.5**2 + 4 * 1.0]  # mean 0 of the group in both dimensions
+    assert expected[2] > expected[1] > expected[0]
+    assert surrogate.most_telling(found, new, 2, ["a"] * 3) == [1, 2]
 
 
 @pytest.mark.parametrize(("count", "expected"), [(4, [2, 2]), (3, [2, 1]), (6, [2, 4]), (0, [0, 0])])

@@ -5,7 +5,8 @@ The user's opinion is the scarce thing. With a `Budget` only some of an epoch's 
 
     weight = surrogate_weight x max(0, 1 - variance of that score / variance of the epoch's answers)
 
-so that it counts as far as it explains what tells pictures apart, and not at all before there is anything to learn.
+so that it counts as far as it explains what tells pictures apart. The variance is the surrogate's own, but no less than
+its squared error on the epoch's answers before it learnt from them.
 """
 
 import math
@@ -48,6 +49,7 @@ class Budget:
     questions: int  # per epoch
     acquisition: Literal["random", "uncertainty"]
     surrogate_weight: float  # 0..1
+    per_prompt: bool  # advantages compare pictures of one prompt
     embed: Embed
     seed: int
 
@@ -103,7 +105,7 @@ class Feedback:
             error = float((expected - said).square().mean().sqrt())
         self._learn(embedded[valid], said)
         rest = sorted(set(range(len(images))) - set(chosen))
-        values, weights = self._guessed(embedded, rest, said)
+        values, weights = self._guessed(embedded, rest, said, error or 0.0)
         for number, value, weight in zip(rest, values, weights, strict=True):
             if weight > 0:
                 scores.values[number], scores.weights[number] = value, weight
@@ -163,15 +165,19 @@ class Feedback:
     def _choose(
         self, epoch: int, budget: Budget, model: surrogate.Surrogate, x: torch.Tensor, prompts: list[str]
     ) -> list[int]:
-        """The numbers of the pictures to ask about, equally many of every prompt: advantages compare within one."""
+        """The numbers of the pictures to ask about.
+
+        At random equally many of every prompt are chosen, since advantages compare within one.
+        """
+        groups = prompts if budget.per_prompt else [""] * len(prompts)
         if budget.acquisition == "uncertainty":
-            chosen = surrogate.most_uncertain(model, x, budget.questions, prompts)
+            chosen = surrogate.most_telling(model, x, budget.questions, groups)
         else:
             dice = torch.Generator().manual_seed(noise_seed(budget.seed, "feedback", epoch))
-            left, chosen = surrogate.quotas(prompts, budget.questions), []
-            for number in torch.randperm(len(prompts), generator=dice).tolist():
-                if left[prompts[number]]:
-                    left[prompts[number]] -= 1
+            left, chosen = surrogate.quotas(groups, budget.questions), []
+            for number in torch.randperm(len(groups), generator=dice).tolist():
+                if left[groups[number]]:
+                    left[groups[number]] -= 1
                     chosen.append(number)
         return sorted(_agreed(torch.tensor(chosen)).tolist())
 
@@ -195,15 +201,18 @@ class Feedback:
             "scores": torch.cat([old["scores"], said])[-MEMORY:],
         }
 
-    def _guessed(self, embedded: torch.Tensor, rest: list[int], said: torch.Tensor) -> tuple[list[float], list[float]]:
-        """Scores and weights of the pictures that nobody was asked about."""
+    def _guessed(
+        self, embedded: torch.Tensor, rest: list[int], said: torch.Tensor, error: float
+    ) -> tuple[list[float], list[float]]:
+        """Scores and weights of the pictures that nobody was asked about, by a surrogate that was off by `error`."""
         weight = self.budget.surrogate_weight if self.budget else 0.0
         if not weight or len(said) < 2:
             return [0.0] * len(rest), [0.0] * len(rest)
         known, new = self._standardised(embedded)
         answers = self._learnt["scores"]
         expected, deviation = surrogate.fit(known, self._centred(answers)).predict(new[rest])
-        weights = weight * (1 - deviation.square() / said.var(correction=0)).clamp(min=0)
+        variance = deviation.square().clamp(min=error**2)
+        weights = weight * (1 - variance / said.var(correction=0).clamp(min=1e-12)).clamp(min=0)
         both = _agreed(torch.stack([expected + answers.mean(), weights]))
         return both[0].tolist(), both[1].tolist()
 

@@ -60,29 +60,19 @@ def _bounded(value: float) -> float:
     return min(max(value, LEAST), MOST)
 
 
-def most_uncertain(surrogate: Surrogate, x: torch.Tensor, count: int, groups: Sequence[str]) -> list[int]:
-    """Which `count` of the pictures x [N, D] to ask about, as many of each group as of any other (give or take one).
+def most_telling(surrogate: Surrogate, x: torch.Tensor, count: int, groups: Sequence[str]) -> list[int]:
+    """Which `count` of the pictures x [N, D] to ask about: those whose squared advantage is expected to be the largest.
 
-    One after the other: the picture whose score is least certain, given that those before it will be known. What will
-    be said does not matter for that, so no answer is waited for.
+    A picture's advantage is its score less its group's mean, w · (x - mean x of the group), which has a mean and a
+    variance: its expected square is mean² + variance. So what is asked about is what will move the policy most, or may,
+    for all that is known. Before anything is known it is what differs most from the rest of its group.
     """
-    covariance = surrogate.covariance.clone()
-    left = quotas(groups, count)
-    open_ = torch.ones(len(x), dtype=torch.bool)
-    chosen = []
-    for _ in range(count):
-        variance = spread(x, covariance)
-        variance[~open_] = -1
-        for index, group in enumerate(groups):
-            if not left[group]:
-                variance[index] = -1
-        best = int(variance.argmax())
-        chosen.append(best)
-        open_[best] = False
-        left[groups[best]] -= 1
-        seen = covariance @ x[best]
-        covariance -= torch.outer(seen, seen) / (surrogate.noise + x[best] @ seen)
-    return sorted(chosen)
+    centred = x.clone()
+    for group in set(groups):
+        members = [index for index, other in enumerate(groups) if other == group]
+        centred[members] -= x[members].mean(0)
+    expected = (centred @ surrogate.mean).square() + spread(centred, surrogate.covariance)
+    return sorted(expected.argsort(descending=True, stable=True)[:count].tolist())
 
 
 def quotas(groups: Sequence[str], count: int) -> dict[str, int]:

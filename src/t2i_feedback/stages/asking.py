@@ -26,7 +26,12 @@ def feedback(
     budget = None
     if config.acquisition != "all" and config.feedback_budget:
         budget = Budget(
-            config.feedback_budget, config.acquisition, config.surrogate_weight, photometry.embeddings, seed
+            config.feedback_budget,
+            config.acquisition,
+            surrogate_weight=config.surrogate_weight,
+            per_prompt=config.advantage == "per_prompt",
+            embed=photometry.embeddings,
+            seed=seed,
         )
     makers: dict[str, Callable[[], Reward]] = {
         "preference": lambda: user(config, judge, folder),
