@@ -43,6 +43,8 @@ RERUNS = {
     "calibrate.min_rank_correlation": TRAINED,
     "finetune.epochs": TRAINED,
     "finetune.learning_rate": TRAINED,
+    "finetune.acquisition": TRAINED,
+    "finetune.reward": TRAINED,
     "evaluate.resamples": EVALUATED | {"report"},
     "evaluate.extractor": {"reference", "report"} | EVALUATED,
     "report.grid": {"report"},

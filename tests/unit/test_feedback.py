@@ -1,6 +1,8 @@
 """Whose opinion is asked: budgets, acquisition, the surrogate's part, and a person in the user's place."""
 
 import csv
+import json
+import os
 import re
 from pathlib import Path
 
@@ -286,3 +288,26 @@ def test_what_a_run_will_do_is_said_in_a_line():
     said = finetune.plan(tiny_diffusion.finetune(acquisition="random", feedback_budget=4, user="pixels"))
     assert said.startswith("2 epochs of 8 pictures, 4 by random rewarded by 1 x preference; ")
     assert said.endswith("the preference is photometry's: “dark pictures”")
+
+
+# ------------------------------------------------------------------------------------------------ in two processes
+
+
+def one_of_two(rank: int, folder: Path) -> None:
+    """A process of a launch of two; leaves what it was told and how much it asked."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    user = Counting()
+    found = several(Feedback(user, budget=budget("uncertainty")), 3)
+    told = {"values": [s.values for s in found], "weights": [s.weights for s in found], "asked": len(user.asked)}
+    (folder / f"{rank}.json").write_text(json.dumps(told))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_share_the_questions_and_are_told_the_same_as_one(tmp_path):
+    torch.multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert (first["values"], first["weights"]) == (second["values"], second["weights"])
+    assert (first["asked"], second["asked"]) == (9, 9)  # three of six questions in each of three epochs
+    alone = several(Feedback(darkness, budget=budget("uncertainty")), 3)
+    assert first["values"] == [scores.values for scores in alone]
