@@ -188,10 +188,15 @@ class Finetune(Section):
         return {name: self.reward[name] for name in get_args(RewardName) if self.reward.get(name)}
 
     @property
+    def judge_calls_per_epoch(self) -> int:
+        """How many questions about pictures the judge's model gets: for the preference, for alignment, or both."""
+        kinds = ("alignment" in self.rewards) + (self.user == "mllm" and "preference" in self.rewards)
+        return kinds * (self.feedback_budget or self.pictures_per_epoch)
+
+    @property
     def asks_judge(self) -> bool:
         """Whether the judge's model is needed at all."""
-        scores = self.user == "mllm" and "preference" in self.rewards
-        return scores or "alignment" in self.rewards or self.enhance_prompts
+        return bool(self.judge_calls_per_epoch) or self.enhance_prompts
 
     @model_validator(mode="after")
     def _rewards_are_known(self) -> "Finetune":

@@ -229,5 +229,7 @@ def test_a_reward_of_weight_0_is_left_out_and_the_judge_is_asked_for_what_it_is_
     pixels = load(tmp_path, changed(raw, reward={"preference": 0, "brightness": -1})).finetune
     assert pixels.rewards == {"brightness": -1}
     assert not pixels.asks_judge
-    assert load(tmp_path, changed(raw, reward={"alignment": 1})).finetune.asks_judge
+    both = changed(raw, reward={"alignment": 1, "preference": 1}, acquisition="random", feedback_budget=32)
+    assert load(tmp_path, both).finetune.judge_calls_per_epoch == 2 * 32
+    assert load(tmp_path, changed(raw, reward={"alignment": 1})).finetune.judge_calls_per_epoch == 64
     assert not load(tmp_path, changed(raw, reward={"preference": 1}, user="pixels")).finetune.asks_judge
