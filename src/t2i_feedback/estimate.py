@@ -204,7 +204,7 @@ def finetune(p: Params) -> Work:
     pictures = config.epochs * config.pictures_per_epoch
     trained = max(1, round(p.model.steps * config.timestep_share))
     asked = [
-        Asked("judge", config.judge, "question", pictures),
+        Asked("judge", config.judge, "question", config.epochs * config.judge_calls_per_epoch),
         Asked("held-out judge", p.evaluate.judge, "question", pictures),
     ]
     if config.enhance_prompts:

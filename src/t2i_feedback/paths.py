@@ -53,6 +53,11 @@ def cache() -> Path:
     return root() / ".cache"
 
 
+def feedback() -> Path:
+    """What a person is asked and answers: a folder per preference. Outside DVC's outputs; nothing here is deleted."""
+    return root() / "feedback"
+
+
 def ledger() -> Path:
     """The MLLMs' answers. SQLite cannot be shared over a network: in a launch on several nodes each has its own."""
     node = os.environ.get("GROUP_RANK", "0")

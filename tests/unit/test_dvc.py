@@ -43,6 +43,8 @@ RERUNS = {
     "calibrate.min_rank_correlation": TRAINED,
     "finetune.epochs": TRAINED,
     "finetune.learning_rate": TRAINED,
+    "finetune.acquisition": TRAINED,
+    "finetune.reward": TRAINED,
     "evaluate.resamples": EVALUATED | {"report"},
     **dict.fromkeys(
         (f"evaluate.{key}" for key in ("extractor", "size", "resizer", "weights")), {"reference", "report"} | EVALUATED

@@ -137,6 +137,18 @@ def test_an_impossible_value_is_named_by_its_key(raw: dict, tmp_path: Path, key:
         ("finetune.preference", "    ", "preference must not be blank"),
         ("model", {"scheduler": "euler", "eta": 0.5}, "model: eta 0.5 is DDIM's noise; scheduler euler needs eta: 0"),
         ("model", {"negative_prompt": "a", "guidance": 1}, "model: negative_prompt has no effect without guidance"),
+        ("finetune.feedback_budget", 0, "finetune.feedback_budget: input should be greater than or equal to 1, not 0"),
+        ("finetune.feedback_budget", 65, "feedback_budget 65 is more than the 64 pictures of an epoch"),
+        ("finetune.feedback_budget", 32, "choose acquisition random or uncertainty, or feedback_budget null"),
+        ("finetune.acquisition", "random", "acquisition random needs a feedback_budget"),
+        ("finetune.acquisition", "uncertainty", "acquisition uncertainty needs a feedback_budget"),
+        ("finetune.reward", {"beauty": 1}, "reward: beauty is no reward; there are preference, brightness, contrast,"),
+        ("finetune.reward", {"preference": 0}, "reward: every weight is 0"),
+        (
+            "finetune.reward",
+            {"brightness": float("inf")},
+            "finetune.reward.brightness: input should be a finite",
+        ),
         ("data.fetch", "images", "data: fetch: images goes with source: coco; postcards needs fetch: none"),
         ("data.reference_images", 100, "reference_images must be at least evaluation_captions"),
         ("mllms.cogvlm.max_cost_usd", 5, "mllms.cogvlm: max_cost_usd needs usd_per_million_input_tokens and usd_per"),
@@ -226,3 +238,46 @@ def test_only_official_splits_can_be_fetched(raw: dict, tmp_path: Path) -> None:
     assert "val_split: test2014 cannot be fetched; COCO has train2014, val2014" in refusal(tmp_path, raw)
     raw["data"]["val_split"] = "val2017"
     assert load(tmp_path, raw).data.fetch == "zip"
+
+
+def changed(raw: dict, **keys: object) -> dict:
+    for key, value in keys.items():
+        raw = set_key(raw, f"finetune.{key}", value)
+    return raw
+
+
+@pytest.mark.parametrize("acquisition", ["random", "uncertainty"])
+def test_a_budget_may_be_all_pictures(tmp_path: Path, raw: dict, acquisition: str) -> None:
+    load(tmp_path, changed(raw, acquisition=acquisition, feedback_budget=64))
+
+
+def test_answers_that_cannot_be_compared_are_refused(tmp_path: Path, raw: dict) -> None:
+    few = changed(raw, acquisition="random", feedback_budget=15, surrogate_weight=0)
+    assert "ask at least 2 x prompts_per_epoch = 16" in refusal(tmp_path, few)
+    load(tmp_path, changed(few, advantage="per_batch"))
+
+
+def test_questions_cannot_be_asked_before_it_is_settled_which(tmp_path: Path, raw: dict) -> None:
+    for keys in (
+        {"acquisition": "random", "feedback_budget": 32, "user": "mllm"},
+        {"acquisition": "all", "user": "file"},
+    ):
+        both = changed(raw, overlap_judging=True, **{"feedback_budget": None} | keys)
+        assert "overlap_judging needs acquisition all and user mllm or pixels" in refusal(tmp_path, both)
+
+
+def test_a_user_whose_preference_has_no_weight_is_refused(tmp_path: Path, raw: dict) -> None:
+    alone = changed(raw, user="file", reward={"brightness": -1})
+    assert "user file scores the preference, which has no weight in finetune.reward" in refusal(tmp_path, alone)
+
+
+def test_a_reward_of_weight_0_is_left_out_and_the_judge_is_asked_for_what_it_is_needed_for(
+    tmp_path: Path, raw: dict
+) -> None:
+    pixels = load(tmp_path, changed(raw, reward={"preference": 0, "brightness": -1})).finetune
+    assert pixels.rewards == {"brightness": -1}
+    assert not pixels.asks_judge
+    both = changed(raw, reward={"alignment": 1, "preference": 1}, acquisition="random", feedback_budget=32)
+    assert load(tmp_path, both).finetune.judge_calls_per_epoch == 2 * 32
+    assert load(tmp_path, changed(raw, reward={"alignment": 1})).finetune.judge_calls_per_epoch == 64
+    assert not load(tmp_path, changed(raw, reward={"preference": 1}, user="pixels")).finetune.asks_judge

@@ -4,6 +4,7 @@ import json
 import random
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from made_up_run import history, write_run
 from t2i_feedback import params, paths, records
 from t2i_feedback.errors import UserError
 from t2i_feedback.records import PictureRow, RoundRow
-from t2i_feedback.reporting import alarm, comparisons, page, stories, verdict
+from t2i_feedback.reporting import alarm, comparisons, page, plots, stories, tables, verdict
 from t2i_feedback.reporting.evidence import Evidence
 from t2i_feedback.stages import report
 
@@ -275,3 +276,43 @@ def test_alarm_when_the_policy_left_the_base_model() -> None:
 def test_alarm_when_training_ended_at_a_bound() -> None:
     [text] = alarm.alarms(history(random.Random(0)), 12)
     assert "after epoch 10 of 12" in text
+
+
+def asked(evidence: Evidence, row: dict[str, object], **keys: object) -> Evidence:
+    """The same run with other epochs and another fine-tuning section."""
+    finetune = evidence.params.finetune.model_copy(update=keys)
+    epochs = [epoch.model_copy(update=row) for epoch in evidence.history]
+    return replace(evidence, history=epochs, params=evidence.params.model_copy(update={"finetune": finetune}))
+
+
+def test_the_report_says_how_many_pictures_the_user_was_asked_about(run: Path) -> None:
+    found = asked(gathered(), {"asked": 64})
+    everything = f"640 of 640 pictures ({tables.percent(1)}): finetune.acquisition all."
+    assert page.feedback_text(found) == f"The user was asked about {everything}"
+    text = page.feedback_text(
+        asked(gathered(), {"asked": 16, "surrogate_error": 0.5}, acquisition="random", feedback_budget=16)
+    )
+    assert f"asked about 160 of 640 pictures ({tables.percent(0.25)}), chosen by finetune.acquisition random" in text
+    assert "off by 0.50 points at first and by 0.50 at last" in text
+    alone = asked(gathered(), {"asked": 16}, acquisition="random", feedback_budget=16, surrogate_weight=0.0)
+    assert page.feedback_text(alone).endswith("; nothing was learnt from the others.")
+
+
+def test_invalid_scores_are_counted_among_those_that_were_asked_for(run: Path) -> None:
+    found = asked(gathered(), {"asked": 16, "masked": 2}, acquisition="random", feedback_budget=16)
+    assert "20 of 160 scores were invalid" in page.reward_text(found)
+
+
+def test_the_reward_against_the_users_answers_is_drawn_by_their_running_sum(run: Path) -> None:
+    found = asked(gathered(), {"asked": 16})
+    assert "is 6.50 after 160 answers of the user" in plots.reward_by_calls(found.history).text
+    assert "The reward against the user’s answers" in page.render(found)
+
+
+def test_raw_values_of_rewards_have_columns_in_the_series(run: Path) -> None:
+    found = asked(gathered(), {"parts": {"brightness": 80.0, "preference": 4.0}})
+    report.write_plots(found)
+    with (paths.PLOTS / "reward.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["raw.brightness"], row["raw.preference"]) for row in rows} == {("80.0", "4.0")}
+    assert "parts" not in rows[0]
