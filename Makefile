@@ -8,7 +8,7 @@ export PYTHONPATH := src
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint types check ui publish report profile ledger retry-failed calibrate bench pretrain model-card clean
+.PHONY: help setup repro test lint types check ui publish report profile ledger retry-failed calibrate preflight bench pretrain model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ retry-failed: $(READY) ## ask the MLLMs again what failed (refused, unreadable, 
 
 calibrate: $(READY) ## can a catalogue entry judge? make calibrate JUDGE=llava16-7b: a table, pictures in calibrated/
 	@python -m t2i_feedback.stages.calibrate_entry $(JUDGE)
+
+preflight: $(READY) ## would fine-tuning train on the right numbers? replays a small rollout of the present parameters
+	@python -m t2i_feedback.stages.preflight
 
 bench: $(READY) ## measure: the judges' speed as ratios; seconds and peak memory of every stage, and of a repeated run
 	python benchmarks/judges.py

@@ -161,6 +161,9 @@ class Finetune(Section):
     advantage: Literal["per_prompt", "per_batch"]
     advantage_clip: Positive
     kl_weight: Annotated[float, Field(ge=0)]
+    max_kl: Positive | None
+    max_held_out_drop: Positive | None
+    overlap_judging: bool
     lora_rank: Count
     lora_alpha: Count
     lora_targets: Annotated[list[str], Field(min_length=1)]

@@ -102,7 +102,8 @@ class EpochRow(Row):
     reward_mean: float
     reward_std: float
     held_out_mean: float | None
-    masked: int  # pictures whose score was not valid
+    asked: int  # pictures that the user was asked about
+    masked: int  # of those, how many without a valid score
     dead_groups: float  # share of prompts whose rewards are all equal
     kl: float  # mean over timesteps of KL(policy || base), per latent dimension
     ratio_max: float  # largest |importance ratio - 1|
@@ -112,7 +113,6 @@ class EpochRow(Row):
     brightness: float
     contrast: float
     sharpness: float
-    seconds: float
 
 
 RowType = TypeVar("RowType", bound=Row)

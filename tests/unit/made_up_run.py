@@ -150,6 +150,7 @@ def history(rng: random.Random, held_out_gain: float = 0.2, last_diversity: floa
             reward_std=0.8,
             held_out_mean=4 + held_out_gain * epoch,
             masked=0,
+            asked=16,
             dead_groups=0.0,
             kl=0.001 * epoch,
             ratio_max=1e-4,
@@ -159,7 +160,6 @@ def history(rng: random.Random, held_out_gain: float = 0.2, last_diversity: floa
             brightness=110 - 4 * epoch + rng.uniform(-1, 1),
             contrast=60.0,
             sharpness=0.6 - 0.02 * epoch,
-            seconds=12.0,
         )
         for epoch in range(1, 11)
     ]

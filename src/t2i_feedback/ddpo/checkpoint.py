@@ -1,6 +1,7 @@
 """Checkpoints of a fine-tuning run: complete or absent, and enough of them to go on as if nothing had happened.
 
-Every random draw of the trainer is seeded by (seed, epoch), so adapter, optimiser and epoch number are the whole state.
+Every random draw of the trainer is seeded by (seed, epoch, use), in every process, so adapter, optimiser, what the
+feedback has learnt and the epoch number are the whole state: there is no generator to save, in however many processes.
 """
 
 import io
@@ -10,14 +11,29 @@ from pathlib import Path
 
 import torch
 
+from t2i_feedback.errors import UserError
 
-def save(folder: Path, epoch: int, parameters: list[torch.nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
+State = dict[str, torch.Tensor]
+
+
+def save(
+    folder: Path,
+    epoch: int,
+    parameters: list[torch.nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+    feedback: State,
+) -> None:
     """Write checkpoint-{epoch}: the state after that many epochs."""
     target = folder / f"checkpoint-{epoch:05d}"
     partial = folder / f".{target.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    state = {"epoch": epoch, "parameters": [p.detach().cpu() for p in parameters], "optimiser": optimiser.state_dict()}
+    state = {
+        "epoch": epoch,
+        "parameters": [p.detach().cpu() for p in parameters],
+        "optimiser": optimiser.state_dict(),
+        "feedback": feedback,
+    }
     packed = io.BytesIO()  # torch writing to a full disk raises something that is not an OSError
     torch.save(state, packed)
     with (partial / "state.pt").open("wb") as file:
@@ -28,16 +44,27 @@ def save(folder: Path, epoch: int, parameters: list[torch.nn.Parameter], optimis
     partial.rename(target)
 
 
-def load_latest(folder: Path, parameters: list[torch.nn.Parameter], optimiser: torch.optim.Optimizer) -> int:
-    """Restore the newest checkpoint in place; return how many epochs are done (0 without a checkpoint)."""
+def load_latest(
+    folder: Path, parameters: list[torch.nn.Parameter], optimiser: torch.optim.Optimizer
+) -> tuple[int, State]:
+    """Restore the newest checkpoint in place; return how many epochs are done (0 without one) and feedback's state.
+
+    Raises UserError if it is of another adapter.
+    """
     found = sorted(folder.glob("checkpoint-*"))
     if not found:
-        return 0
+        return 0, {}
     state = torch.load(found[-1] / "state.pt", weights_only=True, map_location="cpu")
+    shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (state["parameters"], parameters)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"{found[-1]} is of another adapter ({len(shapes[0])} tensors, here {len(shapes[1])}, or other shapes): "
+            f"finetune.lora_rank, lora_targets or model.name have changed; delete {folder}"
+        )
     for parameter, value in zip(parameters, state["parameters"], strict=True):
         parameter.data.copy_(value)
     optimiser.load_state_dict(state["optimiser"])
-    return int(state["epoch"])
+    return int(state["epoch"]), state["feedback"]
 
 
 def keep_last(folder: Path, count: int) -> None:

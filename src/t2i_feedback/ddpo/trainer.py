@@ -6,11 +6,12 @@ Batch arithmetic of one epoch, with the default parameters:
     inner_epochs 1 x updates_per_epoch 4      = 4 optimiser steps on 16 pictures each
     16 pictures x (10 steps x timestep_share 1.0) = 160 transitions per optimiser step, train_batch_size at a time
 
-Gradients are averaged over an optimiser step's transitions, so `train_batch_size` changes memory and speed alone.
+Gradients are averaged over an optimiser step's transitions, so `train_batch_size` changes memory and speed alone, and
+so does the number of processes: pictures are dealt to them so that each has an equal part in every optimiser step.
+A picture's trajectory stays in the process that drew it; pictures, scores and gradients are combined.
 """
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -20,15 +21,15 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from t2i_feedback import records
+from t2i_feedback import processes, records
 from t2i_feedback.ddpo import checkpoint
 from t2i_feedback.ddpo.advantages import Advantages, advantages
+from t2i_feedback.ddpo.feedback import Feedback, Reward, Scores
 from t2i_feedback.ddpo.objective import policy_loss
 from t2i_feedback.diffusion import ddim, sampling
 from t2i_feedback.errors import UserError
 from t2i_feedback.params import Finetune, Model
 
-Reward = Callable[[list[Image.Image], list[str]], Sequence[float | None]]
 Measure = Callable[[list[Image.Image]], dict[str, float]]
 
 PREFLIGHT_TRANSITIONS = 64
@@ -40,8 +41,8 @@ HISTORY = "history.jsonl"
 class Trainer:
     """DDPO on one pipeline whose UNet carries a trainable adapter (`diffusion.load.add_adapter`).
 
-    `reward` is given the pictures as saved and their prompts; `None` masks a picture. `held_out`, if given, is a second
-    reward that is only logged. `measure` returns photometric means by name. `folder` holds checkpoints and history.
+    `feedback` scores the pictures as saved. `held_out`, if given, is a second reward that is only logged. `measure`
+    returns photometric means by name. `folder` holds checkpoints and history.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Trainer:
         pipe,
         parameters: list[torch.nn.Parameter],
         prompts: Sequence[str],
-        reward: Reward,
+        feedback: Feedback,
         measure: Measure,
         *,
         model: Model,
@@ -59,7 +60,8 @@ class Trainer:
         held_out: Reward | None = None,
     ):
         self.pipe, self.parameters, self.prompts = pipe, parameters, list(prompts)
-        self.reward, self.measure, self.held_out = reward, measure, held_out
+        self.feedback, self.measure = feedback, measure
+        self.held_out = Feedback(held_out) if held_out else None
         self.model, self.config, self.seed, self.folder = model, finetune, seed, folder
         try:
             schedule = ddim.Schedule.of(pipe.scheduler, model.steps, finetune.eta)
@@ -74,81 +76,147 @@ class Trainer:
             pipe.unet.enable_gradient_checkpointing()
 
     def run(self, on_epoch: Callable[[records.EpochRow], None] = lambda row: None) -> list[records.EpochRow]:
-        """Train to `epochs`, from the newest checkpoint if there is one. Returns the history of all epochs."""
-        done = checkpoint.load_latest(self.folder, self.parameters, self.optimiser)
+        """Train to `epochs`, from the newest checkpoint if there is one. Returns the history of all epochs.
+
+        Shorter than `epochs` when a bound was reached; `beyond_bounds` of its last row says which.
+        """
+        done, learnt = checkpoint.load_latest(self.folder, self.parameters, self.optimiser)
+        self.feedback.load(learnt)
         history_path = self.folder / HISTORY
         history = records.read(history_path, records.EpochRow)[:done] if history_path.exists() else []
         if len(history) < done:
             raise UserError(f"{history_path} has lost epochs that {self.folder} has checkpoints of; delete that folder")
-        records.write(history_path, history)
         for row in history:
             on_epoch(row)
+        self.preflight()
         for epoch in range(done, self.config.epochs):
+            if history and self.beyond_bounds(history):
+                break
+            before = [parameter.detach().clone() for parameter in self.parameters]
             row = self.epoch(epoch)
             history.append(row)
-            records.write(history_path, history)
-            checkpoint.save(self.folder, epoch + 1, self.parameters, self.optimiser)
-            checkpoint.keep_last(self.folder, self.config.keep_last)
+            if self.beyond_bounds(history):
+                for parameter, value in zip(self.parameters, before, strict=True):
+                    parameter.data.copy_(value)
+            self._keep(epoch + 1, history)
             on_epoch(row)
         return history
 
-    def epoch(self, epoch: int) -> records.EpochRow:
-        """One rollout, its rewards, and the updates. Raises UserError when training would go wrong."""
-        started = time.monotonic()
-        rollout, prompts = self.roll_out(epoch)
-        rewards = self.reward(rollout.images, prompts)
-        watched = self.held_out(rollout.images, prompts) if self.held_out else []
-        judged = advantages(
-            rewards, prompts, per_prompt=self.config.advantage == "per_prompt", clip=self.config.advantage_clip
+    def _keep(self, epochs: int, history: list[records.EpochRow]) -> None:
+        """Write what a later run needs to go on from here. Raises UserError if the processes have drifted apart."""
+        own = torch.stack([parameter.detach().double().sum() for parameter in self.parameters]).sum().cpu()
+        if processes.combine(own.clone()) != own * processes.world():
+            raise UserError(f"epoch {epochs}: the processes' adapters differ; the last good checkpoint is kept")
+        if processes.first():
+            records.write(self.folder / HISTORY, history)
+            checkpoint.save(self.folder, epochs, self.parameters, self.optimiser, self.feedback.state())
+            checkpoint.keep_last(self.folder, self.config.keep_last)
+        processes.combine(torch.zeros(1))  # nobody goes on before it is written
+
+    def beyond_bounds(self, history: Sequence[records.EpochRow]) -> str:
+        """Why training ends after the last of these epochs; empty when it goes on."""
+        first, last = history[0], history[-1]
+        if self.config.max_kl is not None and last.kl > self.config.max_kl:
+            return f"KL to the base model is {last.kl:.3g}, above finetune.max_kl {self.config.max_kl:g}"
+        if self.config.max_held_out_drop is None or first.held_out_mean is None or last.held_out_mean is None:
+            return ""
+        drop = first.held_out_mean - last.held_out_mean
+        if drop <= self.config.max_held_out_drop:
+            return ""
+        return (
+            f"the held-out judge's score fell by {drop:.3g}, more than finetune.max_held_out_drop "
+            f"{self.config.max_held_out_drop:g}"
         )
-        if epoch == 0:
-            self.preflight(rollout)
-        learnt = self.update(epoch, rollout, judged)
-        scores = [float(score) for score in rewards if score is not None]
-        if not scores:
-            raise UserError(f"epoch {epoch + 1}: the judge gave no valid score for any of the {len(rewards)} pictures")
+
+    def epoch(self, epoch: int) -> records.EpochRow:
+        """One rollout, its scores, and the updates. Raises UserError when training would go wrong."""
+        numbers, rollout, images, prompts = self.roll_out(epoch)
+        scores = self.feedback.scores(epoch, images, prompts)
+        watched = self.held_out.scores(epoch, images, prompts).values if self.held_out else []
+        valid = [float(score) for score in scores.values if score is not None]
+        self._check(epoch, scores, valid)
+        judged = advantages(
+            scores.values,
+            prompts,
+            per_prompt=self.config.advantage == "per_prompt",
+            clip=self.config.advantage_clip,
+            weights=scores.weights,
+        )
+        learnt = self.update(epoch, numbers, rollout, judged)
         held_out = [float(score) for score in watched if score is not None]
         return records.EpochRow(
             epoch=epoch + 1,
-            reward_mean=fmean(scores),
-            reward_std=pstdev(scores),
+            reward_mean=fmean(valid),
+            reward_std=pstdev(valid),
             held_out_mean=fmean(held_out) if held_out else None,
-            masked=len(rewards) - len(scores),
+            asked=scores.asked,
+            masked=scores.masked,
             dead_groups=judged.dead_groups,
             kl=self.kl_to_base(epoch, rollout),
-            diversity=diversity(rollout.images, prompts),
-            seconds=time.monotonic() - started,
+            diversity=diversity(images, prompts),
             **learnt,
-            **self.measure(rollout.images),
+            **self.measure(images),
         )
 
-    def roll_out(self, epoch: int) -> tuple[sampling.Trajectories, list[str]]:
-        """Draw the epoch's pictures: a seeded choice of prompts, each with its group of pictures."""
+    def _check(self, epoch: int, scores: Scores, valid: list[float]) -> None:
+        """Raises UserError when there is nothing to learn from the scores, or they are no numbers."""
+        where = f"epoch {epoch + 1}"
+        if not valid:
+            raise UserError(f"{where}: the judge gave no valid score for any of the {len(scores.values)} pictures")
+        if not all(map(math.isfinite, valid)):
+            raise UserError(f"{where}: a reward is not finite; the last good checkpoint is kept")
+        if epoch == 0 and min(valid) == max(valid):
+            raise UserError(
+                f"{where}: every picture got the reward {valid[0]:g}, so nothing can be learnt: let the judge read "
+                "scores by probability, or choose another finetune.judge or preference"
+            )
+
+    def dealt(self, epoch: int) -> list[int]:
+        """The numbers of the epoch's pictures that this process draws and trains on: its equal part of every update."""
+        chunks = self._chunks(self._dice(epoch, "update 0"))
+        return sorted(number for chunk in chunks for number in processes.share(chunk.tolist()))
+
+    def _chunks(self, dice: torch.Generator) -> tuple[torch.Tensor, ...]:
+        """The epoch's picture numbers in a random order, cut into one chunk for each optimiser step of a pass."""
+        return torch.randperm(self.config.pictures_per_epoch, generator=dice).chunk(self.config.updates_per_epoch)
+
+    def roll_out(self, epoch: int) -> tuple[list[int], sampling.Trajectories, list[Image.Image], list[str]]:
+        """Draw the epoch's pictures: a seeded choice of prompts, each with its group of pictures.
+
+        Returns the numbers that this process drew and their trajectories, then all N pictures and their prompts.
+        """
         chosen = torch.randperm(len(self.prompts), generator=self._dice(epoch, "prompts"))
         index = chosen[: self.config.prompts_per_epoch].repeat_interleave(self.config.images_per_prompt)
-        seeds = [sampling.noise_seed(self.seed, "rollout", epoch, number) for number in range(len(index))]
-        with self._bar(epoch, "rollout", len(index), "picture") as bar:
-            rollout = sampling.roll_out(
-                self.pipe,
-                self.policy,
-                self.embeddings,
-                index,
-                seeds,
-                size=self.model.size,
-                batch_size=self.model.batch_size,
-                progress=bar.update,
-            )
-        return rollout, [self.prompts[i] for i in index.tolist()]
+        prompts = [self.prompts[i] for i in index.tolist()]
+        numbers, parts = self.dealt(epoch), []
+        with self._bar(epoch, "rollout", len(numbers), "picture") as bar:
+            for start in range(0, len(numbers), self.model.batch_size):
+                some = numbers[start : start + self.model.batch_size]
+                seeds = [sampling.noise_seed(self.seed, "rollout", epoch, number) for number in some]
+                parts.append(self._draw(index[some], seeds))
+                self.feedback.drawn(some, parts[-1].images, [prompts[number] for number in some])
+                bar.update(len(some))
+        rollout = sampling.Trajectories.joined(parts)
+        return numbers, rollout, _everyones(numbers, rollout.images, len(index)), prompts
+
+    def _draw(self, index: torch.Tensor, seeds: list[int]) -> sampling.Trajectories:
+        return sampling.roll_out(self.pipe, self.policy, self.embeddings, index, seeds, size=self.model.size)
 
     @torch.no_grad()
-    def preflight(self, rollout: sampling.Trajectories) -> None:
-        """Replay part of a rollout before any update: every ratio must be 1. Raises UserError if one is not."""
+    def preflight(self) -> float:
+        """Replay a small rollout under the run's own configuration before any question is asked: every ratio must be 1.
+
+        Returns the largest |ratio - 1|. Raises UserError if it is too large, or a log-probability is not finite.
+        """
+        count = min(self.model.batch_size, self.config.pictures_per_epoch)
+        seeds = [sampling.noise_seed(self.seed, "preflight", number) for number in range(count)]
+        rollout = self._draw(torch.arange(count) % len(self.prompts), seeds)
         if not rollout.log_probs.isfinite().all():
             raise UserError(
                 "preflight: a log-probability of the rollout is not finite; lower model.guidance or use float32"
             )
-        pictures, steps = rollout.log_probs.shape
-        every = torch.randperm(pictures * steps, generator=self._dice(0, "preflight"))[:PREFLIGHT_TRANSITIONS]
+        steps = rollout.log_probs.shape[1]
+        every = torch.randperm(count * steps, generator=self._dice(0, "preflight"))[:PREFLIGHT_TRANSITIONS]
         worst = 0.0
         for some in every.split(self.config.train_batch_size):
             picture, step = some // steps, some % steps
@@ -162,43 +230,70 @@ class Trainer:
                 f"{PREFLIGHT_SHARE} * finetune.clip_range: sampling and training disagree. Use model.dtype float32, or "
                 "raise finetune.clip_range"
             )
+        return worst
 
-    def update(self, epoch: int, rollout: sampling.Trajectories, judged: Advantages) -> dict[str, float]:
-        """Take the epoch's optimiser steps; return what the log wants of them. Masked pictures are left out."""
+    def update(
+        self, epoch: int, numbers: list[int], rollout: sampling.Trajectories, judged: Advantages
+    ) -> dict[str, float]:
+        """Take the epoch's optimiser steps; return what the log wants of them. Masked pictures are left out.
+
+        `rollout` holds the pictures with these `numbers`, `judged` is of all pictures.
+        """
         steps = rollout.log_probs.shape[1]
         trained = max(1, round(steps * self.config.timestep_share))
+        place = {number: index for index, number in enumerate(numbers)}
+        own = Advantages(judged.values[numbers], judged.valid[numbers], judged.dead_groups)
         ratio_max, clipped, seen, norms = 0.0, 0, 0, []
-        total = self.config.inner_epochs * int(judged.valid.sum()) * trained
+        total = self.config.inner_epochs * int(own.valid.sum()) * trained
         with self._bar(epoch, "update", total, "transition") as bar:
             for inner in range(self.config.inner_epochs):
                 dice = self._dice(epoch, f"update {inner}")
-                shuffled = torch.randperm(len(rollout.images), generator=dice)
-                for pictures in shuffled.chunk(self.config.updates_per_epoch):
-                    pictures = pictures[judged.valid[pictures]]
+                for chunk in self._chunks(dice):
                     chosen = torch.randperm(steps, generator=dice)[:trained]
-                    picture, step = (grid.flatten() for grid in torch.meshgrid(pictures, chosen, indexing="ij"))
-                    if not len(picture):
+                    valid = chunk[judged.valid[chunk]].tolist()
+                    if not valid:
                         continue
-                    for some in torch.arange(len(picture)).split(self.config.train_batch_size):
-                        loss, ratio, outside = self._loss(rollout, judged, picture[some], step[some])
+                    mine = torch.tensor([place[number] for number in valid if number in place], dtype=torch.long)
+                    picture, step = (grid.flatten() for grid in torch.meshgrid(mine, chosen, indexing="ij"))
+                    for some in torch.arange(len(picture)).split(self.config.train_batch_size) if len(picture) else ():
+                        loss, ratio, outside = self._loss(rollout, own, picture[some], step[some])
                         if not loss.isfinite():
                             raise UserError(
                                 f"epoch {epoch + 1}: the loss is {loss.item()}; the last good checkpoint is kept"
                             )
-                        (loss * len(some) / len(picture)).backward()
+                        (loss * len(some) / (len(valid) * trained)).backward()
                         ratio_max = max(ratio_max, float((ratio - 1).abs().max()))
                         clipped += int(outside.sum())
                         seen += len(some)
                         bar.update(len(some))
-                    norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-                    if not norm.isfinite():
-                        raise UserError(
-                            f"epoch {epoch + 1}: a gradient is not finite; the last good checkpoint is kept"
-                        )
-                    self.optimiser.step()
-                    self.optimiser.zero_grad(set_to_none=True)
-                    norms.append(float(norm))
-        return {"ratio_max": ratio_max, "clipped": clipped / max(1, seen), "grad_norm": fmean(norms) if norms else 0.0}
+                    norms.append(self._step(epoch))
+        found = torch.zeros(2 + processes.world(), dtype=torch.float64)
+        found[0], found[1], found[2 + processes.rank()] = clipped, seen, ratio_max
+        processes.combine(found)
+        return {
+            "ratio_max": float(found[2:].max()),
+            "clipped": float(found[0] / found[1].clamp(min=1)),
+            "grad_norm": fmean(norms) if norms else 0.0,
+        }
+
+    def _step(self, epoch: int) -> float:
+        """One optimiser step on the gradient of all processes; returns its norm before clipping."""
+        for parameter in self.parameters:
+            if parameter.grad is None:  # this process had no transition in this step, or no path leads here
+                parameter.grad = torch.zeros_like(parameter)
+        if processes.world() > 1:
+            gradient = torch.nn.utils.parameters_to_vector([parameter.grad for parameter in self.parameters])
+            processes.combine(gradient)
+            for parameter, part in zip(
+                self.parameters, gradient.split([p.numel() for p in self.parameters]), strict=True
+            ):
+                parameter.grad.copy_(part.view_as(parameter))
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        if not norm.isfinite():
+            raise UserError(f"epoch {epoch + 1}: a gradient is not finite; the last good checkpoint is kept")
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return float(norm)
 
     def _loss(
         self, rollout: sampling.Trajectories, judged: Advantages, picture: torch.Tensor, step: torch.Tensor
@@ -237,9 +332,12 @@ class Trainer:
     def kl_to_base(self, epoch: int, rollout: sampling.Trajectories) -> float:
         """KL(policy || base) per latent dimension, on a sample of the rollout's transitions."""
         pictures, steps = rollout.log_probs.shape
-        some = torch.randperm(pictures * steps, generator=self._dice(epoch, "kl"))[:KL_TRANSITIONS]
+        some = torch.randperm(pictures * steps, generator=self._dice(epoch, "kl"))
+        some = some[: math.ceil(KL_TRANSITIONS / processes.world())]
         picture, step = some // steps, some % steps
-        return float(self._kl(rollout, picture, step, self._log_prob(rollout, picture, step)[1]).mean())
+        found = self._kl(rollout, picture, step, self._log_prob(rollout, picture, step)[1])
+        total = processes.combine(torch.tensor([float(found.sum()), float(len(found))], dtype=torch.float64))
+        return float(total[0] / total[1])
 
     def _dice(self, epoch: int, use: str) -> torch.Generator:
         """A generator of its own for every use: a resumed run draws what the uninterrupted one would have."""
@@ -247,8 +345,23 @@ class Trainer:
 
     def _bar(self, epoch: int, what: str, total: int, unit: str) -> tqdm:
         return tqdm(
-            total=total, unit=unit, desc=f"epoch {epoch + 1}/{self.config.epochs} {what}", leave=False, mininterval=1
+            total=total,
+            unit=unit,
+            desc=f"epoch {epoch + 1}/{self.config.epochs} {what}",
+            leave=False,
+            mininterval=1,
+            disable=not processes.first(),
         )
+
+
+def _everyones(numbers: list[int], images: list[Image.Image], total: int) -> list[Image.Image]:
+    """All `total` pictures of an epoch in their order, from those with `numbers` that each process drew."""
+    if processes.world() == 1:
+        return [image for _, image in sorted(zip(numbers, images, strict=True), key=lambda pair: pair[0])]
+    drawn = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+    everyones = torch.zeros((total, *drawn.shape[1:]), dtype=torch.uint8)
+    everyones[numbers] = drawn
+    return [Image.fromarray(pixels) for pixels in processes.combine(everyones).numpy()]
 
 
 def diversity(images: list[Image.Image], prompts: Sequence[str]) -> float:

@@ -1,7 +1,7 @@
 """Drawing pictures, and drawing trajectories whose every step has a log-probability."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,16 @@ class Trajectories:
     prompt_index: torch.Tensor  # [N] into the embeddings
     images: list[Image.Image]
 
+    @classmethod
+    def joined(cls, parts: Sequence["Trajectories"]) -> "Trajectories":
+        """One after the other."""
+        return cls(
+            torch.cat([part.latents for part in parts]),
+            torch.cat([part.log_probs for part in parts]),
+            torch.cat([part.prompt_index for part in parts]),
+            [image for part in parts for image in part.images],
+        )
+
 
 @torch.no_grad()
 def embed(pipe: Pipeline, prompts: Sequence[str]) -> torch.Tensor:
@@ -103,34 +113,24 @@ def roll_out(
     seeds: Sequence[int],
     *,
     size: int,
-    batch_size: int,
-    progress: Callable[[int], object] = lambda drawn: None,
 ) -> Trajectories:
-    """Draw one picture per entry of `prompt_index` and keep every latent and log-probability on the way.
-
-    `progress` is told how many pictures were just finished.
-    """
+    """Draw one batch, a picture per entry of `prompt_index`, and keep every latent and log-probability on the way."""
     side = size // pipe.vae_scale_factor
     shape = (pipe.unet.config.in_channels, side, side)
-    kept_latents, kept_log_probs, images = [], [], []
-    for start in range(0, len(seeds), batch_size):
-        sources = noise_sources(seeds[start : start + batch_size])
-        given = embeddings[prompt_index[start : start + batch_size]].to(pipe.device)
+    sources = noise_sources(seeds)
+    given = embeddings[prompt_index].to(pipe.device)
 
-        def fresh_noise(sources: list[torch.Generator] = sources) -> torch.Tensor:
-            return torch.stack([torch.randn(shape, generator=source) for source in sources]).to(pipe.device, pipe.dtype)
+    def fresh_noise() -> torch.Tensor:
+        return torch.stack([torch.randn(shape, generator=source) for source in sources]).to(pipe.device, pipe.dtype)
 
-        x = fresh_noise()
-        latents, log_probs = [x], []
-        for index in range(len(policy.schedule)):
-            step = torch.full((len(x),), index)
-            mean = policy.mean(x, step, given)
-            x = (mean + policy.schedule.sigma[index].to(mean.device) * fresh_noise()).to(pipe.dtype)
-            log_probs.append(ddim.log_prob(policy.schedule, step, mean, x))  # of the latent as stored
-            latents.append(x)
-        pixels = pipe.vae.decode(x / pipe.vae.config.scaling_factor, return_dict=False)[0]
-        images += pipe.image_processor.postprocess(pixels, output_type="pil")
-        kept_latents.append(torch.stack(latents, 1).cpu())
-        kept_log_probs.append(torch.stack(log_probs, 1).cpu())
-        progress(len(x))
-    return Trajectories(torch.cat(kept_latents), torch.cat(kept_log_probs), prompt_index, images)
+    x = fresh_noise()
+    latents, log_probs = [x], []
+    for index in range(len(policy.schedule)):
+        step = torch.full((len(x),), index)
+        mean = policy.mean(x, step, given)
+        x = (mean + policy.schedule.sigma[index].to(mean.device) * fresh_noise()).to(pipe.dtype)
+        log_probs.append(ddim.log_prob(policy.schedule, step, mean, x))  # of the latent as stored
+        latents.append(x)
+    pixels = pipe.vae.decode(x / pipe.vae.config.scaling_factor, return_dict=False)[0]
+    images = pipe.image_processor.postprocess(pixels, output_type="pil")
+    return Trajectories(torch.stack(latents, 1).cpu(), torch.stack(log_probs, 1).cpu(), prompt_index, images)

@@ -1,6 +1,7 @@
 """finetune: DDPO. The judge plays a user with a preference, its scores are the rewards, the adapter learns."""
 
 import json
+import time
 from typing import get_args
 
 from t2i_feedback import params, paths, records, stages, workspace
@@ -18,6 +19,7 @@ def main() -> None:
         f"“{config.preference}”"
     )
     from t2i_feedback import mllm, photometry, rewards, tracking
+    from t2i_feedback.ddpo.feedback import Feedback
     from t2i_feedback.ddpo.trainer import HISTORY, Trainer
     from t2i_feedback.diffusion.load import add_adapter, load_pipeline, save_adapter
     from t2i_feedback.stages.prompting import first_prompts
@@ -42,7 +44,10 @@ def main() -> None:
             pipe,
             parameters,
             [row.prompt for row in prompts],
-            rewards.preference(user, config.preference, config.max_invalid_fraction),
+            Feedback(
+                rewards.preference(user, config.preference, config.max_invalid_fraction),
+                overlap=config.overlap_judging,
+            ),
             photometry.means,
             model=p.model,
             finetune=config,
@@ -51,24 +56,30 @@ def main() -> None:
             held_out=rewards.preference(second_user, config.preference, 1.0),  # only watched: it stops nothing
         )
 
+        ended = time.monotonic()
+
         def report(row: records.EpochRow) -> None:
+            nonlocal ended
+            began, ended = ended, time.monotonic()
             numbers = row.model_dump(exclude={"epoch"}, exclude_none=True)
             run.log(row.epoch, {name: float(value) for name, value in numbers.items()})
             print(
                 f"finetune: epoch {row.epoch}/{config.epochs} reward {row.reward_mean:.2f} ± {row.reward_std:.2f}, "
-                f"brightness {row.brightness:.0f}, kl {row.kl:.2g}, {row.seconds:.0f} s",
+                f"brightness {row.brightness:.0f}, kl {row.kl:.2g}, {ended - began:.0f} s",
                 flush=True,
             )
 
         history = trainer.run(report)
+        if why := trainer.beyond_bounds(history):
+            print(f"finetune: ended after epoch {len(history)}: {why}; the adapter is that of the epoch before")
         save_adapter(pipe.unet, work / "adapter")
         records.write(work / "adapter" / HISTORY, history)
         workspace.publish(work / "adapter", paths.ADAPTER)
-        records.write_json(paths.FINETUNE_METRICS, summary(history, config.pictures_per_epoch))
+        records.write_json(paths.FINETUNE_METRICS, summary(history))
     print(f"finetune: reward {history[0].reward_mean:.2f} -> {history[-1].reward_mean:.2f}, adapter in {paths.ADAPTER}")
 
 
-def summary(history: list[records.EpochRow], pictures_per_epoch: int) -> dict[str, float]:
+def summary(history: list[records.EpochRow]) -> dict[str, float]:
     first, last = history[0], history[-1]
     fields = ("reward_mean", "held_out_mean", "diversity", "brightness", "contrast", "sharpness")
     found = {
@@ -77,7 +88,8 @@ def summary(history: list[records.EpochRow], pictures_per_epoch: int) -> dict[st
     return {name: value for name, value in found.items() if value is not None} | {
         "kl_last": last.kl,
         "masked": float(sum(row.masked for row in history)),
-        "invalid_judge": sum(row.masked for row in history) / (len(history) * pictures_per_epoch),
+        "asked": float(sum(row.asked for row in history)),
+        "invalid_judge": sum(row.masked for row in history) / max(1, sum(row.asked for row in history)),
         "epochs": float(len(history)),
     }
 
