@@ -30,6 +30,7 @@ MAY_KNOW = {
 }
 # Programs beside the stages: they know the DAG's files and are started like stages.
 PROGRAMS = {
+    "estimate": FOUNDATIONS | {"mllm", "paths", "profile", "stages"},
     "profile": FOUNDATIONS | {"paths", "stages"},
     "publish": FOUNDATIONS | {"paths", "stages", "tracking"},
 }
