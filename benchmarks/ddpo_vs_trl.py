@@ -4,7 +4,7 @@
     python benchmarks/ddpo_vs_trl.py --part work --repeats 1 --epochs 1 # a first impression
     python benchmarks/ddpo_vs_trl.py --part reward --seeds 1 --epochs 2
 
-Run it where PYTHONPATH=src and the project's packages are (`make bench-ddpo`), on a machine that does nothing else.
+Run it as `PYTHONPATH=src .venv/bin/python ...`, on a machine that does nothing else: both parts take about 45 minutes.
 TRL needs older packages than this project: it gets a virtual environment of its own, .cache/trl-venv, made once.
 
 *work*: the same checkpoint, prompts, adapter and batch arithmetic (`WORK`), float32, one process after the other in
@@ -64,11 +64,19 @@ class Setting(NamedTuple):
     clip_range: float = 1e-4
     per_prompt: bool = False  # advantages: against the prompt's own pictures, or against the epoch's
     timestep_share: float = 1.0
+    min_sigma: float = 0.0  # ours: steps with less noise are not trained on
 
 
 WORK = {"trl": Setting(), "ours": Setting(sample_batch=32, train_batch=32)}
 FASTER = Setting(
-    steps=10, sample_batch=32, train_batch=40, learning_rate=3e-3, clip_range=1e-3, per_prompt=True, timestep_share=0.5
+    steps=10,
+    sample_batch=32,
+    train_batch=40,
+    learning_rate=3e-3,
+    clip_range=1e-3,
+    per_prompt=True,
+    timestep_share=0.5,
+    min_sigma=0.05,
 )
 REWARD = {
     "trl": Setting(),
@@ -165,6 +173,7 @@ def our_worker(spec: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from t2i_feedback import params
+    from t2i_feedback.ddpo.feedback import Feedback
     from t2i_feedback.ddpo.trainer import Trainer
     from t2i_feedback.diffusion.load import add_adapter, load_pipeline
 
@@ -177,7 +186,7 @@ def our_worker(spec: dict[str, Any]) -> dict[str, Any]:
         pipe,
         parameters,
         PROMPTS,
-        lambda images, prompts: [255.0 - float(np.asarray(image).mean()) for image in images],
+        Feedback(lambda images, prompts: [255.0 - float(np.asarray(image).mean()) for image in images]),
         lambda images: {"brightness": 0.0, "contrast": 0.0, "sharpness": 0.0},  # only logged
         model=model,
         finetune=finetune,
@@ -185,14 +194,17 @@ def our_worker(spec: dict[str, Any]) -> dict[str, Any]:
         folder=Path(spec["folder"]),
     )
     clock = Clock(trainer, rollout="roll_out", update="update")
-    curve = []
+    curve: list[float] = []
+    started = time.perf_counter()
 
-    def after(row) -> None:
-        curve.append(row.seconds)
+    def after(row: Any) -> None:
+        nonlocal started
+        curve.append(time.perf_counter() - started)
         tell(spec, row.epoch - 1, clock)
         if spec["adapters"]:
             state = {name: p.detach() for name, p in pipe.unet.named_parameters() if p.requires_grad}
             keep(torch, state, spec, row.epoch - 1)
+        started = time.perf_counter()
 
     trainer.run(after)
     return {"epochs": clock.epochs, "seconds": curve, "beyond_imports": peak() - imported}
@@ -219,6 +231,7 @@ def our_configuration(p: Any, setting: Setting, epochs: int) -> tuple[Any, Any]:
             "inner_epochs": 1,
             "updates_per_epoch": updates(WORK["trl"]),
             "timestep_share": setting.timestep_share,
+            "min_sigma": setting.min_sigma,
             "train_batch_size": setting.train_batch,
             "learning_rate": setting.learning_rate,
             "weight_decay": setting.weight_decay,
@@ -227,6 +240,9 @@ def our_configuration(p: Any, setting: Setting, epochs: int) -> tuple[Any, Any]:
             "advantage": "per_prompt" if setting.per_prompt else "per_batch",
             "advantage_clip": 5.0,
             "kl_weight": 0.0,
+            "max_kl": None,
+            "max_held_out_drop": None,
+            "overlap_judging": False,
             "lora_rank": RANK,
             "lora_alpha": RANK,
             "lora_targets": list(TARGETS),
@@ -248,7 +264,7 @@ def evaluate_worker(spec: dict[str, Any]) -> list[float]:
     setting = WORK["trl"]
     model, _ = our_configuration(params.load(), setting, 1)
     pipe = load_pipeline(model)
-    parameters = add_adapter(pipe.unet, RANK, RANK, list(TARGETS), 0)
+    add_adapter(pipe.unet, RANK, RANK, list(TARGETS), 0)
     own = {name: p for name, p in pipe.unet.named_parameters() if p.requires_grad}
     prompts = [PROMPTS[i % len(PROMPTS)] for i in range(EVALUATION_PICTURES)]
     rewards = []
@@ -271,7 +287,6 @@ def evaluate_worker(spec: dict[str, Any]) -> list[float]:
         )
         rewards.append(float(np.mean([255.0 - np.asarray(picture).mean() for picture in drawn])))
         print(f"  {file or 'base'}: {rewards[-1]:.2f}", flush=True)
-    assert parameters
     return rewards
 
 
@@ -348,8 +363,8 @@ def peak() -> float:
 def tell(spec: dict[str, Any], epoch: int, clock: Clock) -> None:
     last = clock.epochs[-1]
     print(
-        f"  {spec['trainer']:9s} seed {spec['seed']} epoch {epoch + 1}/{spec['epochs']}: rollout {last['rollout']:.1f} s, "
-        f"update {last['update']:.1f} s (processor {last['rollout_cpu']:.1f} + {last['update_cpu']:.1f} s)",
+        f"  {spec['trainer']:9s} seed {spec['seed']} epoch {epoch + 1}/{spec['epochs']}: "
+        f"rollout {last['rollout']:.1f} s, update {last['update']:.1f} s (processor {last['rollout_cpu']:.1f} + {last['update_cpu']:.1f} s)",
         flush=True,
     )
 
@@ -375,7 +390,7 @@ def trl_python() -> str:
     python, ready = VENV / "bin" / "python", VENV / ".ready"
     if not ready.exists() or ready.read_text().split("\n") != list(PACKAGES):
         print(f"making {VENV} with {', '.join(PACKAGES)}: some minutes, 5 GB where torch brings CUDA", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
+        make_environment()
         made = subprocess.run(
             [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES],
             stderr=subprocess.PIPE,
@@ -389,6 +404,10 @@ def trl_python() -> str:
             )
         ready.write_text("\n".join(PACKAGES))
     return str(python)
+
+
+def make_environment() -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
 
 
 def as_transformers_4_reads_it() -> None:
@@ -479,9 +498,7 @@ def equal_reward(options: argparse.Namespace) -> dict[str, Any]:
     curves: dict[str, list[list[tuple[float, float]]]] = {trainer: [] for trainer in REWARD}
     for seed, (trainer, setting) in itertools.product(options.seeds, REWARD.items()):
         name, epochs = f"reward-{trainer}-{seed}", options.epochs or 10
-        done = run(
-            trainer, options.threads, name, setting=setting._asdict(), seed=seed, epochs=epochs, adapters=True
-        )
+        done = run(trainer, options.threads, name, setting=setting._asdict(), seed=seed, epochs=epochs, adapters=True)
         files = [str(file) for file in sorted((RUNS / name).glob("adapter-*.pt"))]
         rewards = run("evaluate", options.threads, f"evaluate-{trainer}-{seed}", files=files)
         seconds = [0.0, *itertools.accumulate(done["seconds"])]
