@@ -4,7 +4,7 @@
     python benchmarks/ddpo_vs_trl.py --part work --repeats 1 --epochs 1 # a first impression
     python benchmarks/ddpo_vs_trl.py --part reward --seeds 1 --epochs 2
 
-Run it as `PYTHONPATH=src .venv/bin/python ...`, on a machine that does nothing else: both parts take about 45 minutes.
+Run it as `PYTHONPATH=src .venv/bin/python ...`, on a machine that does nothing else; both take about an hour.
 TRL needs older packages than this project: it gets a virtual environment of its own, .cache/trl-venv, made once.
 
 *work*: the same checkpoint, prompts, adapter and batch arithmetic (`WORK`), float32, one process after the other in
@@ -364,7 +364,8 @@ def tell(spec: dict[str, Any], epoch: int, clock: Clock) -> None:
     last = clock.epochs[-1]
     print(
         f"  {spec['trainer']:9s} seed {spec['seed']} epoch {epoch + 1}/{spec['epochs']}: "
-        f"rollout {last['rollout']:.1f} s, update {last['update']:.1f} s (processor {last['rollout_cpu']:.1f} + {last['update_cpu']:.1f} s)",
+        f"rollout {last['rollout']:.1f} s, update {last['update']:.1f} s "
+        f"(processor {last['rollout_cpu']:.1f} + {last['update_cpu']:.1f} s)",
         flush=True,
     )
 
