@@ -266,7 +266,7 @@ def evaluate_worker(spec: dict[str, Any]) -> list[float]:
     pipe = load_pipeline(model)
     add_adapter(pipe.unet, RANK, RANK, list(TARGETS), 0)
     own = {name: p for name, p in pipe.unet.named_parameters() if p.requires_grad}
-    prompts = [PROMPTS[i % len(PROMPTS)] for i in range(EVALUATION_PICTURES)]
+    prompts = [PROMPTS[i % len(PROMPTS)] for i in range(spec["pictures"])]
     rewards = []
     for file in [None, *spec["files"]]:
         if file is not None:
@@ -279,7 +279,7 @@ def evaluate_worker(spec: dict[str, Any]) -> list[float]:
         drawn = sampling.draw(
             pipe,
             prompts,
-            range(EVALUATION_PICTURES),
+            range(spec["pictures"]),
             steps=setting.steps,
             guidance=setting.guidance,
             eta=1.0,
@@ -501,7 +501,8 @@ def equal_reward(options: argparse.Namespace) -> dict[str, Any]:
         name, epochs = f"reward-{trainer}-{seed}", options.epochs or 10
         done = run(trainer, options.threads, name, setting=setting._asdict(), seed=seed, epochs=epochs, adapters=True)
         files = [str(file) for file in sorted((RUNS / name).glob("adapter-*.pt"))]
-        rewards = run("evaluate", options.threads, f"evaluate-{trainer}-{seed}", files=files)
+        name = f"evaluate-{trainer}-{seed}"
+        rewards = run("evaluate", options.threads, name, files=files, pictures=EVALUATION_PICTURES)
         seconds = [0.0, *itertools.accumulate(done["seconds"])]
         curves[trainer].append(list(zip(seconds, rewards, strict=True)))
     figures: dict[str, Any] = {"curves": curves, "settings": {name: s._asdict() for name, s in REWARD.items()}}
