@@ -67,7 +67,7 @@ class Setting(NamedTuple):
     min_sigma: float = 0.0  # ours: steps with less noise are not trained on
 
 
-WORK = {"trl": Setting(), "ours": Setting(sample_batch=32, train_batch=32)}
+WORK = {"trl": Setting(), "ours": Setting(sample_batch=16, train_batch=16)}
 FASTER = Setting(
     steps=10,
     sample_batch=32,
@@ -170,7 +170,10 @@ def trl_worker(spec: dict[str, Any]) -> dict[str, Any]:
 
 def our_worker(spec: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
+    import peft  # noqa: F401  as TRL does: else they would come with the pipeline and count as its memory
     import torch
+    from diffusers import DDIMScheduler, StableDiffusionPipeline  # noqa: F401
+    from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
     from t2i_feedback import params
     from t2i_feedback.ddpo.feedback import Feedback
