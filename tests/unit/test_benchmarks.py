@@ -1,9 +1,11 @@
-"""What the benchmark of the judges says of a model whose answers are known."""
+"""What the benchmark of the judges says of a model whose answers are known, and the arithmetic of DDPO's."""
 
 import importlib.util
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -44,10 +46,7 @@ def test_the_target_of_reading_stands_beside_one_written_answer_and_no_other(
 def figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, float], str]:
     """The figures of reading, and what was printed of them."""
     monkeypatch.chdir(REPOSITORY)
-    spec = importlib.util.spec_from_file_location("judges", REPOSITORY / "benchmarks" / "judges.py")
-    assert spec and spec.loader
-    judges = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(judges)
+    judges = load("judges")
 
     @contextmanager
     def opened(entry: params.LocalEntry) -> Iterator[Known]:
@@ -56,3 +55,70 @@ def figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     monkeypatch.setattr(judges, "opened", opened)
     monkeypatch.setattr(judges, "PICTURES", 8)
     return judges.reading(params.load().mllms["postcards"]), capsys.readouterr().out
+
+
+def load(name: str) -> ModuleType:
+    """A program of benchmarks/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "benchmarks" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# ------------------------------------------------------------------------------------------------ ddpo_vs_trl
+
+
+@pytest.fixture(scope="module")
+def ddpo() -> ModuleType:
+    return load("ddpo_vs_trl")
+
+
+def test_the_floor_is_the_flops_of_every_transition_over_the_machines_rate(ddpo: ModuleType) -> None:
+    setting = ddpo.Setting(pictures=10, steps=4, timestep_share=0.5)
+    assert ddpo.floor_seconds(setting, forward=100.0, both=300.0, rate=1000.0) == (4.0, 6.0)
+
+
+def test_the_fastest_rollout_and_update_may_be_of_different_epochs_but_their_sum_is_of_one(ddpo: ModuleType) -> None:
+    epochs = [{"rollout": 1.0, "update": 9.0}, {"rollout": 4.0, "update": 3.0}]
+    assert ddpo.fastest(epochs) == {"rollout": 1.0, "update": 3.0, "both": 7.0}
+
+
+@pytest.mark.parametrize(
+    ("target", "seconds"),
+    [(15.0, 5.0), (20.0, 10.0), (12.0, 2.0), (26.0, 26.0), (10.0, 0.0), (9.0, 0.0), (30.1, None)],
+)
+def test_the_time_to_a_reward_is_where_the_curve_first_crosses_it(
+    ddpo: ModuleType, target: float, seconds: float | None
+) -> None:
+    curve = [(0.0, 10.0), (10.0, 20.0), (20.0, 20.0), (30.0, 30.0)]
+    assert ddpo.time_to_reward(curve, target) == seconds
+
+
+def test_a_curve_that_falls_back_had_the_reward_when_it_first_rose_to_it(ddpo: ModuleType) -> None:
+    assert ddpo.time_to_reward([(0.0, 0.0), (1.0, 4.0), (2.0, 0.0), (3.0, 9.0)], 2.0) == 0.5
+
+
+def test_both_trainers_of_equal_work_differ_in_nothing_but_batch_sizes(ddpo: ModuleType) -> None:
+    free = {"sample_batch": 0, "train_batch": 0, "accumulation": 0}
+    assert ddpo.WORK["ours"]._replace(**free) == ddpo.WORK["trl"]._replace(**free)
+
+
+def test_both_take_as_many_optimiser_steps_an_epoch(ddpo: ModuleType) -> None:
+    model, finetune = ddpo.our_configuration(params.load(REPOSITORY / "params.yaml"), ddpo.WORK["ours"], 3)
+    assert finetune.updates_per_epoch == 64 // (8 * 2)
+    assert finetune.prompts_per_epoch * finetune.images_per_prompt == ddpo.WORK["trl"].pictures
+    assert (finetune.epochs, finetune.min_sigma, model.steps, model.guidance) == (3, 0.0, 20, 5.0)
+
+
+def test_without_a_registry_the_comparison_ends_with_one_line_that_says_so(
+    ddpo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f"#!{sys.executable}\nimport sys\nsys.exit('ERROR: No matching distribution found for trl')\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(ddpo, "VENV", tmp_path)
+    monkeypatch.setattr(ddpo, "make_environment", lambda: None)
+    with pytest.raises(SystemExit, match=r"No matching distribution.*registry in reach"):
+        ddpo.trl_python()

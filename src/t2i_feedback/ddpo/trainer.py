@@ -314,8 +314,8 @@ class Trainer:
         device = self.pipe.device
         x_t = rollout.latents[picture, step].to(device)
         x_prev = rollout.latents[picture, step + 1].to(device)
-        embeddings = self.embeddings[rollout.prompt_index[picture]].to(device)
-        mean = self.policy.mean(x_t, step, embeddings)
+        prompt_index = rollout.prompt_index[picture]
+        mean = self.policy.mean(x_t, step, self.embeddings[prompt_index].to(device), prompt_index)
         return ddim.log_prob(self.policy.schedule, step, mean, x_prev), mean
 
     def _kl(

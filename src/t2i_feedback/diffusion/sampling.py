@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
 
-from t2i_feedback.diffusion import ddim
+from t2i_feedback.diffusion import ddim, texts
 from t2i_feedback.errors import UserError
 
 Pipeline = Any  # a StableDiffusionPipeline; diffusers registers its parts at run time, which types cannot say
@@ -94,17 +95,26 @@ class Policy:
     guidance: float  # 1 = none; the same in sampling and training, else the ratio is not 1
     null: torch.Tensor  # [1, tokens, width] embedding of the negative prompt, mostly the empty one
 
-    def mean(self, x_t: torch.Tensor, step: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
-        """Mean of the transition from x_t [B, C, H, W] at step indices `step` [B]; embeddings [B, tokens, width]."""
-        timesteps = self.schedule.timesteps[step].to(x_t.device)
-        if self.guidance == 1:
-            output = self.unet(x_t, timesteps, encoder_hidden_states=embeddings, return_dict=False)[0]
-        else:
-            both = torch.cat([self.null.expand(len(x_t), -1, -1), embeddings])
-            halves = self.unet(
-                torch.cat([x_t, x_t]), torch.cat([timesteps, timesteps]), encoder_hidden_states=both, return_dict=False
-            )[0]
-            unconditional, conditional = halves.chunk(2)
+    def mean(
+        self,
+        x_t: torch.Tensor,
+        step: torch.Tensor,
+        embeddings: torch.Tensor,
+        prompt_index: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Mean of the transition from x_t [B, C, H, W] at step indices `step` [B]; embeddings [B, tokens, width].
+
+        `prompt_index` [B], on the CPU, is equal where prompts are equal: then their part of the work is done once.
+        """
+        x, timesteps, index = x_t, self.schedule.timesteps[step].to(x_t.device), prompt_index
+        if self.guidance != 1:  # the empty prompt's rows first
+            x, timesteps = torch.cat([x, x]), torch.cat([timesteps, timesteps])
+            embeddings = torch.cat([self.null.expand(len(x_t), -1, -1), embeddings])
+            index = None if index is None else torch.cat([torch.full_like(index, -1), index])
+        with nullcontext() if index is None else texts.computed_once(self.unet, index):
+            output = self.unet(x, timesteps, encoder_hidden_states=embeddings, return_dict=False)[0]
+        if self.guidance != 1:
+            unconditional, conditional = output.chunk(2)
             output = unconditional + self.guidance * (conditional - unconditional)
         return ddim.transition_mean(self.schedule, step.to(x_t.device), output, x_t)
 
@@ -160,7 +170,7 @@ def roll_out(
     latents, log_probs = [x], []
     for index in range(len(policy.schedule)):
         step = torch.full((len(x),), index)
-        mean = policy.mean(x, step, given)
+        mean = policy.mean(x, step, given, prompt_index)
         x = (mean + policy.schedule.sigma[index].to(mean.device) * fresh_noise()).to(pipe.unet.dtype)
         log_probs.append(ddim.log_prob(policy.schedule, step, mean, x))  # of the latent as stored
         latents.append(x)

@@ -1,0 +1,581 @@
+"""DDPO here against TRL 0.23.1's DDPOTrainer, the last release that has it: equal work, and equal reward.
+
+    python benchmarks/ddpo_vs_trl.py                                    # both parts
+    python benchmarks/ddpo_vs_trl.py --part work --repeats 1 --epochs 1 # a first impression
+    python benchmarks/ddpo_vs_trl.py --part reward --seeds 1 --epochs 2
+
+Run it as `PYTHONPATH=src .venv/bin/python ...`, on a machine that does nothing else; both take about an hour.
+TRL needs older packages than this project: it gets a virtual environment of its own, .cache/trl-venv, made once.
+
+*work*: the same checkpoint, prompts, adapter and batch arithmetic (`WORK`), float32, one process after the other in
+turns. The fastest epoch of each counts: other processes only ever slow a run down. Beside it the floor: the floating-
+point operations of the network as it stands, over the rate of a large matrix product on this machine.
+
+*reward*: how long until each reaches the reward (darkness: 255 - mean pixel) that TRL has after its epochs. The clock
+runs while they train. The adapter of every epoch is measured afterwards by one judge for all: this project's sampler,
+the same prompts, noise, steps and guidance.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+RESULT = Path("benchmarks/ddpo_vs_trl.json")
+PLOT = Path("benchmarks/ddpo_vs_trl.png")
+VENV = Path(".cache/trl-venv")
+RUNS = Path(".cache/ddpo-vs-trl")
+PACKAGES = ("torch==2.13.0", "transformers<5", "diffusers==0.35.2", "peft<0.18", "accelerate<1.12", "trl==0.23.1")
+CHECKPOINT = Path("models/postcards/sd")
+OLDER = RUNS / "checkpoint"  # the same with its tokenizer as transformers 4 reads it
+PROMPTS = (
+    "a red house in a meadow",
+    "a green tree in the snow",
+    "a white boat on a lake",
+    "a blue car on a road",
+    "a yellow sun over hills",
+    "a brown house by night",
+    "a black boat in the fog",
+    "a pink tree at dusk",
+)
+TARGETS = ("to_k", "to_q", "to_v", "to_out.0")  # rank 4, alpha 4: fixed in TRL's DefaultDDPOStableDiffusionPipeline
+RANK = 4
+SPEED_TARGET, REWARD_TARGET = 1.5, 3.0
+
+
+class Setting(NamedTuple):
+    """What a trainer is told. One epoch: `pictures` drawn, then `pictures / (train_batch * accumulation)` steps."""
+
+    pictures: int = 64
+    steps: int = 20
+    guidance: float = 5.0
+    sample_batch: int = 16  # pictures drawn together
+    train_batch: int = 8  # pictures (TRL, one timestep each) per forward pass; ours counts transitions
+    accumulation: int = 2
+    learning_rate: float = 3e-4  # TRL's default, like the following
+    weight_decay: float = 1e-4
+    clip_range: float = 1e-4
+    per_prompt: bool = False  # advantages: against the prompt's own pictures, or against the epoch's
+    timestep_share: float = 1.0
+    min_sigma: float = 0.0  # ours: steps with less noise are not trained on
+
+
+WORK = {"trl": Setting(), "ours": Setting(sample_batch=16, train_batch=16)}
+FASTER = Setting(
+    steps=10,
+    sample_batch=32,
+    train_batch=40,
+    learning_rate=3e-3,
+    clip_range=1e-3,
+    per_prompt=True,
+    timestep_share=0.5,
+    min_sigma=0.05,
+)
+REWARD = {
+    "trl": Setting(),
+    "trl-tuned": Setting(learning_rate=FASTER.learning_rate, clip_range=FASTER.clip_range),  # what of it is the rate?
+    "ours": FASTER,
+}
+EVALUATION_PICTURES = 32
+
+
+# ------------------------------------------------------------------------------------------------ arithmetic
+
+
+def updates(setting: Setting) -> int:
+    """Optimiser steps per epoch, as TRL counts them."""
+    return setting.pictures // (setting.train_batch * setting.accumulation)
+
+
+def floor_seconds(setting: Setting, forward: float, both: float, rate: float) -> tuple[float, float]:
+    """Least seconds of an epoch's rollout and update: FLOPs per transition (guidance included) over FLOPs per second.
+
+    `forward` is one denoising step of one picture, `both` the same with its backward pass.
+    """
+    transitions = setting.pictures * setting.steps
+    return transitions * forward / rate, transitions * setting.timestep_share * both / rate
+
+
+def fastest(epochs: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The least of every figure over the epochs, and of rollout and update together."""
+    found = {name: min(epoch[name] for epoch in epochs) for name in epochs[0]}
+    return found | {"both": min(epoch["rollout"] + epoch["update"] for epoch in epochs)}
+
+
+def time_to_reward(curve: Sequence[tuple[float, float]], target: float) -> float | None:
+    """Seconds at which the curve (seconds, reward) first reaches the target, on straight lines between its points."""
+    if curve[0][1] >= target:
+        return curve[0][0]
+    for (before, low), (after, high) in itertools.pairwise(curve):
+        if high >= target:
+            return before + (after - before) * (target - low) / (high - low)
+    return None
+
+
+# ------------------------------------------------------------------------------------------------ the two trainers
+
+
+def trl_worker(spec: dict[str, Any]) -> dict[str, Any]:
+    """Runs under TRL's own environment."""
+    import torch
+    from accelerate import PartialState
+    from trl import DDPOConfig, DDPOTrainer, DefaultDDPOStableDiffusionPipeline
+
+    imported = resident()
+    PartialState()  # TRL's pipeline logs through it
+    setting = Setting(**spec["setting"])
+    prompts = itertools.cycle(PROMPTS)
+    config = DDPOConfig(
+        seed=spec["seed"],
+        mixed_precision="no",
+        num_epochs=spec["epochs"],
+        save_freq=10**9,  # never: saving is not what is measured
+        sample_num_steps=setting.steps,
+        sample_guidance_scale=setting.guidance,
+        sample_batch_size=setting.sample_batch,
+        sample_num_batches_per_epoch=setting.pictures // setting.sample_batch,
+        train_batch_size=setting.train_batch,
+        train_gradient_accumulation_steps=setting.accumulation,
+        train_learning_rate=setting.learning_rate,
+        train_adam_weight_decay=setting.weight_decay,
+        train_clip_range=setting.clip_range,
+        train_timestep_fraction=setting.timestep_share,
+        per_prompt_stat_tracking=setting.per_prompt,
+    )
+    trainer = DDPOTrainer(
+        config,
+        lambda images, prompts, metadata: (255 - 255 * images.float().mean((1, 2, 3)), {}),
+        lambda: (next(prompts), {}),
+        DefaultDDPOStableDiffusionPipeline(str(OLDER), use_lora=True),
+    )
+    clock = Clock(trainer, rollout="_generate_samples", update="_train_batched_samples")
+    curve = []
+    for epoch in range(spec["epochs"]):
+        started = time.perf_counter()
+        trainer.step(epoch, epoch)
+        curve.append(time.perf_counter() - started)
+        tell(spec, epoch, clock)
+        if spec["adapters"]:
+            state = {name: p.detach() for name, p in trainer.sd_pipeline.unet.named_parameters() if p.requires_grad}
+            keep(torch, state, spec, epoch)
+    return {"epochs": clock.epochs, "seconds": curve, "beyond_imports": peak() - imported}
+
+
+def our_worker(spec: dict[str, Any]) -> dict[str, Any]:
+    import numpy as np
+    import peft  # noqa: F401  as TRL does: else they would come with the pipeline and count as its memory
+    import torch
+    from diffusers import DDIMScheduler, StableDiffusionPipeline  # noqa: F401
+    from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
+
+    from t2i_feedback import params
+    from t2i_feedback.ddpo.feedback import Feedback
+    from t2i_feedback.ddpo.trainer import Trainer
+    from t2i_feedback.diffusion.load import add_adapter, load_pipeline
+
+    imported = resident()
+    setting = Setting(**spec["setting"])
+    model, finetune = our_configuration(params.load(), setting, spec["epochs"])
+    pipe = load_pipeline(model)
+    parameters = add_adapter(pipe.unet, RANK, RANK, list(TARGETS), spec["seed"])
+    trainer = Trainer(
+        pipe,
+        parameters,
+        PROMPTS,
+        Feedback(lambda images, prompts: [255.0 - float(np.asarray(image).mean()) for image in images]),
+        lambda images: {"brightness": 0.0, "contrast": 0.0, "sharpness": 0.0},  # only logged
+        model=model,
+        finetune=finetune,
+        seed=spec["seed"],
+        folder=Path(spec["folder"]),
+    )
+    clock = Clock(trainer, rollout="roll_out", update="update")
+    curve: list[float] = []
+    started = time.perf_counter()
+
+    def after(row: Any) -> None:
+        nonlocal started
+        curve.append(time.perf_counter() - started)
+        tell(spec, row.epoch - 1, clock)
+        if spec["adapters"]:
+            state = {name: p.detach() for name, p in pipe.unet.named_parameters() if p.requires_grad}
+            keep(torch, state, spec, row.epoch - 1)
+        started = time.perf_counter()
+
+    trainer.run(after)
+    return {"epochs": clock.epochs, "seconds": curve, "beyond_imports": peak() - imported}
+
+
+def our_configuration(p: Any, setting: Setting, epochs: int) -> tuple[Any, Any]:
+    """Sections `model` and `finetune` of params.yaml with what the benchmark sets."""
+    model = p.model.model_copy(
+        update={
+            "name": str(CHECKPOINT),
+            "dtype": "float32",
+            "device": "cpu",
+            "steps": setting.steps,
+            "guidance": setting.guidance,
+            "batch_size": setting.sample_batch,
+        }
+    )
+    finetune = p.finetune.model_copy(
+        update={
+            "epochs": epochs,
+            "prompts_per_epoch": len(PROMPTS),
+            "images_per_prompt": setting.pictures // len(PROMPTS),
+            "eta": 1.0,
+            "inner_epochs": 1,
+            "updates_per_epoch": updates(WORK["trl"]),
+            "timestep_share": setting.timestep_share,
+            "min_sigma": setting.min_sigma,
+            "train_batch_size": setting.train_batch,
+            "learning_rate": setting.learning_rate,
+            "weight_decay": setting.weight_decay,
+            "max_grad_norm": 1.0,
+            "clip_range": setting.clip_range,
+            "advantage": "per_prompt" if setting.per_prompt else "per_batch",
+            "advantage_clip": 5.0,
+            "kl_weight": 0.0,
+            "max_kl": None,
+            "max_held_out_drop": None,
+            "overlap_judging": False,
+            "lora_rank": RANK,
+            "lora_alpha": RANK,
+            "lora_targets": list(TARGETS),
+            "gradient_checkpointing": False,
+        }
+    )
+    return model, finetune
+
+
+def evaluate_worker(spec: dict[str, Any]) -> list[float]:
+    """Mean darkness of the same pictures for the base model (first) and for every adapter named in `files`."""
+    import numpy as np
+    import torch
+
+    from t2i_feedback import params
+    from t2i_feedback.diffusion import sampling
+    from t2i_feedback.diffusion.load import add_adapter, load_pipeline
+
+    setting = WORK["trl"]
+    model, _ = our_configuration(params.load(), setting, 1)
+    pipe = load_pipeline(model)
+    add_adapter(pipe.unet, RANK, RANK, list(TARGETS), 0)
+    own = {name: p for name, p in pipe.unet.named_parameters() if p.requires_grad}
+    prompts = [PROMPTS[i % len(PROMPTS)] for i in range(spec["pictures"])]
+    rewards = []
+    for file in [None, *spec["files"]]:
+        if file is not None:
+            state = torch.load(file, weights_only=True)
+            if state.keys() != own.keys():
+                sys.exit(f"{file}: its adapter's parameters are not named like ours")
+            with torch.no_grad():
+                for name, parameter in own.items():
+                    parameter.copy_(state[name])
+        drawn = sampling.draw(
+            pipe,
+            prompts,
+            range(spec["pictures"]),
+            steps=setting.steps,
+            guidance=setting.guidance,
+            eta=1.0,
+            size=model.size,
+        )
+        rewards.append(float(np.mean([255.0 - np.asarray(picture).mean() for picture in drawn])))
+        print(f"  {file or 'base'}: {rewards[-1]:.2f}", flush=True)
+    return rewards
+
+
+def floor_worker(spec: dict[str, Any]) -> dict[str, float]:
+    """FLOPs of one transition of the network as it stands, and this machine's FLOPs per second."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from t2i_feedback import params
+    from t2i_feedback.diffusion import sampling
+    from t2i_feedback.diffusion.load import add_adapter, load_pipeline
+
+    model, _ = our_configuration(params.load(), WORK["trl"], 1)
+    pipe = load_pipeline(model)
+    add_adapter(pipe.unet, RANK, RANK, list(TARGETS), 0)
+    given = sampling.embed(pipe, ["", PROMPTS[0]])
+    side = model.size // pipe.vae_scale_factor
+    x = torch.randn(2, pipe.unet.config.in_channels, side, side)
+
+    def count(backward: bool) -> int:
+        with sdpa_kernel(SDPBackend.MATH), torch.set_grad_enabled(backward), FlopCounterMode(display=False) as counted:
+            output = pipe.unet(x, 500, encoder_hidden_states=given).sample
+            if backward:
+                output.sum().backward()
+        return counted.get_total_flops()
+
+    side = 2048
+    a, b = torch.randn(side, side), torch.randn(side, side)
+    seconds = []
+    for _ in range(10):
+        started = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - started)
+    return {"forward": count(False), "both": count(True), "rate": 2 * side**3 / min(seconds)}
+
+
+class Clock:
+    """Wall-clock and processor seconds spent in two methods of a trainer, epoch by epoch."""
+
+    def __init__(self, trainer: Any, **methods: str):
+        self.epochs: list[dict[str, float]] = []
+        self._now: dict[str, float] = {}
+        self._parts = list(methods)
+        for part, method in methods.items():
+            setattr(trainer, method, self._timed(part, getattr(trainer, method)))
+
+    def _timed(self, part: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*given: Any, **named: Any) -> Any:
+            wall, processor = time.perf_counter(), time.process_time()
+            try:
+                return method(*given, **named)
+            finally:
+                self._now[part] = time.perf_counter() - wall
+                self._now[f"{part}_cpu"] = time.process_time() - processor
+                if part == self._parts[-1]:
+                    self.epochs.append(self._now)
+                    self._now = {}
+
+        return timed
+
+
+def resident() -> float:
+    """MiB of memory that this process has now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def peak() -> float:
+    """MiB of memory that this process had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def tell(spec: dict[str, Any], epoch: int, clock: Clock) -> None:
+    last = clock.epochs[-1]
+    print(
+        f"  {spec['trainer']:9s} seed {spec['seed']} epoch {epoch + 1}/{spec['epochs']}: "
+        f"rollout {last['rollout']:.1f} s, update {last['update']:.1f} s "
+        f"(processor {last['rollout_cpu']:.1f} + {last['update_cpu']:.1f} s)",
+        flush=True,
+    )
+
+
+def keep(torch: Any, state: dict[str, Any], spec: dict[str, Any], epoch: int) -> None:
+    torch.save(state, Path(spec["folder"]) / f"adapter-{epoch + 1:03d}.pt")
+
+
+WORKERS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "trl": trl_worker,
+    "trl-tuned": trl_worker,
+    "ours": our_worker,
+    "evaluate": evaluate_worker,
+    "floor": floor_worker,
+}
+
+
+# ------------------------------------------------------------------------------------------------ running them
+
+
+def trl_python() -> str:
+    """TRL's interpreter; its environment is made if it is not there."""
+    python, ready = VENV / "bin" / "python", VENV / ".ready"
+    if not ready.exists() or ready.read_text().split("\n") != list(PACKAGES):
+        print(f"making {VENV} with {', '.join(PACKAGES)}: some minutes, 5 GB where torch brings CUDA", flush=True)
+        make_environment()
+        made = subprocess.run(
+            [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if made.returncode:
+            errors = [line for line in made.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
+            sys.exit(
+                f"{VENV}: TRL could not be installed ({errors[0]}). Is the package registry in reach? Nothing is "
+                "compared without TRL; run again when it is"
+            )
+        ready.write_text("\n".join(PACKAGES))
+    return str(python)
+
+
+def make_environment() -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
+
+
+def as_transformers_4_reads_it() -> None:
+    """CHECKPOINT's parts under OLDER, with the tokenizer's one file taken apart into vocabulary and merges."""
+    subprocess.run(["rm", "-rf", str(OLDER)], check=True)
+    (OLDER / "tokenizer").mkdir(parents=True)
+    for part in CHECKPOINT.iterdir():
+        if part.name != "tokenizer":
+            (OLDER / part.name).symlink_to(part.resolve())
+    words = json.loads((CHECKPOINT / "tokenizer" / "tokenizer.json").read_text())["model"]
+    settings = json.loads((CHECKPOINT / "tokenizer" / "tokenizer_config.json").read_text())
+    merges = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in words["merges"])])
+    for file, text in (
+        ("vocab.json", json.dumps(words["vocab"])),
+        ("merges.txt", merges + "\n"),
+        ("tokenizer_config.json", json.dumps(settings)),
+    ):
+        (OLDER / "tokenizer" / file).write_text(text)
+
+
+def run(trainer: str, threads: int, name: str, **spec: Any) -> Any:
+    """Run one worker in a process of its own and return what it found."""
+    folder = RUNS / name
+    subprocess.run(["rm", "-rf", str(folder)], check=True)
+    folder.mkdir(parents=True)
+    spec |= {"trainer": trainer, "folder": str(folder)}
+    python = sys.executable
+    if trainer.startswith("trl"):
+        python = trl_python()
+        as_transformers_4_reads_it()
+    quiet = {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [python, __file__, "--worker", json.dumps(spec)],
+        env=os.environ | quiet,
+        stderr=(folder / "stderr.txt").open("w"),
+    )
+    if done.returncode:
+        last = (folder / "stderr.txt").read_text().strip().splitlines() or ["no message"]
+        sys.exit(f"{trainer} failed with status {done.returncode}: {last[-1]} (all of it in {folder}/stderr.txt)")
+    return json.loads((folder / "result.json").read_text())
+
+
+def equal_work(options: argparse.Namespace) -> dict[str, Any]:
+    """Pictures per second of both, their memory, and the share of the floor that each reaches."""
+    found: dict[str, list[dict[str, Any]]] = {"trl": [], "ours": []}
+    for turn in range(options.repeats):
+        for trainer, setting in WORK.items():
+            found[trainer].append(
+                run(
+                    trainer,
+                    options.threads,
+                    f"work-{trainer}-{turn}",
+                    setting=setting._asdict(),
+                    seed=1,
+                    epochs=options.epochs or 2,
+                    adapters=False,
+                )
+            )
+    floor = run("floor", options.threads, "floor")
+    least = floor_seconds(WORK["trl"], **floor)
+    pictures = WORK["trl"].pictures
+    figures: dict[str, Any] = {"floor": floor | {"rollout_seconds": least[0], "update_seconds": least[1]}}
+    print(f"\nequal work, {options.threads} threads: the fastest of {options.repeats} x {options.epochs or 2} epochs")
+    print(f"{'':10s}{'rollout':>10s}{'update':>10s}{'both':>10s} pictures/s {'share of floor':>16s}{'MiB':>8s}")
+    for trainer, runs in found.items():
+        best = fastest([epoch for one in runs for epoch in one["epochs"]])
+        best |= {"beyond_imports": max(one["beyond_imports"] for one in runs), "share": sum(least) / best["both"]}
+        figures[trainer] = best | {"runs": runs}
+        rates = "".join(f"{pictures / best[part]:10.2f}" for part in ("rollout", "update", "both"))
+        print(f"{trainer:10s}{rates} {'':10s} {best['share']:16.0%}{best['beyond_imports']:8.0f}")
+    theirs, ours = figures["trl"], figures["ours"]
+    ratios = {part: theirs[part] / ours[part] for part in ("rollout", "update", "both")}
+    ratios["processor"] = (theirs["rollout_cpu"] + theirs["update_cpu"]) / (ours["rollout_cpu"] + ours["update_cpu"])
+    figures["ratios"] = ratios | {"memory": ours["beyond_imports"] / theirs["beyond_imports"]}
+    print(f"{'ratio':10s}{ratios['rollout']:10.2f}{ratios['update']:10.2f}{ratios['both']:10.2f}")
+    print(
+        f"floor: {floor['forward'] / 1e9:.2f} GFLOP a step, {floor['both'] / 1e9:.2f} with its backward pass, at "
+        f"{floor['rate'] / 1e9:.0f} GFLOP/s: {least[0]:.1f} + {least[1]:.1f} s an epoch"
+    )
+    say("rollout and update, TRL's seconds over ours", ratios["both"], SPEED_TARGET)
+    print(f"  the same in processor seconds: {ratios['processor']:.2f}")
+    say("memory beyond imports, TRL's over ours", 1 / figures["ratios"]["memory"], 1.0)
+    return figures
+
+
+def equal_reward(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds until each trainer has the reward that TRL has after its epochs."""
+    curves: dict[str, list[list[tuple[float, float]]]] = {trainer: [] for trainer in REWARD}
+    for seed, (trainer, setting) in itertools.product(options.seeds, REWARD.items()):
+        name, epochs = f"reward-{trainer}-{seed}", options.epochs or 10
+        done = run(trainer, options.threads, name, setting=setting._asdict(), seed=seed, epochs=epochs, adapters=True)
+        files = [str(file) for file in sorted((RUNS / name).glob("adapter-*.pt"))]
+        name = f"evaluate-{trainer}-{seed}"
+        rewards = run("evaluate", options.threads, name, files=files, pictures=EVALUATION_PICTURES)
+        seconds = [0.0, *itertools.accumulate(done["seconds"])]
+        curves[trainer].append(list(zip(seconds, rewards, strict=True)))
+    figures: dict[str, Any] = {"curves": curves, "settings": {name: s._asdict() for name, s in REWARD.items()}}
+    for trainer in REWARD:
+        targets = [curve[-1][1] for curve in curves["trl"]]
+        figures[trainer] = [time_to_reward(c, target) for c, target in zip(curves[trainer], targets, strict=True)]
+        known = [f"{s:.0f} s" if s is not None else "never" for s in figures[trainer]]
+        ends = [f"{curve[0][1]:.1f} -> {curve[-1][1]:.1f}" for curve in curves[trainer]]
+        print(f"{trainer:10s} has TRL's last reward after {', '.join(known)}; reward {', '.join(ends)}")
+    for against in ("trl", "trl-tuned"):
+        ratios = [
+            theirs / ours if theirs is not None and ours else None
+            for theirs, ours in zip(figures[against], figures["ours"], strict=True)
+        ]
+        figures[f"{against} over ours"] = ratios
+        known_ratios = [ratio for ratio in ratios if ratio is not None]
+        if len(known_ratios) == len(ratios):
+            say(f"time to that reward, {against} over ours, worst seed", min(known_ratios), REWARD_TARGET)
+        else:
+            print(f"time to that reward, {against} over ours: not every seed reached it")
+    plot(curves)
+    return figures
+
+
+def plot(curves: dict[str, list[list[tuple[float, float]]]]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    colours = {"trl": "tab:orange", "trl-tuned": "tab:red", "ours": "tab:blue"}
+    for trainer, seeds in curves.items():
+        for number, curve in enumerate(seeds):
+            label = trainer if number == 0 else None
+            axes.plot(*zip(*curve, strict=True), "o-", markersize=3, color=colours[trainer], label=label)
+    axes.set_xlabel("seconds of training")
+    axes.set_ylabel("darkness (255 - mean pixel), same prompts and noise")
+    axes.legend()
+    figure.savefig(PLOT, dpi=120)
+    pyplot.close(figure)
+    print(f"curves in {PLOT}")
+
+
+def say(what: str, figure: float, target: float) -> None:
+    print(f"{what}: {figure:.2f} (target {target:g}, {'met' if figure >= target else 'MISSED'})", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=("all", "work", "reward"), default="all")
+    parser.add_argument("--repeats", type=int, default=3, help="work: how often each trainer has its turn")
+    parser.add_argument("--epochs", type=int, help="per run (default: work 2, reward 10)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="reward: one run of each per seed")
+    parser.add_argument("--threads", type=int, default=2, help="of each trainer")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        spec = json.loads(options.worker)
+        found = WORKERS[spec["trainer"]](spec)
+        (Path(spec["folder"]) / "result.json").write_text(json.dumps(found))
+        return
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; TRL's settings: {WORK['trl']}", flush=True)
+    figures = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    for part, measure in (("work", equal_work), ("reward", equal_reward)):
+        if options.part in ("all", part):
+            figures[part] = measure(options)
+            RESULT.write_text(json.dumps(figures | {"cores": os.cpu_count()}, indent=2) + "\n")
+    print(f"figures in {RESULT}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Text layers once per text: the same output, the same gradients, fewer rows."""
+
+import pytest
+import tiny_diffusion
+import torch
+from diffusers import UNet2DConditionModel
+
+from t2i_feedback.diffusion import texts
+from t2i_feedback.diffusion.load import add_adapter
+
+ROWS = torch.tensor([-1, -1, -1, -1, 3, 0, 3, 3])
+
+
+@pytest.fixture(params=["tiny", "models/postcards/sd"])  # the shipped one adds its pooled text to the timestep
+def unet(request, tmp_path):
+    if request.param == "tiny":
+        return tiny_diffusion.pipeline(tmp_path).unet
+    return UNet2DConditionModel.from_pretrained(request.param, subfolder="unet").float().requires_grad_(False).eval()
+
+
+def call(unet, once):
+    """Output and adapter gradients of a batch whose rows have three texts."""
+    dice = torch.Generator().manual_seed(0)
+    x = torch.randn(len(ROWS), 4, 8, 8, generator=dice)
+    embeddings = torch.randn(5, 6, unet.config.cross_attention_dim, generator=dice)[ROWS + 1]
+    parameters = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    if once:
+        with texts.computed_once(unet, ROWS):
+            output = unet(x, 500, encoder_hidden_states=embeddings).sample
+    else:
+        output = unet(x, 500, encoder_hidden_states=embeddings).sample
+    return output, torch.autograd.grad(output.square().mean(), parameters)
+
+
+def adapted(unet):
+    """With an adapter that has learnt something, on text layers among others."""
+    for parameter in add_adapter(unet, 2, 2, ["to_q", "to_k", "to_v"], 1):
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
+    return unet
+
+
+def test_the_output_and_an_adapters_gradients_stay_the_same(unet):
+    adapted(unet)
+    expected, gradients = call(unet, once=False)
+    found, same = call(unet, once=True)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    for mine, theirs in zip(same, gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-3)
+
+
+def test_text_layers_see_one_row_of_each_text_and_all_rows_afterwards(unet):
+    adapted(unet)
+    seen = []
+    layer = texts.text_layers(unet)[0].base_layer
+    layer.register_forward_hook(lambda layer, given, output: seen.append(len(given[0])))
+    call(unet, once=True)
+    call(unet, once=False)
+    assert seen == [3, 8]
+
+
+def test_self_attention_is_left_alone(unet):
+    mine = {id(layer) for layer in texts.text_layers(unet)}
+    names = {name for name, module in unet.named_modules() if id(module) in mine}
+    assert {name.rpartition("attentions")[2].split(".")[-2] for name in names - {"add_embedding"}} == {"attn2"}
+
+
+def test_gradient_checkpointing_runs_every_row_so_that_its_second_pass_agrees_with_the_first(unet):
+    adapted(unet)
+    expected = call(unet, once=False)
+    unet.enable_gradient_checkpointing()
+    unet.train()  # diffusers checkpoints whenever gradients are wanted; train() changes nothing else here
+    found = call(unet, once=True)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
