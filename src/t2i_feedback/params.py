@@ -1,7 +1,7 @@
 """The typed mirror of params.yaml: the only module that reads it. Every problem is reported at once, with its key."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -12,6 +12,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 
+RewardName = Literal["preference", "brightness", "contrast", "sharpness", "jpeg_size", "alignment"]
 OFFICIAL_SPLITS = ("train2014", "val2014", "train2017", "val2017")  # of MS-COCO, those with captions
 
 
@@ -144,6 +145,11 @@ class Calibrate(Section):
 class Finetune(Section):
     judge: str
     preference: Annotated[str, Field(min_length=3)]
+    user: Literal["mllm", "pixels", "file"]
+    reward: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
+    acquisition: Literal["all", "random", "uncertainty"]
+    feedback_budget: Count | None
+    surrogate_weight: Share
     enhance_prompts: bool
     require_calibrated: bool
     epochs: Count
@@ -174,6 +180,61 @@ class Finetune(Section):
     @property
     def pictures_per_epoch(self) -> int:
         return self.prompts_per_epoch * self.images_per_prompt
+
+    @property
+    def rewards(self) -> dict[RewardName, float]:
+        """Name -> weight, without those of weight 0."""
+        return {name: self.reward[name] for name in get_args(RewardName) if self.reward.get(name)}
+
+    @property
+    def asks_judge(self) -> bool:
+        """Whether the judge's model is needed at all."""
+        scores = self.user == "mllm" and "preference" in self.rewards
+        return scores or "alignment" in self.rewards or self.enhance_prompts
+
+    @model_validator(mode="after")
+    def _rewards_are_known(self) -> "Finetune":
+        if unknown := [name for name in self.reward if name not in get_args(RewardName)]:
+            raise ValueError(f"reward: {', '.join(unknown)} is no reward; there are {', '.join(get_args(RewardName))}")
+        if not self.rewards:
+            raise ValueError("reward: every weight is 0, so nothing is rewarded; give at least one name a weight")
+        if self.user != "mllm" and "preference" not in self.rewards:
+            raise ValueError(f"user {self.user} scores the preference, which has no weight in finetune.reward")
+        return self
+
+    @model_validator(mode="after")
+    def _budget_goes_with_acquisition(self) -> "Finetune":
+        pictures, budget = self.pictures_per_epoch, self.feedback_budget
+        if budget is not None and budget > pictures:
+            raise ValueError(f"feedback_budget {budget} is more than the {pictures} pictures of an epoch")
+        if self.acquisition == "all":
+            if budget not in (None, pictures):
+                raise ValueError(
+                    f"feedback_budget {budget} is less than the {pictures} pictures of an epoch: choose acquisition "
+                    "random or uncertainty, or feedback_budget null"
+                )
+            return self
+        if budget is None:
+            raise ValueError(
+                f"acquisition {self.acquisition} needs a feedback_budget: how many of the {pictures} pictures of an "
+                "epoch the user is asked about"
+            )
+        if self.advantage == "per_prompt" and not self.surrogate_weight and budget < 2 * self.prompts_per_epoch:
+            raise ValueError(
+                f"feedback_budget {budget} leaves prompts with one answer, which cannot be compared: with "
+                f"surrogate_weight 0 ask at least 2 x prompts_per_epoch = {2 * self.prompts_per_epoch}, or choose "
+                "advantage per_batch"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _overlap_is_possible(self) -> "Finetune":
+        if self.overlap_judging and (self.acquisition != "all" or self.user == "file"):
+            raise ValueError(
+                "overlap_judging needs acquisition all and user mllm or pixels: whom to ask about is settled when all "
+                "pictures are drawn"
+            )
+        return self
 
     @model_validator(mode="after")
     def _batches_divide(self) -> "Finetune":

@@ -53,5 +53,10 @@ def cache() -> Path:
     return root() / ".cache"
 
 
+def feedback() -> Path:
+    """What a person is asked and answers: a folder per preference. Outside DVC's outputs; nothing here is deleted."""
+    return root() / "feedback"
+
+
 def ledger() -> Path:
     return cache() / "ledger.sqlite"

@@ -3,7 +3,7 @@
 scikit-image is loaded at the first call, so importing this module costs nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL import Image
 
+CELLS = 4  # of an embedding's thumbnail, each way
+EDGE = 1e-3  # of the luma's 0..1: weaker edges are none
 Pixels = NDArray[np.uint8]  # [H, W, 3]
 
 
@@ -59,6 +61,35 @@ def colourfulness(image: Pixels) -> float:
     spread = np.hypot(red_green.std(), yellow_blue.std())
     strength = np.hypot(red_green.mean(), yellow_blue.mean())
     return float(spread + 0.3 * strength)
+
+
+def embeddings(images: "Sequence[Image.Image]") -> NDArray[np.float64]:
+    """What pictures look like in a few numbers [N, 68]: luma and chroma of a 4 x 4 thumbnail, its luma's spread in each
+    cell, and how strong edges are at three scales and colours altogether. All in units of about 0..1.
+    """
+    return np.stack([_embedding(np.asarray(image)) for image in images])
+
+
+def _embedding(image: Pixels) -> NDArray[np.float64]:
+    from skimage.color import rgb2yuv
+
+    _check(image)
+    yuv = rgb2yuv(image)
+    rows = [block for row in np.array_split(yuv, CELLS, 0) for block in np.array_split(row, CELLS, 1)]
+    means = [block.mean((0, 1)) for block in rows]
+    spreads = [block[..., 0].std() for block in rows]
+    edges = [
+        np.log(EDGE + np.abs(np.diff(coarse, axis=0)).mean() + np.abs(np.diff(coarse, axis=1)).mean())
+        for coarse in (_coarser(yuv[..., 0], factor) for factor in (1, 2, 4))
+    ]
+    return np.concatenate([*means, spreads, edges, [colourfulness(image) / 100]])
+
+
+def _coarser(luma: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
+    """Means of blocks of `factor` pixels a side."""
+    height, width = (side - side % factor for side in luma.shape)
+    blocks = luma[:height, :width].reshape(height // factor, factor, width // factor, factor)
+    return blocks.mean((1, 3))
 
 
 def luma(image: Pixels) -> NDArray[np.float64]:

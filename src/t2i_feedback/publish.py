@@ -60,11 +60,7 @@ def reward_curve() -> dict[int, dict[str, float]]:
     """epoch -> its numbers, named `finetune.curve.…`; empty before anything was fine-tuned."""
     path = paths.ADAPTER / "history.jsonl"
     rows = records.read(path, records.EpochRow) if path.exists() else []
-    numbers = {row.epoch: row.model_dump(exclude={"epoch"}, exclude_none=True) for row in rows}
-    return {
-        epoch: {f"finetune.curve.{name}": float(value) for name, value in found.items()}
-        for epoch, found in numbers.items()
-    }
+    return {row.epoch: {f"finetune.curve.{name}": value for name, value in row.numbers().items()} for row in rows}
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ class EpochRow(Row):
     reward_mean: float
     reward_std: float
     held_out_mean: float | None
-    asked: int  # pictures that the user was asked about
+    asked: int  # pictures that the user was asked about; the reward's mean counts surrogate scores of others too
     masked: int  # of those, how many without a valid score
     dead_groups: float  # share of prompts whose rewards are all equal
     kl: float  # mean over timesteps of KL(policy || base), per latent dimension
@@ -113,6 +113,13 @@ class EpochRow(Row):
     brightness: float
     contrast: float
     sharpness: float
+    parts: dict[str, float] = {}  # reward -> mean raw value of the pictures asked about
+    surrogate_error: float | None = None  # root mean square, on the answers before it learnt from them
+
+    def numbers(self) -> dict[str, float]:
+        """All that is known, flat, by name; a reward's raw value is `raw.NAME`."""
+        known = self.model_dump(exclude={"epoch", "parts"}, exclude_none=True)
+        return {name: float(value) for name, value in known.items()} | {f"raw.{k}": v for k, v in self.parts.items()}
 
 
 RowType = TypeVar("RowType", bound=Row)

@@ -48,6 +48,8 @@ def test_an_unknown_arm_is_named_with_the_known_ones(stage):
 
 def test_the_share_of_scores_that_were_masked_stands_beside_the_rewards():
     zeros = dict.fromkeys(EpochRow.model_fields, 0.0)
-    epochs = [EpochRow(**zeros | {"epoch": i, "asked": 8, "masked": masked}) for i, masked in ((1, 3), (2, 1))]
+    epochs = [
+        EpochRow(**zeros | {"epoch": i, "asked": 8, "masked": masked, "parts": {}}) for i, masked in ((1, 3), (2, 1))
+    ]
     found = finetune.summary(epochs)
     assert (found["masked"], found["invalid_judge"]) == (4, 4 / 16)

@@ -97,6 +97,11 @@ def finetune(**changes) -> Finetune:
     defaults = {
         "judge": "none",
         "preference": "dark pictures",
+        "user": "mllm",
+        "reward": {"preference": 1.0},
+        "acquisition": "all",
+        "feedback_budget": None,
+        "surrogate_weight": 1.0,
         "enhance_prompts": False,
         "require_calibrated": False,
         "epochs": 2,

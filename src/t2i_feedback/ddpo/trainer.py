@@ -151,6 +151,8 @@ class Trainer:
             held_out_mean=fmean(held_out) if held_out else None,
             asked=scores.asked,
             masked=scores.masked,
+            parts=scores.parts,
+            surrogate_error=scores.surrogate_error,
             dead_groups=judged.dead_groups,
             kl=self.kl_to_base(epoch, rollout),
             diversity=diversity(images, prompts),
@@ -163,12 +165,11 @@ class Trainer:
         where = f"epoch {epoch + 1}"
         if not valid:
             raise UserError(f"{where}: the judge gave no valid score for any of the {len(scores.values)} pictures")
-        if not all(map(math.isfinite, valid)):
-            raise UserError(f"{where}: a reward is not finite; the last good checkpoint is kept")
         if epoch == 0 and min(valid) == max(valid):
             raise UserError(
-                f"{where}: every picture got the reward {valid[0]:g}, so nothing can be learnt: let the judge read "
-                "scores by probability, or choose another finetune.judge or preference"
+                f"{where}: every picture got the reward {valid[0]:g} from {', '.join(self.config.rewards)}, so nothing "
+                "can be learnt: let the judge read scores by probability, or choose another finetune.judge, "
+                "preference or reward"
             )
 
     def dealt(self, epoch: int) -> list[int]:

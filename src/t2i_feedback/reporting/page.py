@@ -76,6 +76,8 @@ def render(evidence: Evidence) -> str:
         curves=[plots.reward_curve(evidence.history), *epoch_curves(evidence)] if evidence.history else [],
         alarms=alarm.alarms(evidence.history),
         reward_text=reward_text(evidence),
+        feedback_text=feedback_text(evidence),
+        feedback_curves=[plots.reward_by_calls(evidence.history)] if evidence.history else [],
         judge_pictures=[_picture(name, path) for name, path in evidence.judge_pictures.items()],
         judges=numbers_table("judge", judge_numbers(evidence)),
         validator_pictures=[_picture(name, path) for name, path in evidence.validator_pictures.items()],
@@ -238,8 +240,30 @@ def reward_text(evidence: Evidence) -> str:
     changes = [("the reward", reward), ("the held-out judge's score", second)]
     moves = [f"{name} from {number(ends[0], 2)} to {number(ends[1], 2)}" for name, ends in changes if ends]
     masked = sum(row.masked for row in evidence.history)
-    asked = evidence.params.finetune.pictures_per_epoch * len(evidence.history)
+    asked = sum(row.asked for row in evidence.history)
     return f"First against last epochs: {', '.join(moves)}. {masked} of {asked} scores were invalid and left out."
+
+
+def feedback_text(evidence: Evidence) -> str:
+    """How many of the pictures the user was asked about, which, and how well a surrogate could have answered."""
+    if not evidence.history:
+        return ""
+    config = evidence.params.finetune
+    asked, drawn = sum(row.asked for row in evidence.history), config.pictures_per_epoch * len(evidence.history)
+    text = f"The user was asked about {asked} of {drawn} pictures ({percent(asked / drawn)})"
+    if config.acquisition == "all":
+        return f"{text}: finetune.acquisition all."
+    text += f", chosen by finetune.acquisition {config.acquisition}"
+    errors = [row.surrogate_error for row in evidence.history if row.surrogate_error is not None]
+    if not config.surrogate_weight:
+        return f"{text}; nothing was learnt from the others."
+    text += "; the others have scores of a surrogate, which count the less the less sure they are, also in the mean"
+    if errors:
+        text += (
+            f". On each epoch’s answers, before it knew them, it was off by {number(errors[0], 2)} points at first "
+            f"and by {number(errors[-1], 2)} at last (root mean square)"
+        )
+    return f"{text}."
 
 
 def epoch_curves(evidence: Evidence) -> list[Plot]:

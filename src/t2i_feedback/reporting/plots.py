@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -91,6 +92,24 @@ def reward_curve(history: Sequence[EpochRow]) -> Plot:
         _epochs(axes)
         axes.legend(loc="best")
     return canvas.plot(f"The reward goes from {rewards[0]:.2f} to {rewards[-1]:.2f} over {len(history)} epochs.")
+
+
+def reward_by_calls(history: Sequence[EpochRow]) -> Plot:
+    """Mean reward and held-out score of each epoch over the number of answers that the user had given by its end."""
+    calls = list(accumulate(row.asked for row in history))
+    canvas = _Canvas("Score by the user’s answers so far")
+    with canvas as axes:
+        colour, marker, line = FIRST
+        rewards = [row.reward_mean for row in history]
+        axes.plot(calls, rewards, marker=marker, linestyle=line, color=colour, label="reward")
+        held = [(n, row.held_out_mean) for n, row in zip(calls, history, strict=True) if row.held_out_mean is not None]
+        if held:
+            colour, marker, line = SECOND
+            axes.plot(*zip(*held, strict=True), marker=marker, linestyle=line, color=colour, label="held-out judge")
+        axes.set_xlim(left=0)
+        axes.set_xlabel("pictures that the user was asked about")
+        axes.legend(loc="best")
+    return canvas.plot(f"The reward is {rewards[-1]:.2f} after {calls[-1]} answers of the user.")
 
 
 def epoch_curve(history: Sequence[EpochRow], field: str, title: str) -> Plot:

@@ -6,11 +6,10 @@ Some of the pictures are scored a second time, and in other words: a judge shoul
 """
 
 import random
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageEnhance, ImageFilter
 
@@ -28,30 +27,17 @@ from t2i_feedback.stages.agreement import (
     rounded,
     together,
 )
+from t2i_feedback.traits import TRAITS, Trait, directions
 
 if TYPE_CHECKING:
     from t2i_feedback.mllm.base import Mllm
 
-Trait = Literal["brightness", "contrast", "saturation", "blur"]
 Step = tuple[Trait, float, int, Image.Image]  # trait, level, caption_id, the changed image
-TRAITS: tuple[Trait, ...] = get_args(Trait)
 SWEEPS: dict[Trait, tuple[float, float]] = {  # first and last level; blur in pixels per 64 of the image's width
     "brightness": (1.2, 0.35),
     "contrast": (1.2, 0.4),
     "saturation": (1.4, 0.0),
     "blur": (0.0, 2.4),
-}
-LESS: dict[Trait, str] = {  # what a preference says when it wants less of a trait ...
-    "brightness": r"dark|dim|gloom|sombre|somber|night|shadow",
-    "contrast": r"subdued|muted|low.contrast|flat|hazy|faded",
-    "saturation": r"subdued|muted|desaturated|monochrome|gr[ae]y|pale|faded|black.and.white",
-    "blur": r"sharp|crisp|in focus|detailed",
-}
-MORE: dict[Trait, str] = {  # ... or more
-    "brightness": r"bright|light\b|sunny|luminous|cheerful",
-    "contrast": r"high.contrast|strong contrast|dramatic|striking",
-    "saturation": r"vivid|colou?rful|saturated|vibrant|cheerful",
-    "blur": r"blur|out of focus|soft\b|dreamy|hazy",
 }
 
 
@@ -159,16 +145,6 @@ def change(image: Image.Image, trait: Trait, level: float) -> Image.Image:
 def levels(trait: Trait, count: int) -> list[float]:
     first, last = SWEEPS[trait]
     return [round(first + (last - first) * step / (count - 1), 4) for step in range(count)]
-
-
-def directions(preference: str) -> dict[Trait, int]:
-    """+1 or -1 for each trait that the preference wants more or less of; traits that it does not name are left out."""
-    found: dict[Trait, int] = {}
-    for trait in TRAITS:
-        less, more = (bool(re.search(words[trait], preference, re.IGNORECASE)) for words in (LESS, MORE))
-        if less != more:
-            found[trait] = 1 if more else -1
-    return found
 
 
 def steps(images: Sequence[Image.Image], rows: Sequence[CaptionRow], count: int) -> list[Step]:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import ExitStack
 from typing import get_args
 
 from t2i_feedback import params, paths, records, stages, workspace
@@ -12,29 +13,28 @@ def main() -> None:
     p = params.load()
     config = p.finetune
     captions = records.read(paths.FINETUNE_CAPTIONS, records.CaptionRow)
-    if config.require_calibrated:
+    if config.require_calibrated and config.user == "mllm" and "preference" in config.rewards:
         require_calibrated(p)
-    print(
-        f"finetune: {config.epochs} epochs of {config.pictures_per_epoch} pictures, rewarded by {config.judge} for "
-        f"“{config.preference}”"
-    )
+    print(f"finetune: {plan(config)}", flush=True)
     from t2i_feedback import mllm, photometry, rewards, tracking
-    from t2i_feedback.ddpo.feedback import Feedback
     from t2i_feedback.ddpo.trainer import HISTORY, Trainer
     from t2i_feedback.diffusion.load import add_adapter, load_pipeline, save_adapter
+    from t2i_feedback.stages import asking
     from t2i_feedback.stages.prompting import first_prompts
 
     judge, held_out = p.mllms[config.judge], p.mllms[p.evaluate.judge]
     inputs = [paths.FINETUNE_CAPTIONS, *workspace.weights(p.model.name, judge.model, held_out.model)]
     settings: list[workspace.Setting] = [p.seed, p.model, config, params.decisive(judge), params.decisive(held_out)]
-    with (
-        workspace.partial("finetune", workspace.digest(settings, inputs)) as work,
-        mllm.open(config.judge, judge, paths.ledger()) as user,
-        mllm.open(p.evaluate.judge, held_out, paths.ledger()) as second_user,
-        tracking.stage_run(p, "finetune") as run,
-    ):
-        print(f"finetune: scores are read by {user.reading}, held-out scores by {second_user.reading}", flush=True)
-        if config.enhance_prompts:
+    with ExitStack() as stack:
+        work = stack.enter_context(workspace.partial("finetune", workspace.digest(settings, inputs)))
+        if config.user == "file":
+            asking.check_answered(asking.sheet(config.preference), work)
+        user = stack.enter_context(mllm.open(config.judge, judge, paths.ledger())) if config.asks_judge else None
+        second_user = stack.enter_context(mllm.open(p.evaluate.judge, held_out, paths.ledger()))
+        run = stack.enter_context(tracking.stage_run(p, "finetune"))
+        read = f"scores are read by {user.reading}, " if user else ""
+        print(f"finetune: {read}held-out scores by {second_user.reading}", flush=True)
+        if user and config.enhance_prompts:
             prompts = first_prompts(user, captions, p.model, config.max_invalid_fraction)
         else:
             prompts = records.as_typed(captions)
@@ -44,9 +44,13 @@ def main() -> None:
             pipe,
             parameters,
             [row.prompt for row in prompts],
-            Feedback(
-                rewards.preference(user, config.preference, config.max_invalid_fraction),
-                overlap=config.overlap_judging,
+            asking.feedback(
+                config,
+                size=p.model.size,
+                seed=p.seed,
+                judge=user,
+                captions={made.prompt: row.caption for made, row in zip(prompts, captions, strict=True)},
+                folder=work,
             ),
             photometry.means,
             model=p.model,
@@ -61,8 +65,7 @@ def main() -> None:
         def report(row: records.EpochRow) -> None:
             nonlocal ended
             began, ended = ended, time.monotonic()
-            numbers = row.model_dump(exclude={"epoch"}, exclude_none=True)
-            run.log(row.epoch, {name: float(value) for name, value in numbers.items()})
+            run.log(row.epoch, row.numbers())
             print(
                 f"finetune: epoch {row.epoch}/{config.epochs} reward {row.reward_mean:.2f} ± {row.reward_std:.2f}, "
                 f"brightness {row.brightness:.0f}, kl {row.kl:.2g}, {ended - began:.0f} s",
@@ -77,6 +80,17 @@ def main() -> None:
         workspace.publish(work / "adapter", paths.ADAPTER)
         records.write_json(paths.FINETUNE_METRICS, summary(history))
     print(f"finetune: reward {history[0].reward_mean:.2f} -> {history[-1].reward_mean:.2f}, adapter in {paths.ADAPTER}")
+
+
+def plan(config: params.Finetune) -> str:
+    """What a run will do, in a line: how much is drawn, what is rewarded, who is asked about what."""
+    asked = "all of them" if config.acquisition == "all" else f"{config.feedback_budget} by {config.acquisition}"
+    wanted = " + ".join(f"{weight:g} x {name}" for name, weight in config.rewards.items())
+    whom = {"mllm": config.judge, "pixels": "photometry", "file": "a person"}[config.user]
+    return (
+        f"{config.epochs} epochs of {config.pictures_per_epoch} pictures, {asked} rewarded by {wanted}; the preference "
+        f"is {whom}'s: “{config.preference}”"
+    )
 
 
 def summary(history: list[records.EpochRow]) -> dict[str, float]:

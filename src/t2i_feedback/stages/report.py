@@ -76,7 +76,9 @@ def _rows(path: Path, row_type: type[records.RowType]) -> list[records.RowType]:
 def write_plots(evidence: Evidence) -> None:
     """CSV series and the picture grid. Each is written even when empty: DVC wants the same files of every run."""
     arms = evidence.arms.values()
-    _csv("reward", list(records.EpochRow.model_fields), [row.model_dump() for row in evidence.history])
+    epochs: list[dict[str, object]] = [{"epoch": row.epoch, **row.numbers()} for row in evidence.history]
+    known = [name for name in records.EpochRow.model_fields if name != "parts"]
+    _csv("reward", known + sorted({name for row in epochs for name in row} - set(known)), epochs)
     keys = sorted({key for arm in arms for key in arm.metrics})
     _csv("arms", ["arm", *keys], [{"arm": arm.name, **arm.metrics} for arm in arms])
     sweeps = [

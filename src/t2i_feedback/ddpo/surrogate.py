@@ -1,0 +1,96 @@
+"""A light stand-in for the user: Bayesian linear regression from a picture's embedding to its score.
+
+    score = w · x + noise,    w ~ N(0, I / alpha),    noise ~ N(0, 1 / beta)
+
+The posterior of w is N(mean, covariance) with covariance = (alpha I + beta XᵀX)⁻¹ and mean = beta covariance Xᵀy; alpha
+and beta maximise the evidence (Bishop, "Pattern recognition and machine learning" (2006), 3.49-3.54 and 3.92-3.95).
+All tensors are float64, so that every process finds the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+ROUNDS = 30  # of the fixed-point iteration for alpha and beta
+LEAST, MOST = 1e-6, 1e6  # bounds of alpha and beta: scores without any noise, or without any signal
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """What is known of w [D], and how far the user's scores scatter around it."""
+
+    mean: torch.Tensor  # [D]
+    covariance: torch.Tensor  # [D, D]
+    noise: float  # variance
+
+    def predict(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean [N] and standard deviation [N] of the scores of pictures with embeddings x [N, D]."""
+        return x @ self.mean, (self.noise + spread(x, self.covariance)).sqrt()
+
+
+def spread(x: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
+    """Variance [N] of w · x."""
+    return ((x @ covariance) * x).sum(1).clamp(min=0)
+
+
+def posterior(x: torch.Tensor, y: torch.Tensor, alpha: float, beta: float) -> Surrogate:
+    """Given scores y [M] of embeddings x [M, D]; M may be 0."""
+    precision = alpha * torch.eye(x.shape[1], dtype=x.dtype) + beta * x.T @ x
+    covariance = torch.linalg.inv(precision)
+    return Surrogate(beta * covariance @ (x.T @ y), covariance, 1 / beta)
+
+
+def fit(x: torch.Tensor, y: torch.Tensor) -> Surrogate:
+    """The same, with the alpha and beta of the largest evidence. Without a score it is the prior, of unit variance."""
+    alpha, beta = 1.0, 1.0
+    if len(y):
+        strengths, vectors = torch.linalg.eigh(x.T @ x)
+        strengths, projected = strengths.clamp(min=0), vectors.T @ (x.T @ y)
+        for _ in range(ROUNDS):
+            weights = beta * projected / (alpha + beta * strengths)
+            effective = float((beta * strengths / (alpha + beta * strengths)).sum())  # parameters that data determines
+            misfit = float((y - x @ (vectors @ weights)).square().sum())
+            alpha = _bounded(effective / max(float(weights.square().sum()), 1 / MOST))
+            beta = _bounded((len(y) - effective) / max(misfit, 1 / MOST))
+    return posterior(x, y, alpha, beta)
+
+
+def _bounded(value: float) -> float:
+    return min(max(value, LEAST), MOST)
+
+
+def most_uncertain(surrogate: Surrogate, x: torch.Tensor, count: int, groups: Sequence[str]) -> list[int]:
+    """Which `count` of the pictures x [N, D] to ask about, as many of each group as of any other (give or take one).
+
+    One after the other: the picture whose score is least certain, given that those before it will be known. What will
+    be said does not matter for that, so no answer is waited for.
+    """
+    covariance = surrogate.covariance.clone()
+    left = quotas(groups, count)
+    open_ = torch.ones(len(x), dtype=torch.bool)
+    chosen = []
+    for _ in range(count):
+        variance = spread(x, covariance)
+        variance[~open_] = -1
+        for index, group in enumerate(groups):
+            if not left[group]:
+                variance[index] = -1
+        best = int(variance.argmax())
+        chosen.append(best)
+        open_[best] = False
+        left[groups[best]] -= 1
+        seen = covariance @ x[best]
+        covariance -= torch.outer(seen, seen) / (surrogate.noise + x[best] @ seen)
+    return sorted(chosen)
+
+
+def quotas(groups: Sequence[str], count: int) -> dict[str, int]:
+    """How many of each group to take so that it is `count` altogether and none is favoured by more than one."""
+    sizes = {group: groups.count(group) for group in dict.fromkeys(groups)}
+    taken = dict.fromkeys(sizes, 0)
+    while sum(taken.values()) < count:
+        for group in sizes:
+            if taken[group] < sizes[group] and sum(taken.values()) < count:
+                taken[group] += 1
+    return taken

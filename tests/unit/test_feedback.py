@@ -1,0 +1,264 @@
+"""Whose opinion is asked: budgets, acquisition, the surrogate's part, and a person in the user's place."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_diffusion
+import torch
+from PIL import Image
+
+from t2i_feedback import photometry
+from t2i_feedback.ddpo.feedback import Budget, Feedback, Scores
+from t2i_feedback.ddpo.trainer import Trainer
+from t2i_feedback.diffusion.load import add_adapter, load_pipeline
+from t2i_feedback.errors import UserError
+from t2i_feedback.stages import asking, finetune
+
+PROMPTS = ["a cat", "two dogs", "a red house"]
+GROUPS = [prompt for prompt in ("a cat", "two dogs") for _ in range(8)]
+
+
+def pictures(seed: int, count: int = 16) -> list[Image.Image]:
+    """Plain colours with some noise, whose darkness a line through their embeddings can tell."""
+    rng = np.random.default_rng(seed)
+    colours = rng.integers(20, 235, (count, 1, 1, 3)) + rng.integers(-20, 20, (count, 16, 16, 3))
+    return [Image.fromarray(colour.astype(np.uint8)) for colour in colours]
+
+
+def darkness(images: list[Image.Image], prompts: list[str]) -> list[float | None]:
+    return [10 - float(np.asarray(image).mean()) / 25.5 for image in images]
+
+
+def budget(acquisition: str = "random", questions: int = 6, surrogate_weight: float = 1.0, seed: int = 3) -> Budget:
+    return Budget(questions, acquisition, surrogate_weight, photometry.embeddings, seed)
+
+
+class Counting:
+    """A user who remembers what was asked."""
+
+    def __init__(self):
+        self.asked: list[bytes] = []
+
+    def __call__(self, images, prompts):
+        self.asked += [image.tobytes() for image in images]
+        return darkness(images, prompts)
+
+
+def several(feedback: Feedback, epochs: int, first: int = 0) -> list[Scores]:
+    return [feedback.scores(epoch, pictures(epoch), GROUPS) for epoch in range(first, first + epochs)]
+
+
+def test_without_a_budget_every_picture_is_asked_about():
+    user = Counting()
+    scores = Feedback(user).scores(0, pictures(0), GROUPS)
+    assert scores.asked == len(user.asked) == 16
+    assert scores.weights == [1.0] * 16
+    assert scores.values == darkness(pictures(0), GROUPS)
+
+
+@pytest.mark.parametrize("acquisition", ["random", "uncertainty"])
+@pytest.mark.parametrize("questions", [1, 6, 16])
+def test_no_more_questions_are_asked_than_the_budget_has(acquisition, questions):
+    user = Counting()
+    feedback = Feedback(user, budget=budget(acquisition, questions))
+    for epoch, scores in enumerate(several(feedback, 3), 1):
+        assert scores.asked == questions
+        assert scores.weights.count(1.0) == questions
+        assert len(user.asked) == epoch * questions
+
+
+@pytest.mark.parametrize("acquisition", ["random", "uncertainty"])
+def test_every_prompt_gets_as_many_questions(acquisition):
+    scores = Feedback(darkness, budget=budget(acquisition)).scores(0, pictures(0), GROUPS)
+    assert [scores.weights[:8].count(1.0), scores.weights[8:].count(1.0)] == [3, 3]
+
+
+def test_a_random_choice_depends_on_seed_and_epoch_alone():
+    def chosen(seed: int, epoch: int, drawn: int) -> list[int]:
+        feedback = Feedback(darkness, budget=budget(seed=seed, surrogate_weight=0.0))
+        values = feedback.scores(epoch, pictures(drawn), GROUPS).values
+        return [number for number, value in enumerate(values) if value is not None]
+
+    assert chosen(3, 0, drawn=1) == chosen(3, 0, drawn=2)
+    assert chosen(3, 0, drawn=1) != chosen(3, 1, drawn=1)
+    assert chosen(3, 0, drawn=1) != chosen(4, 0, drawn=1)
+
+
+def test_uncertainty_asks_about_the_odd_one_out():
+    alike = [Image.new("RGB", (16, 16), (100 + i, 100, 100)) for i in range(7)]
+    odd = pictures(0, 1)
+    scores = Feedback(darkness, budget=budget("uncertainty", 1)).scores(0, [*alike[:4], *odd, *alike[4:]], ["a"] * 8)
+    assert scores.weights.index(1.0) == 4
+
+
+def test_with_a_surrogate_weight_of_0_only_pictures_asked_about_enter_the_update():
+    for scores in several(Feedback(darkness, budget=budget(surrogate_weight=0.0)), 3):
+        assert scores.values.count(None) == scores.weights.count(0.0) == 10
+
+
+def test_the_surrogate_learns_to_answer_for_the_user_and_its_word_counts_as_far_as_it_is_sure():
+    found = several(Feedback(darkness, budget=budget(surrogate_weight=0.5)), 6)
+    errors = [scores.surrogate_error for scores in found]
+    assert errors[0] is None  # it knew nothing to be wrong with
+    assert errors[-1] < 0.5 < np.std(darkness(pictures(5), GROUPS))
+    last = found[-1]
+    others = [i for i, weight in enumerate(last.weights) if weight != 1.0]
+    truth = darkness(pictures(5), GROUPS)
+    assert all(0.25 < last.weights[i] < 0.5 for i in others)
+    assert max(abs(last.values[i] - truth[i]) for i in others) < 1.0
+
+
+def test_a_surrogate_that_cannot_tell_is_not_listened_to():
+    dice = np.random.default_rng(0)
+    feedback = Feedback(lambda images, prompts: list(dice.normal(size=len(images))), budget=budget())
+    for scores in several(feedback, 4):
+        assert sum(scores.weights) < 6 + 2  # of the ten others together
+
+
+def test_a_picture_without_a_valid_answer_is_masked_and_gets_no_surrogate_score():
+    def shy(images, prompts):
+        return [None, *darkness(images[1:], prompts[1:])]
+
+    for scores in several(Feedback(shy, budget=budget()), 3):
+        assert (scores.asked, scores.masked) == (6, 1)
+        assert scores.weights.count(1.0) == 5
+        assert 0.0 in scores.weights
+
+
+def test_what_was_learnt_survives_a_checkpoint(tmp_path):
+    for acquisition in ("random", "uncertainty"):
+        whole = Feedback(darkness, budget=budget(acquisition))
+        expected = several(whole, 4)
+        first = Feedback(darkness, budget=budget(acquisition))
+        several(first, 2)
+        torch.save(first.state(), tmp_path / "state.pt")
+        second = Feedback(darkness, budget=budget(acquisition))
+        second.load(torch.load(tmp_path / "state.pt", weights_only=True))
+        assert several(second, 2, first=2) == expected[2:]
+
+
+def test_the_raw_means_of_each_reward_stand_beside_the_total():
+    rewards = {"a": lambda images, prompts: [1.0, 3.0], "b": lambda images, prompts: [10.0, None]}
+    scores = Feedback(rewards, lambda raw: raw["a"] - raw["b"]).scores(0, pictures(0, 2), ["x", "x"])
+    assert scores.values == [-9.0, None]
+    assert scores.parts == {"a": 2.0, "b": 10.0}
+    assert (scores.asked, scores.masked) == (2, 1)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_reward_that_is_not_finite_is_named_with_its_picture(value):
+    rewards = {"fine": lambda images, prompts: [1.0, 2.0], "broken": lambda images, prompts: [1.0, value]}
+    with pytest.raises(UserError, match="epoch 4: a reward is not finite: broken of a picture of “a dog”"):
+        Feedback(rewards).scores(3, pictures(0, 2), ["a cat", "a dog"])
+
+
+# ------------------------------------------------------------------------------------------------ with the trainer
+
+
+@pytest.fixture(scope="module")
+def checkpoint_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sd")
+    tiny_diffusion.pipeline(folder / "tokenizer_files").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def make(checkpoint_folder):
+    """A trainer with the stage's own feedback on a fresh copy of the tiny pipeline."""
+
+    def build(folder: Path, **changes) -> Trainer:
+        model = tiny_diffusion.model(name=str(checkpoint_folder))
+        config = tiny_diffusion.finetune(**{"user": "pixels"} | changes)
+        pipe = load_pipeline(model)
+        parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, 5)
+        folder.mkdir(exist_ok=True)
+        feedback = asking.feedback(config, size=model.size, seed=5, judge=None, captions={}, folder=folder)
+        return Trainer(
+            pipe, parameters, PROMPTS, feedback, photometry.means, model=model, finetune=config, seed=5, folder=folder
+        )
+
+    return build
+
+
+@pytest.mark.parametrize("acquisition", ["random", "uncertainty"])
+def test_a_resumed_run_with_a_budget_equals_an_uninterrupted_one(make, tmp_path, acquisition):
+    chosen = {"acquisition": acquisition, "feedback_budget": 4}
+    whole = make(tmp_path / "whole", epochs=4, **chosen)
+    expected = whole.run()
+    make(tmp_path / "parts", epochs=2, **chosen).run()
+    resumed = make(tmp_path / "parts", epochs=4, **chosen)
+    assert resumed.run() == expected
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters, resumed.parameters, strict=True))
+    assert [row.asked for row in expected] == [4] * 4
+    assert expected[-1].surrogate_error is not None
+
+
+def test_an_epoch_tells_the_raw_value_of_every_reward(make, tmp_path):
+    weights = {"preference": 1.0, "brightness": -1.0, "jpeg_size": -0.5}
+    row = make(tmp_path / "run", epochs=1, reward=weights).run()[0]
+    assert set(row.parts) == set(weights)
+    assert row.parts["brightness"] == pytest.approx(row.brightness)
+    expected = row.parts["preference"] - row.parts["brightness"] / 25.5 - 0.5 * row.parts["jpeg_size"] / 0.0256
+    assert row.reward_mean == pytest.approx(expected)
+    assert row.numbers()["raw.jpeg_size"] == row.parts["jpeg_size"]
+
+
+def test_a_constant_reward_is_named(make, tmp_path):
+    trainer = make(tmp_path / "run", reward={"brightness": 1.0, "preference": 1.0})
+    trainer.feedback.total = lambda raw: 3.0
+    with pytest.raises(UserError, match="every picture got the reward 3 from preference, brightness"):
+        trainer.run()
+
+
+def answer(sheet, scores: dict[str, float]) -> None:
+    """Open the sheet, fill in the open rows of these pictures, save it with semicolons."""
+    with sheet.path.open(encoding="utf-8-sig", newline="") as file:
+        sample = file.readline()
+        file.seek(0)
+        rows = list(csv.DictReader(file, delimiter=max(",;", key=sample.count)))
+    with sheet.path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["picture", "prompt", "score"], delimiter=";")
+        writer.writeheader()
+        for row in rows:
+            score = scores.get(row["picture"])
+            writer.writerow(row | {"score": row["score"] or ("" if score is None else str(score).replace(".", ","))})
+
+
+def test_a_person_stands_in_for_the_user(make, tmp_path, monkeypatch):
+    """Every run ends where scores are missing and goes on from there; the result is that of a user who was at hand."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    setting = {"acquisition": "uncertainty", "feedback_budget": 4}
+    expected = make(tmp_path / "oracle", **setting)
+    history = expected.run()
+    oracle = expected.feedback.rewards["preference"]
+    sheet = asking.sheet("dark pictures")
+    runs = 0
+    while True:
+        runs += 1
+        trainer = make(tmp_path / "person", user="file", **setting)
+        try:
+            found = trainer.run()
+            break
+        except UserError as error:
+            waiting = sheet.open(list(sheet.read()))
+            assert str(error).startswith(f"{len(waiting)} images await scores in {sheet.path}")
+            assert "run again when done" in str(error)
+            assert "\n" not in str(error)
+        with pytest.raises(UserError, match=f"{len(waiting)} images await scores"):
+            asking.check_answered(sheet, tmp_path / "person")  # a run that was started too early ends before it draws
+        looked_at = {name: Image.open(sheet.folder / name) for name in waiting}
+        said = dict(zip(looked_at, oracle(list(looked_at.values()), []), strict=True))
+        if runs == 1:  # half of them first: the next run asks for the others
+            said = dict(list(said.items())[:2])
+        answer(sheet, said)
+    assert runs == 4  # nothing there; half of epoch 1; epoch 2; done
+    assert found == history
+    assert len(sheet.read()) == 8
+    assert all(torch.equal(a, b) for a, b in zip(trainer.parameters, expected.parameters, strict=True))
+
+
+def test_what_a_run_will_do_is_said_in_a_line():
+    said = finetune.plan(tiny_diffusion.finetune(acquisition="random", feedback_budget=4, user="pixels"))
+    assert said == "2 epochs of 8 pictures, 4 by random rewarded by 1 x preference; the preference is photometry's: “dark pictures”"

@@ -1,0 +1,103 @@
+"""Every reward by hand, and their weighted sum."""
+
+import io
+from typing import get_args
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from t2i_feedback import rewards
+from t2i_feedback.errors import UserError
+from t2i_feedback.mllm.base import Reply, Request
+from t2i_feedback.params import RewardName
+
+PREFERENCE = "dark, subdued and blurred pictures"
+
+
+def plain(level: int, size: int = 8) -> Image.Image:
+    return Image.new("RGB", (size, size), (level, level, level))
+
+
+def noisy(size: int = 64) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8))
+
+
+class Judge:
+    """A Mllm that is 0.75 sure of yes whenever the caption is in its question, and of no otherwise."""
+
+    templates, reading = "general", "probability"
+
+    def __init__(self, caption: str = "", status: str = "valid"):
+        self.caption, self.status = caption, status
+
+    def choose(self, requests: list[Request], candidates: tuple[str, ...]) -> list[Reply]:
+        yes = [0.75 if self.caption in request.text else 0.25 for request in requests]
+        return [Reply(self.status, "?", {"yes": p, "no": 1 - p} if self.status == "valid" else None) for p in yes]
+
+
+def test_brightness_is_the_mean_luma():
+    assert rewards.PIXELS["brightness"]([plain(0), plain(100), plain(255)], [""] * 3) == pytest.approx([0, 100, 255])
+
+
+def test_contrast_is_the_lumas_standard_deviation():
+    halves = Image.fromarray(np.repeat(np.array([[[0] * 3, [200] * 3]], dtype=np.uint8), 4, axis=0))
+    assert rewards.PIXELS["contrast"]([plain(50), halves], [""] * 2) == pytest.approx([0, 100], abs=1e-6)
+
+
+def test_sharpness_falls_when_a_picture_is_blurred():
+    sharp, blurred = rewards.PIXELS["sharpness"]([noisy(), noisy().filter(ImageFilter.GaussianBlur(2))], [""] * 2)
+    assert 0 <= blurred < sharp <= 1
+
+
+def test_jpeg_size_counts_thousands_of_bytes_at_quality_95():
+    file = io.BytesIO()
+    noisy().save(file, format="JPEG", quality=95)
+    flat, found = rewards.PIXELS["jpeg_size"]([plain(9, 64), noisy()], [""] * 2)
+    assert found == len(file.getvalue()) / 1000
+    assert flat < found / 5
+
+
+def test_alignment_is_p_yes_of_the_caption_behind_the_prompt():
+    judge = Judge(caption="a red house")
+    reward = rewards.alignment(judge, {"a red house, oil on canvas": "a red house", "a cat, detailed": "a cat"}, 0.5)
+    found = reward([plain(1), plain(2)], ["a red house, oil on canvas", "a cat, detailed"])
+    assert found == [0.75, 0.25]
+
+
+def test_alignment_without_a_valid_verdict_masks_the_picture_and_too_many_stop():
+    masked = rewards.alignment(Judge(status="refusal"), {"a": "a"}, 1.0)
+    assert masked([plain(1)], ["a"]) == [None]
+    with pytest.raises(UserError, match="verdicts on alignment: 1 of 1 answers are not valid"):
+        rewards.alignment(Judge(status="refusal"), {"a": "a"}, 0.5)([plain(1)], ["a"])
+
+
+def test_the_oracle_likes_what_the_preference_names():
+    """Black and flat has every trait in full but for blur: a flat picture's blur effect is what it is."""
+    dark = rewards.oracle("dark pictures")
+    assert dark([plain(0), plain(51), plain(255)], [""] * 3) == pytest.approx([10, 8.2, 1])
+    bright = rewards.oracle("bright pictures")
+    assert bright([plain(0), plain(51)], [""] * 2) == pytest.approx([1, 2.8])
+    blurred = rewards.oracle(PREFERENCE)
+    before, after = blurred([noisy(), noisy().filter(ImageFilter.GaussianBlur(2))], [""] * 2)
+    assert 1 <= before < after <= 10
+
+
+def test_the_oracle_refuses_a_preference_without_a_trait():
+    with pytest.raises(UserError, match="names nothing that can be measured in pixels"):
+        rewards.oracle("pictures of cats")
+
+
+def test_every_reward_of_the_parameters_can_be_made_and_weighed():
+    assert set(get_args(RewardName)) == set(rewards.PIXELS) | {"preference", "alignment"}
+    assert set(rewards.POINTS) | {"jpeg_size"} == set(get_args(RewardName))
+
+
+def test_the_preference_alone_is_left_as_it_is():
+    assert rewards.total({"preference": 1.0}, 64)({"preference": 6.123456789}) == 6.123456789
+
+
+def test_a_sum_weighs_each_reward_in_points():
+    weights = {"preference": 2.0, "brightness": -1.0, "jpeg_size": 0.5}
+    found = rewards.total(weights, 100)({"preference": 3.0, "brightness": 51.0, "jpeg_size": 4.0})
+    assert found == pytest.approx(2 * 3 - 51 / 25.5 + 0.5 * 4.0 / 1.0)  # 0.1 byte x 100 x 100 pixels = 1 kB
