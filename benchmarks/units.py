@@ -51,8 +51,10 @@ def main() -> None:
 def drawing(p: params.Params, captions: list[str]) -> None:
     """Steps per second of whole drawings, and what a transition's forward and backward cost beside a forward."""
     pipe, seeds = load_pipeline(p.model), list(range(len(captions)))
-    how = {"steps": p.model.steps, "guidance": p.model.guidance, "eta": p.model.eta, "size": p.model.size}
-    seconds = _seconds(lambda: sampling.draw(pipe, captions, seeds, **how))
+    m = p.model
+    seconds = _seconds(
+        lambda: sampling.draw(pipe, captions, seeds, steps=m.steps, guidance=m.guidance, eta=m.eta, size=m.size)
+    )
     print(f"image_models.{p.model.name}.steps: {len(captions) * p.model.steps / seconds:.1f} per second", flush=True)
     config = p.finetune
     parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, p.seed)

@@ -39,9 +39,13 @@ class Figure(BaseModel):
     """A number of the world outside, and where it comes from: an address, `measured: COMMAND`, or `assumed: WHY`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    value: Annotated[float, Field(ge=0)]
+    value: Annotated[float, Field(gt=0)]
     unit: str
     source: Annotated[str, Field(pattern=r"^(https://\S+|measured: .+|assumed: .+|paper: .+)")]
+
+
+class Price(Figure):
+    value: Annotated[float, Field(ge=0)]
 
 
 ByGpu = dict[str, Figure]
@@ -55,7 +59,7 @@ class Gpu(Section):
     teraflops: Figure | None = None  # half precision, dense
     bandwidth: Figure | None = None  # of its memory
     memory: Figure
-    price: Figure
+    price: Price
     start: Figure  # of every stage: imports, loading
 
 
@@ -149,8 +153,8 @@ def reference(p: Params) -> Work:
 
 def calibrate(p: Params) -> Work:
     """Every image at every level of every trait, two of each again, and in other words."""
-    images, judges = p.calibrate.images, {p.finetune.judge: "judge", p.evaluate.judge: "held-out judge"}
-    found = []
+    images, found = p.calibrate.images, []
+    judges: dict[str, Role] = {p.finetune.judge: "judge", p.evaluate.judge: "held-out judge"}
     for name, role in judges.items():
         again = 1 + len(wording.paraphrases(p.mllms[name].templates, "judge"))
         found.append(Asked(role, name, "question", images * (len(TRAITS) * p.calibrate.levels + 2 * again)))

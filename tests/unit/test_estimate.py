@@ -82,6 +82,14 @@ def test_a_figure_without_a_source_is_refused_by_its_key(tmp_path: Path) -> None
         estimate.read(tmp_path / "figures.yaml")
 
 
+def test_a_figure_of_nothing_is_refused_by_its_key(tmp_path: Path) -> None:
+    content = yaml.safe_load(estimate.FIGURES.read_text())
+    content["image_models"]["models/postcards/sd"]["steps"]["cpu"]["value"] = 0
+    (tmp_path / "figures.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=r"steps\.cpu\.value: .*greater than 0"):
+        estimate.read(tmp_path / "figures.yaml")
+
+
 def test_every_entry_of_the_paper_has_its_figures(paper: Params, figures: Throughputs) -> None:
     for name in ("llava15-7b", "llava15-13b", "llava16-7b", "llava16-13b", "gpt4", "cogvlm"):
         found = estimate.estimate(changed(paper, "stage1", mllm=name), figures, "a100", 1)
