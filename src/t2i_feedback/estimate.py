@@ -203,10 +203,12 @@ def finetune(p: Params) -> Work:
     config = p.finetune
     pictures = config.epochs * config.pictures_per_epoch
     trained = max(1, round(p.model.steps * config.timestep_share))
-    asked = [
-        Asked("judge", config.judge, "question", config.epochs * config.judge_calls_per_epoch),
-        Asked("held-out judge", p.evaluate.judge, "question", pictures),
-    ]
+    asked = [Asked("held-out judge", p.evaluate.judge, "question", pictures)]
+    if config.user == "mllm" and "preference" in config.rewards:
+        answers = config.epochs * (config.feedback_budget or config.pictures_per_epoch)
+        asked.append(Asked("judge", config.judge, "question", answers))
+    if "alignment" in config.rewards:
+        asked.append(Asked("validator", config.judge, "question", pictures))
     if config.enhance_prompts:
         asked.append(Asked("enhancer", config.judge, "prompt", p.data.finetune_captions))
     return Work("finetune", pictures, pictures * config.inner_epochs * trained, asked=tuple(asked))
@@ -342,7 +344,7 @@ def _cost(one: Work, p: Params, figures: Throughputs, gpu: str, gpus: int) -> Co
         seconds[key] = seconds.get(key, 0) + _answering(asked, p, figures, gpu)
     wall = sum(seconds.values()) / share
     if one.stage == "finetune" and p.finetune.overlap_judging:  # the shorter of the two hides behind the longer
-        wall -= min(seconds["drawing"], seconds[f"judge {p.finetune.judge}"]) / share
+        wall -= min(seconds["drawing"], seconds.get(f"judge {p.finetune.judge}", 0)) / share
     usd = sum(_usd(asked, p, figures) for asked in one.asked)
     return Cost(one.stage, one.pictures, one.transitions, sum(_calls(p, a) for a in one.asked), seconds, wall, usd)
 

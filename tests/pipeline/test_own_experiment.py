@@ -19,11 +19,13 @@ def section(title: str) -> list[tuple[str, str]]:
 
 
 def follow(clone: Clone, title: str) -> None:
-    """Run the section's bash blocks, after its yaml blocks were put into the catalogue."""
+    """Run the section's bash blocks, after its yaml blocks were put into the catalogue and its diff beside it."""
     params = clone.folder / "params.yaml"
     entries = "".join(text for language, text in section(title) if language == "yaml")
     params.write_text(re.sub(r"(?m)^mllms:.*\n", lambda found: found[0] + entries, params.read_text()))
     for language, text in section(title):
+        if language == "diff":
+            (clone.folder / "my-reward.diff").write_text(text)
         if language == "bash":
             clone.run("bash", "-euc", text)
 
@@ -45,8 +47,8 @@ def own(finished: Clone, tmp_path: Path) -> Clone:
 
 def test_every_section_has_its_test_and_every_block_is_run_or_read() -> None:
     titles = re.findall(r"^## (.+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert titles == ["A new MLLM", "A new preference", "New data"]
-    assert {language for title in titles for language, _ in section(title)} == {"bash", "yaml", "json"}
+    assert titles == ["A new MLLM", "A new preference", "New data", "A new reward"]
+    assert {language for title in titles for language, _ in section(title)} == {"bash", "yaml", "json", "diff"}
 
 
 def test_a_new_mllm_is_an_entry_that_can_be_calibrated_and_given_a_role(own: Clone) -> None:
@@ -79,3 +81,16 @@ def test_new_data_is_a_folder_with_captions(own: Clone) -> None:
 def test_a_line_of_captions_is_as_the_page_shows_it() -> None:
     (line,) = [text for language, text in section("New data") if language == "json"]
     assert set(json.loads(line)) == {"image", "caption"}
+
+
+def test_a_new_reward_is_a_function_and_a_weight(own: Clone) -> None:
+    follow(own, "A new reward")
+    chosen = yaml.safe_load((own.folder / "params.yaml").read_text())["finetune"]["reward"]
+    assert chosen == {"preference": 0, "colourfulness": 1.0}
+    history = (own.folder / "models/lora/history.jsonl").read_text().splitlines()
+    script = (
+        "from t2i_feedback.rewards import POINTS, PIXELS; from PIL import Image;"
+        "print(PIXELS['colourfulness']([Image.new('RGB', (8, 8), (90, 90, 90))], [''])[0] / POINTS['colourfulness'])"
+    )
+    assert own.run("python", "-c", script).stdout.strip() == "0.0"  # grey is not colourful
+    assert all(row["reward_mean"] > 0 for row in map(json.loads, history))

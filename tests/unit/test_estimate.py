@@ -110,6 +110,22 @@ def test_half_of_the_timesteps_are_half_of_the_transitions(paper: Params, figure
     assert half.transitions == 3 * work(paper, figures)["finetune"].transitions / 2
 
 
+def test_a_feedback_budget_bounds_what_the_user_is_asked(paper: Params, figures: Throughputs) -> None:
+    found = work(changed(paper, "finetune", acquisition="random", feedback_budget=64), figures)["finetune"]
+    assert calls(found, "judge") == 100 * 64
+    assert calls(found, "held-out judge") == found.pictures == 100 * 256
+
+
+def test_a_reward_that_asks_nobody_costs_no_calls_of_the_judge(paper: Params, figures: Throughputs) -> None:
+    found = work(changed(paper, "finetune", reward={"brightness": -1.0}), figures)["finetune"]
+    assert calls(found, "judge") == calls(found, "validator") == 0
+
+
+def test_alignment_as_a_reward_asks_the_judge_for_verdicts(paper: Params, figures: Throughputs) -> None:
+    found = work(changed(paper, "finetune", reward={"preference": 1.0, "alignment": 1.0}), figures)["finetune"]
+    assert calls(found, "judge") == calls(found, "validator") == found.pictures
+
+
 @pytest.mark.parametrize("arm", paths.ARMS)
 def test_every_arm_has_as_many_pictures_as_the_committed_run(default: Params, figures: Throughputs, arm: str) -> None:
     found, metrics = work(default, figures), recorded(f"arms/{arm}")
