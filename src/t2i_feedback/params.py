@@ -201,6 +201,7 @@ class Evaluate(Section):
 class Report(Section):
     grid: Count
     stories: Annotated[int, Field(ge=0)]
+    stamp: Annotated[str, Field(max_length=40)]
 
 
 class Params(Section):
