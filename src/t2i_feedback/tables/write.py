@@ -10,6 +10,9 @@ from t2i_feedback.reporting.tables import NOTHING, number, signed
 from t2i_feedback.tables.compare import FORMULA, Difference, deviations, difference, protocol, with_error
 from t2i_feedback.tables.rows import Column, Figure, Layout, TableRow
 
+OF_FEATURES = ("fid", "is")  # columns that only numbers of one extractor may share
+INCEPTION = "inception-v3-compat"  # the extractor of published FIDs; the paper names none
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -30,7 +33,7 @@ class Line:
     missing: str = ""
 
     def difference(self, column: Column) -> Difference | None:
-        if self.ours is None or column.key not in self.ours.figures:
+        if self.ours is None or (column.key in OF_FEATURES and self.ours.card.get("extractor") != INCEPTION):
             return None
         return difference(
             self.ours.figures[column.key], with_error(self.row.paper[column.key], column.key, self.ours.n)
@@ -67,6 +70,9 @@ def markdown(layout: Layout, made: Sequence[Line], stamp: str, profiles: Sequenc
     text += [_md(row) for row in rows]
     if stamp:
         text += ["", f"**{stamp}**: these numbers show that the commands work, and nothing about any model."]
+    extractor = shared_protocol(made).get("extractor", INCEPTION)
+    if extractor != INCEPTION:
+        text += ["", f"FID and IS are of {extractor}, not of Inception: they have no difference from the paper's."]
     gone = [line for line in made if line.missing]
     if gone:
         text += ["", "Missing:", ""]
