@@ -37,9 +37,9 @@ class Plan:
 
     row: str  # RAW, FINETUNED or an entry of the catalogue
     name: str  # of the experiment, and of its MLflow run
-    changes: Mapping[str, Any]  # dotted keys of params.yaml
     content: Mapping[str, Any]  # what params.yaml then holds
     params: Params
+    settings: tuple[str, ...]  # the changes as `dvc exp run -S` takes them
     targets: tuple[str, ...]
 
     @property
@@ -66,7 +66,7 @@ def plan(layout: Layout, row: str, profiles: Sequence[str]) -> Plan:
     content = yaml.safe_load(profile.merged(changes, called))
     targets = tuple(f"evaluate@{arm}" for arm in layout.arms(row))
     name = "-".join([*(profiles or ["params"]), row])
-    return Plan(row, name, changes, content, params.check(content, called), targets)
+    return Plan(row, name, content, params.check(content, called), tuple(profile.settings(changes)), targets)
 
 
 # ------------------------------------------------------------------------------------------------ before
@@ -165,7 +165,7 @@ def _run_one(one: Plan) -> str:
     why = lacking(one.params)
     if not why:
         print(f"{one.row}: started; its output is in {one.log}", flush=True)
-        why = experiments.run(one.name, profile.settings(one.changes), one.targets, one.log)
+        why = experiments.run(one.name, one.settings, one.targets, one.log)
     if why:
         records.write_text(one.failure, f"{why}\n")
     else:

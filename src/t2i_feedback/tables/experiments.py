@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from t2i_feedback.tables.write import Measured
 
 CODE = ("src", "dvc.yaml", "models")  # what, besides params.yaml, makes an experiment another one
 LOOPS = ("validated", "combined")
+STARTED = "Reproducing experiment"  # DVC's words when it has put the parameters into the experiment's own folder
+_STARTING = threading.Lock()  # until then they stand in the workspace's params.yaml, which another would read
 
 
 @dataclass(frozen=True)
@@ -98,13 +101,17 @@ def run(name: str, settings: Sequence[str], targets: Sequence[str], log: Path) -
     log.parent.mkdir(parents=True, exist_ok=True)
     head = _git("rev-parse", "HEAD").strip()
     _git("update-ref", "-d", f"refs/exps/{head[:2]}/{head[2:]}/{name}")
-    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name]
+    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--wait-for-lock", "--name", name]
     command += [part for setting in settings for part in ("-S", setting)]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     with log.open("w", encoding="utf-8") as output:
         print(f"{time.strftime('%F %T')} {' '.join(command)} {' '.join(targets)}", file=output, flush=True)
-        done = subprocess.run([*command, *targets], stdout=output, stderr=subprocess.STDOUT, env=environment)
-    return reason(log) if done.returncode else ""
+        with _STARTING:
+            running = subprocess.Popen([*command, *targets], stdout=output, stderr=subprocess.STDOUT, env=environment)
+            while running.poll() is None and STARTED not in log.read_text(encoding="utf-8", errors="replace"):
+                time.sleep(0.2)
+        failed = running.wait() != 0
+    return reason(log) if failed else ""
 
 
 def reason(log: Path) -> str:
