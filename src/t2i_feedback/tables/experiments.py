@@ -101,7 +101,7 @@ def run(name: str, settings: Sequence[str], targets: Sequence[str], log: Path) -
     log.parent.mkdir(parents=True, exist_ok=True)
     head = _git("rev-parse", "HEAD").strip()
     _git("update-ref", "-d", f"refs/exps/{head[:2]}/{head[2:]}/{name}")
-    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--wait-for-lock", "--name", name]
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp", "--name", name]
     command += [part for setting in settings for part in ("-S", setting)]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     with log.open("w", encoding="utf-8") as output:
