@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -168,31 +169,40 @@ def test_csv_and_json_have_the_numbers_unrounded() -> None:
 # ------------------------------------------------------------------------------------------------ experiments
 
 
-@pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A git and DVC repository with the real parameters and profiles, an evaluated arm, and nothing that takes time."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A git and DVC repository with the real parameters and profiles, three arms that take no time, and in it
+    `make table1` for three entries, two at a time, of which one has failed."""
+    root = tmp_path_factory.mktemp("made")
     for name in ("params.yaml", "profiles"):
         source = REPOSITORY / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-    for name, value in (("NAME", "test"), ("EMAIL", "test@localhost")):
-        monkeypatch.setenv(f"GIT_AUTHOR_{name}", value)
-        monkeypatch.setenv(f"GIT_COMMITTER_{name}", value)
-    Path(".gitignore").write_text("/data\n/.cache\n/mlflow.db*\n/mlartifacts\n")
-    Path("src").mkdir()
-    Path("src/arm.py").write_text(STAGE)
-    Path("dvc.yaml").write_text(yaml.safe_dump(DAG))
-    git("init", "--quiet")
-    dvc("init", "--quiet")
-    git("add", "--all")
-    git("commit", "--quiet", "--message", "all")
-    return tmp_path
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, root / name)
+    (root / ".gitignore").write_text("/data\n/.cache\n/mlflow.db*\n/mlartifacts\n")
+    (root / "src").mkdir()
+    (root / "src/arm.py").write_text(STAGE)
+    (root / "dvc.yaml").write_text(yaml.safe_dump(DAG))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        for name, value in (("NAME", "test"), ("EMAIL", "test@localhost")):
+            patch.setenv(f"GIT_AUTHOR_{name}", value)
+            patch.setenv(f"GIT_COMMITTER_{name}", value)
+        git("init", "--quiet")
+        dvc("init", "--quiet")
+        commit("all")
+        make(patch, "--rows", "gpt4", "llava15-7b", "llava15-13b", "--jobs", "2")
+        yield root
+
+
+@pytest.fixture
+def repository(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(made)
+    return made
 
 
 STAGE = """
 import json, pathlib, sys, yaml
 arm, p = sys.argv[1], yaml.safe_load(open("params.yaml"))
-if p["stage1"]["mllm"] == "gpt4" or p["seed"] == 13:
+if p["stage1"]["mllm"] == "gpt4":
     sys.exit("evaluate: the key was turned away")
 folder = pathlib.Path("data/evaluation", arm)
 folder.mkdir(parents=True, exist_ok=True)
@@ -221,6 +231,11 @@ def git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout
 
 
+def commit(message: str) -> None:
+    git("add", "--all")
+    git("commit", "--quiet", "--message", message)
+
+
 def dvc(*arguments: str) -> str:
     environment = os.environ | {"DVC_NO_ANALYTICS": "1"}
     command = [sys.executable, "-m", "dvc", *arguments]
@@ -229,87 +244,101 @@ def dvc(*arguments: str) -> str:
 
 def make(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict:
     """The program on table 1 with the smoke profile; the JSON that it wrote. None of its rows wants a GPU here."""
-    monkeypatch.setattr(paper_tables, "lacking", lambda p: "")
-    monkeypatch.setattr(sys, "argv", ["paper_tables", "table1", "--profile", "smoke", *arguments])
-    with suppress(SystemExit):  # a row has failed
+    with monkeypatch.context() as patch, suppress(SystemExit):  # a row has failed
+        patch.setattr(paper_tables, "lacking", lambda p: "")
+        patch.setattr(sys, "argv", ["paper_tables", "table1", "--profile", "smoke", *arguments])
         paper_tables.main()
     return json.loads(Path("metrics/table1.json").read_text())
 
 
 def present(table: dict) -> list[str]:
-    return [f"{row['experiment']} {row['arm']}" for row in table["rows"] if row["ours"]]
+    return sorted(f"{row['experiment']} {row['arm']}" for row in table["rows"] if row["ours"])
 
 
-def runs() -> dict[str, dict]:
-    """MLflow's runs by name: tags and metrics."""
+def runs() -> list[tuple[str, dict[str, float]]]:
+    """MLflow's runs: name and metrics."""
     script = (
         "import json, mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db');"
         "found = mlflow.search_runs(search_all_experiments=True, output_format='list');"
-        "print(json.dumps([[r.info.run_name, r.data.tags, r.data.metrics] for r in found]))"
+        "print(json.dumps([[r.info.run_name, r.data.metrics] for r in found]))"
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    return {name: {"tags": tags, "metrics": metrics} for name, tags, metrics in json.loads(done.stdout)}
+    return [(name, metrics) for name, metrics in json.loads(done.stdout)]
 
 
-def test_rows_are_run_once_failures_stop_nobody_and_the_same_command_tries_them_again(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    table = make(monkeypatch, "--rows", "gpt4", "llava15-7b")
-    assert present(table) == ["raw raw", "llava15-7b enhanced", "llava15-7b validated"]
-    reasons = {row["experiment"]: row["missing"] for row in table["rows"] if row["missing"]}
+THERE = [  # sorted
+    "llava15-13b enhanced",
+    "llava15-13b validated",
+    "llava15-7b enhanced",
+    "llava15-7b validated",
+    "raw raw",
+]
+
+
+def table() -> dict:
+    return json.loads(Path("metrics/table1.json").read_text())
+
+
+def test_a_row_that_fails_stops_no_other_and_says_why(repository: Path) -> None:
+    assert present(table()) == THERE
+    reasons = {row["experiment"]: row["missing"] for row in table()["rows"] if row["missing"]}
     assert reasons["gpt4"].startswith("failed: evaluate: the key was turned away (`make table1`")
     assert reasons["cogvlm"].startswith("not run with these parameters")
-    assert git("status", "--porcelain", "--", "params.yaml", "dvc.lock", "src") == ""
 
-    Path("note.txt").write_text("a commit of something else does not make rows out of date")
-    git("add", "--all")
-    git("commit", "--quiet", "--message", "another")
-    capsys.readouterr()
-    shutil.rmtree(Path(".cache/tables"))
-    again = make(monkeypatch, "--rows", "gpt4", "llava15-7b")
-    said = capsys.readouterr().out
-    assert present(again) == present(table)
-    assert (
-        "raw: done before" in said and "llava15-7b: done before" in said and "gpt4: failed: evaluate: the key" in said
-    )
-    assert [log.name for log in Path(".cache/tables").glob("*.log")] == ["smoke-gpt4.log"]
 
+def test_the_workspace_stays_as_it_was(repository: Path) -> None:
+    assert git("status", "--porcelain", "--", "params.yaml", "dvc.lock", "src", "metrics/arms") == ""
+
+
+def test_every_experiment_is_one_mlflow_run_of_its_own_arms(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(monkeypatch, "--collect")  # publishes again
     found = runs()
-    assert set(found) == {"smoke-raw", "smoke-llava15-7b"}  # each once
-    assert found["smoke-llava15-7b"]["metrics"]["arms.validated.fid"] == 29.0
-    assert not any(name.startswith("arms.raw") for name in found["smoke-llava15-7b"]["metrics"])
+    assert sorted(name for name, _ in found) == ["smoke-llava15-13b", "smoke-llava15-7b", "smoke-raw"]
+    metrics = dict(found)["smoke-llava15-7b"]
+    assert metrics["arms.validated.fid"] == 29.0
+    assert not any(name.startswith("arms.raw") for name in metrics)
+
+
+def test_the_same_command_after_another_commit_tries_what_failed_and_nothing_else(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    Path("note.txt").write_text("not code")
+    commit("another")
+    shutil.rmtree(Path(".cache/tables"))
+    make(monkeypatch, "--rows", "gpt4", "llava15-7b")
+    said = capsys.readouterr().out
+    assert "raw: done before" in said and "llava15-7b: done before" in said
+    assert "gpt4: failed: evaluate: the key" in said
+    assert [log.name for log in Path(".cache/tables").glob("*.log")] == ["smoke-gpt4.log"]
+    assert present(table()) == THERE
 
 
 def test_changed_code_or_parameters_make_a_row_out_of_date(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert present(make(monkeypatch, "--rows", "raw")) == ["raw raw"]
     Path("src/arm.py").write_text(STAGE.replace("0.5", "0.6"))
     assert present(make(monkeypatch, "--collect")) == []
     Path("src/arm.py").write_text(STAGE)
-    assert present(make(monkeypatch, "--collect")) == ["raw raw"]
+    assert present(make(monkeypatch, "--collect")) == THERE
+    before = Path("profiles/smoke.yaml").read_text()
     Path("profiles/smoke.yaml").write_text("model: {steps: 7}\n")
     assert present(make(monkeypatch, "--collect")) == []
+    Path("profiles/smoke.yaml").write_text(before)
 
 
-def test_metrics_that_an_experiment_did_not_make_are_not_its_own(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make(monkeypatch, "--rows", "raw")
+def test_metrics_that_an_experiment_did_not_make_are_not_its_own(repository: Path) -> None:
     one = paper_tables.plan(table1(), "raw", ["smoke"])
     found = experiments.find(one.name, one.content)
     assert found is not None
     assert isinstance(experiments.read(found, "raw", one.content), Measured)
-    assert (
-        experiments.read(found, "validated", one.content)
-        == "experiment smoke-raw holds no numbers of its own for arm validated"
-    )
+    none = "experiment smoke-raw holds no numbers of its own for arm validated"
+    assert experiments.read(found, "validated", one.content) == none
     other = json.loads(json.dumps(one.content)) | {"seed": 1}
     assert experiments.read(found, "raw", other) == "experiment smoke-raw measured arm raw with another seed"
 
 
 def test_a_cleared_cache_is_said_and_stops_nothing(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make(monkeypatch, "--rows", "raw")
-    shutil.rmtree(".dvc/cache")
+    Path(".dvc/cache").rename(".dvc/elsewhere")
     row = make(monkeypatch, "--collect")["rows"][0]
+    Path(".dvc/elsewhere").rename(".dvc/cache")
     assert row["ours"] is None and "no longer in DVC's cache" in row["missing"]
 
 
