@@ -20,7 +20,7 @@ WORK = Path(".cache/rehearsal")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="*", default=[], help="entries of the catalogue for table 1; all by default")
-    parser.add_argument("--jobs", type=int, default=2, help="experiments at a time, one a core")
+    parser.add_argument("--jobs", type=int, default=1, help="experiments at a time")
     arguments = parser.parse_args()
     start = time.monotonic()
     shutil.rmtree(WORK, ignore_errors=True)
