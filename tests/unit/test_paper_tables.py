@@ -385,7 +385,7 @@ def test_profiles_are_applied_in_their_order(paper_params) -> None:
     one = paper_tables.plan(table1(), "cogvlm", ["paper", "coco30k"])
     assert (one.name, one.params.data.evaluation_captions) == ("paper-coco30k-cogvlm", 30000)
     assert one.params.stage1.mllm == "cogvlm"
-    assert one.settings[-1] == "stage1.mllm=cogvlm"
+    assert "stage1.mllm=cogvlm" in one.settings and "data.evaluation_captions=30000" in one.settings
     assert one.targets == ("evaluate@enhanced", "evaluate@validated")
 
 
