@@ -8,7 +8,7 @@ export PYTHONPATH := src
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint types check ui publish report profile ledger retry-failed calibrate preflight bench table1 table2 rehearse pretrain model-card clean
+.PHONY: help setup repro test lint types check ui publish report profile ledger retry-failed calibrate preflight estimate bench table1 table2 rehearse pretrain model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ calibrate: $(READY) ## can a catalogue entry judge? make calibrate JUDGE=llava16
 
 preflight: $(READY) ## would fine-tuning train on the right numbers? replays a small rollout of the present parameters
 	@python -m t2i_feedback.stages.preflight
+
+estimate: $(READY) ## hours, calls and dollars before a run: make estimate PROFILE=paper GPUS=8 GPU=a100 (JSON=1: for a program)
+	@python -m t2i_feedback.estimate $(PROFILE) $(if $(GPUS),--gpus $(GPUS)) $(if $(GPU),--gpu $(GPU)) $(if $(JSON),--json)
 
 bench: $(READY) ## measure: the judges' speed as ratios; seconds and peak memory of every stage, and of a repeated run
 	python benchmarks/judges.py

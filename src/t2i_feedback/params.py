@@ -153,6 +153,7 @@ class Finetune(Section):
     inner_epochs: Count
     updates_per_epoch: Count
     timestep_share: Annotated[float, Field(gt=0, le=1)]
+    min_sigma: Annotated[float, Field(ge=0)]
     train_batch_size: Count
     learning_rate: Positive
     weight_decay: Annotated[float, Field(ge=0)]
@@ -180,9 +181,12 @@ class Finetune(Section):
         if not self.preference.strip():
             raise ValueError("preference must not be blank")
         if self.pictures_per_epoch % self.updates_per_epoch:
+            total, wanted = self.pictures_per_epoch, self.updates_per_epoch
+            divisors = [count for count in range(1, total + 1) if total % count == 0]
+            nearest = sorted(divisors, key=lambda count: abs(count - wanted))[:2]
             raise ValueError(
-                f"updates_per_epoch {self.updates_per_epoch} must divide prompts_per_epoch * images_per_prompt "
-                f"= {self.pictures_per_epoch}"
+                f"updates_per_epoch {wanted} must divide prompts_per_epoch * images_per_prompt = {total}; the nearest "
+                f"that do are {' and '.join(map(str, sorted(nearest)))}"
             )
         return self
 

@@ -17,6 +17,7 @@ from t2i_feedback import params, paths, records, stages
 from t2i_feedback.errors import UserError
 
 FOLDER = Path("profiles")
+NULL = "tag:yaml.org,2002:null"  # left alone, it would be written as nothing at all
 Scalar = str | int | float | bool | list | None
 
 
@@ -48,9 +49,7 @@ def merged(changes: Mapping[str, Scalar], called: str) -> str:
     yaml = YAML()  # keeps comments and order
     yaml.width = 10_000  # and breaks no line
     yaml.preserve_quotes = True
-    yaml.representer.add_representer(
-        type(None), lambda this, _: this.represent_scalar("tag:yaml.org,2002:null", "null")
-    )
+    yaml.representer.add_representer(type(None), lambda this, _: this.represent_scalar(NULL, "null"))
     content = yaml.load(paths.PARAMS)
     for key, value in changes.items():
         *sections, last = key.split(".")

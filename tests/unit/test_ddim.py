@@ -34,9 +34,10 @@ def test_the_step_is_the_one_that_diffusers_takes(prediction_type, spacing, eta)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
 @pytest.mark.parametrize("eta", [0.1, 0.7, 1.0])
-def test_log_prob_agrees_with_a_float64_normal_density(prediction_type, eta):
-    theirs = scheduler(prediction_type=prediction_type)
+def test_log_prob_agrees_with_a_float64_normal_density(prediction_type, spacing, eta):
+    theirs = scheduler(prediction_type=prediction_type, timestep_spacing=spacing)
     schedule = ddim.Schedule.of(theirs, 6, eta)
     betas = torch.linspace(0.0001**0.5, 0.02**0.5, 1000, dtype=torch.float64) ** 2
     cumulative = (1 - betas).cumprod(0)
@@ -79,6 +80,11 @@ def test_04_every_sigma_is_positive_and_an_eta_of_0_is_refused():
 def test_04_a_last_sigma_of_0_is_refused():
     with pytest.raises(ValueError, match="set_alpha_to_one=False"):
         ddim.Schedule.of(scheduler(set_alpha_to_one=True), 20, 1.0)
+
+
+def test_04_a_spacing_that_ends_at_timestep_0_has_a_last_sigma_of_0_and_is_refused():
+    with pytest.raises(ValueError, match="at timestep 0 is 0"):
+        ddim.Schedule.of(scheduler(timestep_spacing="linspace"), 20, 1.0)
 
 
 def test_kl_is_the_closed_form_for_equal_variances():
@@ -136,3 +142,22 @@ def test_log_prob_is_of_the_latent_as_stored(tmp_path):
             mean = policy.mean(rollout.latents[:, index], step, given)
             found = ddim.log_prob(schedule, step, mean, rollout.latents[:, index + 1])
             assert math.exp(found - rollout.log_probs[:, index]) == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_the_replay_has_a_ratio_of_1_and_the_density_is_that_of_a_float64_normal(dtype, tmp_path):
+    pipe = tiny_diffusion.pipeline(tmp_path)
+    schedule = ddim.Schedule.of(pipe.scheduler, 5, 1.0)
+    policy = sampling.Policy(pipe.unet, schedule, 3.0, sampling.embed(pipe, [""]))
+    given = sampling.embed(pipe, ["a", "b"])
+    with torch.autocast("cpu", dtype), torch.no_grad():
+        rollout = sampling.roll_out(pipe, policy, given, torch.tensor([0, 1]), [1, 2], size=tiny_diffusion.SIZE)
+        for index in range(5):
+            step = torch.tensor([index, index])
+            mean = policy.mean(rollout.latents[:, index], step, given)
+            found = ddim.log_prob(schedule, step, mean, rollout.latents[:, index + 1])
+            assert mean.dtype == found.dtype == torch.float32
+            torch.testing.assert_close(found, rollout.log_probs[:, index], atol=1e-5, rtol=0)
+            normal = torch.distributions.Normal(mean.double(), schedule.sigma[index].double())
+            expected = normal.log_prob(rollout.latents[:, index + 1].double()).flatten(1).mean(1)
+            torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)

@@ -31,6 +31,7 @@ MAY_KNOW = {
 }
 # Programs beside the stages: they know the DAG's files and are started like stages.
 PROGRAMS = {
+    "estimate": FOUNDATIONS | {"mllm", "paths", "profile", "stages"},
     "profile": FOUNDATIONS | {"paths", "stages"},
     "publish": FOUNDATIONS | {"paths", "stages", "tracking"},
     "paper_tables": FOUNDATIONS | {"paths", "profile", "reporting", "stages", "tables", "tracking"},

@@ -121,7 +121,11 @@ def test_an_impossible_value_is_named_by_its_key(raw: dict, tmp_path: Path, key:
         ("evaluate.judge", "gpt5", "evaluate.judge: no entry"),
         ("finetune.judge", "smollm2", "finetune.judge: mllms.smollm2 reads text alone (images: false)"),
         ("evaluate.judge", "smollm2", "evaluate.judge: mllms.smollm2 reads text alone (images: false)"),
-        ("finetune.updates_per_epoch", 3, "must divide prompts_per_epoch * images_per_prompt = 64"),
+        (
+            "finetune.updates_per_epoch",
+            3,
+            "must divide prompts_per_epoch * images_per_prompt = 64; the nearest that do are 2 and 4",
+        ),
         ("finetune.prompts_per_epoch", 128, "finetune.prompts_per_epoch: 128 prompts cannot be drawn"),
         ("finetune.preference", "    ", "preference must not be blank"),
         ("data.fetch", "images", "data: fetch: images goes with source: coco; postcards needs fetch: none"),

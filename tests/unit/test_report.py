@@ -229,20 +229,31 @@ def test_stories_show_every_kind_of_ending() -> None:
 
 
 def test_no_alarm_when_the_held_out_judge_follows() -> None:
-    assert alarm.alarms(history(random.Random(0))) == []
+    assert alarm.alarms(history(random.Random(0)), 10) == []
 
 
 def test_alarm_when_only_the_reward_rises() -> None:
-    [text] = alarm.alarms(history(random.Random(0), held_out_gain=0.0))
+    [text] = alarm.alarms(history(random.Random(0), held_out_gain=0.0), 10)
     assert "exploit the judge" in text
 
 
 def test_alarm_when_pictures_become_alike() -> None:
-    [text] = alarm.alarms(history(random.Random(0), last_diversity=0.3))
+    [text] = alarm.alarms(history(random.Random(0), last_diversity=0.3), 10)
     assert "alike" in text
 
 
 def test_alarm_when_nothing_can_be_learnt() -> None:
     rows = [row.model_copy(update={"dead_groups": 0.9}) for row in history(random.Random(0))]
-    [text] = alarm.alarms(rows)
+    [text] = alarm.alarms(rows, 10)
     assert "90%" in text
+
+
+def test_alarm_when_the_policy_left_the_base_model() -> None:
+    rows = [row.model_copy(update={"kl": 3.0}) for row in history(random.Random(0))]
+    [text] = alarm.alarms(rows, 10)
+    assert "KL to the base model reached 3" in text
+
+
+def test_alarm_when_training_ended_at_a_bound() -> None:
+    [text] = alarm.alarms(history(random.Random(0)), 12)
+    assert "after epoch 10 of 12" in text

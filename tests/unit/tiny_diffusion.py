@@ -106,6 +106,7 @@ def finetune(**changes) -> Finetune:
         "inner_epochs": 1,
         "updates_per_epoch": 2,
         "timestep_share": 1.0,
+        "min_sigma": 0.0,
         "train_batch_size": 16,
         "learning_rate": 0.003,
         "weight_decay": 0.0,

@@ -4,7 +4,8 @@ Batch arithmetic of one epoch, with the default parameters:
 
     prompts_per_epoch 8 x images_per_prompt 8 = 64 pictures, 64 judge calls
     inner_epochs 1 x updates_per_epoch 4      = 4 optimiser steps on 16 pictures each
-    16 pictures x (10 steps x timestep_share 1.0) = 160 transitions per optimiser step, train_batch_size at a time
+    16 pictures x (9 steps x timestep_share 1.0) = 144 transitions per optimiser step, train_batch_size at a time
+    (10 steps, but the last has less noise than min_sigma)
 
 Gradients are averaged over an optimiser step's transitions, so `train_batch_size` changes memory and speed alone, and
 so does the number of processes: pictures are dealt to them so that each has an equal part in every optimiser step.
@@ -67,6 +68,12 @@ class Trainer:
             schedule = ddim.Schedule.of(pipe.scheduler, model.steps, finetune.eta)
         except ValueError as error:
             raise UserError(f"finetune.eta: {error}") from None
+        self.steps = (schedule.sigma >= finetune.min_sigma).nonzero().flatten()  # those that are trained
+        if not len(self.steps):
+            raise UserError(
+                f"finetune.min_sigma: no step has as much noise as {finetune.min_sigma:g}; the most is "
+                f"{float(schedule.sigma.max()):.3g}"
+            )
         self.embeddings = sampling.embed(pipe, self.prompts)
         self.policy = sampling.Policy(pipe.unet, schedule, model.guidance, sampling.embed(pipe, [""]))
         self.optimiser = torch.optim.AdamW(
@@ -239,8 +246,7 @@ class Trainer:
 
         `rollout` holds the pictures with these `numbers`, `judged` is of all pictures.
         """
-        steps = rollout.log_probs.shape[1]
-        trained = max(1, round(steps * self.config.timestep_share))
+        trained = max(1, round(len(self.steps) * self.config.timestep_share))
         place = {number: index for index, number in enumerate(numbers)}
         own = Advantages(judged.values[numbers], judged.valid[numbers], judged.dead_groups)
         ratio_max, clipped, seen, norms = 0.0, 0, 0, []
@@ -249,7 +255,7 @@ class Trainer:
             for inner in range(self.config.inner_epochs):
                 dice = self._dice(epoch, f"update {inner}")
                 for chunk in self._chunks(dice):
-                    chosen = torch.randperm(steps, generator=dice)[:trained]
+                    chosen = self.steps[torch.randperm(len(self.steps), generator=dice)[:trained]]
                     valid = chunk[judged.valid[chunk]].tolist()
                     if not valid:
                         continue
@@ -278,16 +284,10 @@ class Trainer:
 
     def _step(self, epoch: int) -> float:
         """One optimiser step on the gradient of all processes; returns its norm before clipping."""
-        for parameter in self.parameters:
-            if parameter.grad is None:  # this process had no transition in this step, or no path leads here
-                parameter.grad = torch.zeros_like(parameter)
-        if processes.world() > 1:
-            gradient = torch.nn.utils.parameters_to_vector([parameter.grad for parameter in self.parameters])
-            processes.combine(gradient)
-            for parameter, part in zip(
-                self.parameters, gradient.split([p.numel() for p in self.parameters]), strict=True
-            ):
-                parameter.grad.copy_(part.view_as(parameter))
+        own = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]  # None: had no transition
+        gradient = processes.combine(torch.nn.utils.parameters_to_vector(own))
+        for parameter, part in zip(self.parameters, gradient.split([p.numel() for p in own]), strict=True):
+            parameter.grad = part.view_as(parameter)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         if not norm.isfinite():
             raise UserError(f"epoch {epoch + 1}: a gradient is not finite; the last good checkpoint is kept")
@@ -330,11 +330,11 @@ class Trainer:
 
     @torch.no_grad()
     def kl_to_base(self, epoch: int, rollout: sampling.Trajectories) -> float:
-        """KL(policy || base) per latent dimension, on a sample of the rollout's transitions."""
-        pictures, steps = rollout.log_probs.shape
-        some = torch.randperm(pictures * steps, generator=self._dice(epoch, "kl"))
+        """KL(policy || base) per latent dimension, on a sample of the rollout's transitions that can be trained on."""
+        steps = len(self.steps)
+        some = torch.randperm(len(rollout.log_probs) * steps, generator=self._dice(epoch, "kl"))
         some = some[: math.ceil(KL_TRANSITIONS / processes.world())]
-        picture, step = some // steps, some % steps
+        picture, step = some // steps, self.steps[some % steps]
         found = self._kl(rollout, picture, step, self._log_prob(rollout, picture, step)[1])
         total = processes.combine(torch.tensor([float(found.sum()), float(len(found))], dtype=torch.float64))
         return float(total[0] / total[1])

@@ -75,7 +75,7 @@ def render(evidence: Evidence) -> str:
         stories=told(evidence),
         pairs=pairs(evidence),
         curves=[plots.reward_curve(evidence.history), *epoch_curves(evidence)] if evidence.history else [],
-        alarms=alarm.alarms(evidence.history),
+        alarms=alarm.alarms(evidence.history, p.finetune.epochs),
         reward_text=reward_text(evidence),
         judge_pictures=[_picture(name, path) for name, path in evidence.judge_pictures.items()],
         judges=numbers_table("judge", judge_numbers(evidence)),

@@ -15,7 +15,8 @@ def main() -> None:
     p = params.load()
     evidence = gather(p)
     print(f"report: {len(evidence.arms)} arms, {len(evidence.captions)} captions")
-    summary = comparisons.summary(evidence) | {"alarms": float(len(alarm.alarms(evidence.history)))}
+    alarms = alarm.alarms(evidence.history, p.finetune.epochs)
+    summary = comparisons.summary(evidence) | {"alarms": float(len(alarms))}
     write_plots(evidence)
     records.write_json(paths.SUMMARY, summary)
     records.write_text(paths.REPORT, page.render(evidence))

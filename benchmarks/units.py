@@ -1,0 +1,117 @@
+"""What a unit of the default run's work takes here: the figures that estimates/throughputs.yaml has of `cpu`.
+
+    PYTHONPATH=src python benchmarks/units.py      # after `dvc repro data`
+
+Rates are per second of processor time, on one thread, so that what else the machine does leaves them as they are; a
+second core adds what PyTorch makes of it. Nothing is asserted.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from t2i_feedback import mllm, params, paths, records
+from t2i_feedback.diffusion import ddim, sampling
+from t2i_feedback.diffusion.load import add_adapter, load_pipeline
+from t2i_feedback.evaluation import extractors, fidelity
+from t2i_feedback.mllm import roles
+from t2i_feedback.pictures import open_rgb
+
+PICTURES = 32
+RESAMPLED, RESAMPLES = 1024, 20
+REPEATS = 3  # the fastest counts
+IMPORTS = "import torch, diffusers, transformers, peft, scipy.stats"
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    p = params.load()
+    rows = records.read(paths.EVALUATION_CAPTIONS, records.CaptionRow)[:PICTURES]
+    files = [paths.DATASET / row.image for row in rows]
+    start = _seconds(lambda: subprocess.run([sys.executable, "-c", IMPORTS], check=True), children=True)
+    print(f"start: {start:.1f} s per stage", flush=True)
+    drawing(p, [row.caption for row in rows])
+    asking(p, files, [row.caption for row in rows])
+    extractor = extractors.load(p.evaluate.extractor, "cpu")
+    seconds = _seconds(lambda: extractors.extract(files, extractor, p.model.size))
+    print(f"extractors.{p.evaluate.extractor}.pictures: {len(files) / seconds:.1f} per second")
+    dimensions = extractors.extract(files, extractor, p.model.size).features.shape[1]
+    print(f"extractors.{p.evaluate.extractor}.dimensions: {dimensions}", flush=True)
+    resampling()
+
+
+def drawing(p: params.Params, captions: list[str]) -> None:
+    """Steps per second of whole drawings, and what a transition's forward and backward cost beside a forward."""
+    pipe, seeds = load_pipeline(p.model), list(range(len(captions)))
+    m = p.model
+    seconds = _seconds(
+        lambda: sampling.draw(pipe, captions, seeds, steps=m.steps, guidance=m.guidance, eta=m.eta, size=m.size)
+    )
+    print(f"image_models.{p.model.name}.steps: {len(captions) * p.model.steps / seconds:.1f} per second", flush=True)
+    config = p.finetune
+    parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, p.seed)
+    schedule = ddim.Schedule.of(pipe.scheduler, p.model.steps, config.eta)
+    policy = sampling.Policy(pipe.unet, schedule, p.model.guidance, sampling.embed(pipe, [""]))
+    texts, steps = sampling.embed(pipe, captions), torch.arange(len(captions)) % p.model.steps
+    side = p.model.size // pipe.vae_scale_factor
+    noise = torch.randn(len(captions), pipe.unet.config.in_channels, side, side)
+
+    def forward() -> torch.Tensor:
+        return policy.mean(noise, steps, texts).square().mean()
+
+    with torch.no_grad():
+        once = _seconds(forward)
+    trained = _seconds(lambda: torch.autograd.grad(forward(), parameters, allow_unused=True))
+    print(f"image_models.{p.model.name}.update: {trained / once:.2f} forwards", flush=True)
+
+
+def asking(p: params.Params, files: list[Path], captions: list[str]) -> None:
+    images = [open_rgb(file) for file in files]
+    again = count(time.time_ns() % 1_000_000_000)  # another sample each time: nothing is asked twice
+    for name in dict.fromkeys((p.stage1.mllm, p.evaluate.judge)):
+        with mllm.open(name, p.mllms[name], paths.cache() / "units.sqlite") as model:
+            scored = _seconds(partial(_score, model, images, p.finetune.preference, again))
+            written = _seconds(partial(_enhance, model, captions, again))
+        print(f"mllms.{name}.questions: {len(images) / scored:.1f} per second", flush=True)
+        print(f"mllms.{name}.texts: {len(captions) / written:.1f} per second", flush=True)
+
+
+def _score(model: mllm.Mllm, images: list[Image.Image], preference: str, again: Iterator[int]) -> None:
+    roles.score_preference(model, images, preference, next(again))
+
+
+def _enhance(model: mllm.Mllm, captions: list[str], again: Iterator[int]) -> None:
+    roles.enhance(model, captions, sample=next(again))
+
+
+def resampling() -> None:
+    features = np.random.default_rng(0).standard_normal((2, RESAMPLED, RESAMPLED)).astype(np.float32)
+    frechet = fidelity.FrechetDistance(features[0], features[1])
+    seconds = _seconds(lambda: frechet.resample(RESAMPLES, np.random.default_rng(0)))
+    print(f"common.resample: {seconds / RESAMPLES:.4f} s")
+
+
+def _seconds(call: Callable[[], object], children: bool = False) -> float:
+    """Processor seconds of the fastest of REPEATS calls after one that warms up."""
+    import resource
+
+    who = resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF
+    found = []
+    for _ in range(1 + REPEATS):
+        before = resource.getrusage(who)
+        call()
+        after = resource.getrusage(who)
+        found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(found[1:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""docs/your-own-experiment.md, run block by block in a clone: what the page says is what happens."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import Clone
+
+PAGE = Path(__file__).parents[2] / "docs/your-own-experiment.md"
+
+
+def section(title: str) -> list[tuple[str, str]]:
+    """The blocks below a heading: (language, text)."""
+    text = PAGE.read_text(encoding="utf-8").split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def follow(clone: Clone, title: str) -> None:
+    """Run the section's bash blocks, after its yaml blocks were put into the catalogue."""
+    params = clone.folder / "params.yaml"
+    entries = "".join(text for language, text in section(title) if language == "yaml")
+    params.write_text(re.sub(r"(?m)^mllms:.*\n", lambda found: found[0] + entries, params.read_text()))
+    for language, text in section(title):
+        if language == "bash":
+            clone.run("bash", "-euc", text)
+
+
+def metrics(clone: Clone, name: str) -> dict:
+    return json.loads((clone.folder / f"metrics/{name}.json").read_text())
+
+
+@pytest.fixture
+def own(finished: Clone, tmp_path: Path) -> Clone:
+    """A finished clone to change, in which the Makefile finds the environment set up."""
+    clone = Clone(shutil.copytree(finished.folder, tmp_path / "own", symlinks=True))
+    clone.git("add", "--all")
+    clone.git("commit", "--quiet", "--allow-empty", "--message", "finished")
+    (clone.folder / ".venv").mkdir()
+    (clone.folder / ".venv/.ready").touch()
+    return clone
+
+
+def test_every_section_has_its_test_and_every_block_is_run_or_read() -> None:
+    titles = re.findall(r"^## (.+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert titles == ["A new MLLM", "A new preference", "New data"]
+    assert {language for title in titles for language, _ in section(title)} == {"bash", "yaml", "json"}
+
+
+def test_a_new_mllm_is_an_entry_that_can_be_calibrated_and_given_a_role(own: Clone) -> None:
+    before = metrics(own, "validator")
+    follow(own, "A new MLLM")
+    found = json.loads((own.folder / "calibrated/mine/numbers.json").read_text())
+    assert {"judge", "validator"} == set(found)
+    chosen = yaml.safe_load((own.folder / "params.yaml").read_text())
+    assert chosen["stage1"]["mllm"] == "mine"
+    assert chosen["mllms"]["mine-served"]["backend"] == "endpoint"
+    assert metrics(own, "validator")["balanced_accuracy"] == found["validator"]["balanced_accuracy"]
+    assert metrics(own, "validator") != before
+
+
+def test_a_new_preference_is_one_parameter_and_is_calibrated(own: Clone) -> None:
+    before = metrics(own, "calibration")
+    follow(own, "A new preference")
+    assert set(metrics(own, "calibration")["postcards"]) >= {"brightness", "saturation", "blur", "rank_correlation"}
+    assert metrics(own, "calibration") != before
+
+
+def test_new_data_is_a_folder_with_captions(own: Clone) -> None:
+    follow(own, "New data")
+    drawn = [json.loads(line) for line in (own.folder / "data/arms/raw/pictures.jsonl").read_text().splitlines()]
+    given = [json.loads(line) for line in (own.folder / "my-pictures/captions.jsonl").read_text().splitlines()]
+    assert len(drawn) == 12
+    assert {row["prompt"] for row in drawn} <= {row["caption"] for row in given}
+
+
+def test_a_line_of_captions_is_as_the_page_shows_it() -> None:
+    (line,) = [text for language, text in section("New data") if language == "json"]
+    assert set(json.loads(line)) == {"image", "caption"}

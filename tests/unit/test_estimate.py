@@ -1,0 +1,322 @@
+"""Counts follow from the parameters, time and money from figures that have a source."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from t2i_feedback import estimate, params, paths
+from t2i_feedback.errors import UserError
+from t2i_feedback.estimate import Estimate, Throughputs
+from t2i_feedback.params import Params
+
+REPOSITORY = Path(__file__).parents[2]
+README_SECONDS = 510  # README: the default run takes 8 minutes 30 seconds on two cores
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+
+
+@pytest.fixture
+def figures() -> Throughputs:
+    return estimate.read()
+
+
+@pytest.fixture
+def default() -> Params:
+    return params.load()
+
+
+@pytest.fixture
+def paper() -> Params:
+    return estimate.chosen("paper")
+
+
+def changed(p: Params, section: str, **values: object) -> Params:
+    return p.model_copy(update={section: getattr(p, section).model_copy(update=values)})
+
+
+def work(p: Params, figures: Throughputs) -> dict[str, estimate.Work]:
+    return {one.stage: one for one in estimate.work(p, figures)}
+
+
+def calls(one: estimate.Work, role: str, kind: str = "question") -> float:
+    return sum(asked.count for asked in one.asked if (asked.role, asked.kind) == (role, kind))
+
+
+def recorded(name: str) -> dict:
+    return json.loads((REPOSITORY / "metrics" / f"{name}.json").read_text())
+
+
+def leaves(node: object, key: str = "") -> Iterator[tuple[str, object]]:
+    """Everything that is not a mapping, or is a mapping with a value: a figure."""
+    if isinstance(node, dict) and "value" not in node:
+        for name, inner in node.items():
+            yield from leaves(inner, f"{key}.{name}")
+    else:
+        yield key, node
+
+
+# ------------------------------------------------------------------------------------------------ figures
+
+
+def test_no_figure_is_without_value_unit_and_source() -> None:
+    content = yaml.safe_load(estimate.FIGURES.read_text())
+    found = dict(leaves(content))
+    assert len(found) > 50
+    for key, figure in found.items():
+        assert isinstance(figure, dict) and set(figure) == {"value", "unit", "source"}, key
+        assert figure["source"].startswith(("https://", "measured: ", "assumed: ", "paper: ")), key
+
+
+def test_a_figure_without_a_source_is_refused_by_its_key(tmp_path: Path) -> None:
+    content = yaml.safe_load(estimate.FIGURES.read_text())
+    del content["gpus"]["a100"]["price"]["source"]
+    (tmp_path / "figures.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=r"gpus\.a100\.price\.source"):
+        estimate.read(tmp_path / "figures.yaml")
+
+
+def test_a_figure_of_nothing_is_refused_by_its_key(tmp_path: Path) -> None:
+    content = yaml.safe_load(estimate.FIGURES.read_text())
+    content["image_models"]["models/postcards/sd"]["steps"]["cpu"]["value"] = 0
+    (tmp_path / "figures.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=r"steps\.cpu\.value: .*greater than 0"):
+        estimate.read(tmp_path / "figures.yaml")
+
+
+def test_every_entry_of_the_paper_has_its_figures(paper: Params, figures: Throughputs) -> None:
+    for name in ("llava15-7b", "llava15-13b", "llava16-7b", "llava16-13b", "gpt4", "cogvlm"):
+        found = estimate.estimate(changed(paper, "stage1", mllm=name), figures, "a100", 1)
+        assert found.hours > 0
+
+
+# ------------------------------------------------------------------------------------------------ counts
+
+
+def test_fine_tuning_draws_asks_and_trains_by_its_batch_arithmetic(paper: Params, figures: Throughputs) -> None:
+    found = work(paper, figures)["finetune"]
+    assert found.pictures == calls(found, "judge") == calls(found, "held-out judge") == 100 * 32 * 8
+    assert found.transitions == 100 * 32 * 8 * 50
+
+
+def test_half_of_the_timesteps_are_half_of_the_transitions(paper: Params, figures: Throughputs) -> None:
+    half = work(changed(paper, "finetune", timestep_share=0.5, inner_epochs=3), figures)["finetune"]
+    assert half.transitions == 3 * work(paper, figures)["finetune"].transitions / 2
+
+
+@pytest.mark.parametrize("arm", paths.ARMS)
+def test_every_arm_has_as_many_pictures_as_the_committed_run(default: Params, figures: Throughputs, arm: str) -> None:
+    found, metrics = work(default, figures), recorded(f"arms/{arm}")
+    stages = {
+        "raw": ["generate_raw"],
+        "enhanced": ["generate_enhanced"],
+        "best_of_n": ["generate_enhanced", "best_of_n"],
+        "validated": ["generate_enhanced", "validate"],
+        "finetuned": ["generate_finetuned"],
+        "combined": ["validate_combined"],
+    }[arm]
+    drawn = sum(found[stage].pictures for stage in stages)
+    assert drawn == pytest.approx(metrics["n"] * metrics["rounds_mean"], rel=0.01)
+    assert found[f"evaluate@{arm}"].features == metrics["n"]
+
+
+def test_fine_tuning_has_the_epochs_of_the_committed_run(default: Params, figures: Throughputs) -> None:
+    found, metrics = work(default, figures)["finetune"], recorded("finetune")
+    assert calls(found, "judge") == metrics["epochs"] * default.finetune.pictures_per_epoch
+
+
+def test_the_validator_is_calibrated_on_the_claims_of_the_committed_run(default: Params, figures: Throughputs) -> None:
+    metrics = recorded("validator")
+    claims = metrics["true_captions"] + metrics["altered_captions"]
+    again = 2 * default.calibrate.images
+    found = work(default, figures)["calibrate_validator"]
+    assert calls(found, "validator") == pytest.approx(claims + again + 2 * again, abs=1)  # two paraphrases are shipped
+
+
+def test_judges_are_calibrated_on_every_step_of_every_sweep(default: Params, figures: Throughputs) -> None:
+    found = work(default, figures)["calibrate"]
+    assert calls(found, "judge") == calls(found, "held-out judge") == 24 * 4 * 5 + 3 * 2 * 24
+
+
+def test_without_feedback_nobody_remarks_and_nothing_is_enhanced_again(default: Params, figures: Throughputs) -> None:
+    with_it = work(default, figures)["validate"]
+    without = work(changed(default, "stage1", feedback=False), figures)["validate"]
+    assert calls(with_it, "enhancer", "prompt") == calls(with_it, "validator", "remark") == with_it.pictures
+    assert calls(without, "enhancer", "prompt") == calls(without, "validator", "remark") == 0
+
+
+def test_one_round_at_most_draws_nothing_after_enhanced(default: Params, figures: Throughputs) -> None:
+    found = work(changed(default, "stage1", max_rounds=1), figures)
+    assert found["validate"].pictures == found["best_of_n"].pictures == 0
+
+
+def test_a_validator_that_asks_item_by_item_is_asked_as_often_as_there_are_items(
+    default: Params, figures: Throughputs
+) -> None:
+    plain, items = work(default, figures), work(changed(default, "stage1", questions=True), figures)
+    share = calls(items["validate"], "validator") / calls(plain["validate"], "validator")
+    assert share == figures.common.items.value
+
+
+# ------------------------------------------------------------------------------------------------ time and money
+
+
+def test_the_default_run_is_estimated_as_the_readme_has_it(default: Params, figures: Throughputs) -> None:
+    found = estimate.estimate(default, figures, "cpu", 1)
+    assert found.hours * 3600 == pytest.approx(README_SECONDS, rel=0.3)
+    assert found.gpu_usd == found.api_usd == 0
+
+
+def test_fine_tuning_takes_what_ddpo_pytorch_names_for_the_same_work(paper: Params, figures: Throughputs) -> None:
+    """100 epochs on 8 A100 took its author about 4 hours; without checkpointing, and the reward cost nothing."""
+    p = changed(paper, "finetune", gradient_checkpointing=False)
+    cost = next(one for one in estimate.estimate(p, figures, "a100", 8).stages if one.stage == "finetune")
+    assert 2 < (cost.seconds["drawing"] + cost.seconds["updates"]) / 8 / 3600 < 8
+
+
+def test_eight_gpus_divide_fine_tuning_and_nothing_else(paper: Params, figures: Throughputs) -> None:
+    one, eight = (estimate.estimate(paper, figures, "a100", gpus).stages for gpus in (1, 8))
+    start = figures.gpus["a100"].start.value
+    for single, many in zip(one, eight, strict=True):
+        shared = single.stage in estimate.SHARED
+        assert many.wall - start == pytest.approx((single.wall - start) / (8 if shared else 1)), single.stage
+
+
+def test_idle_gpus_are_paid_and_not_counted_as_work(paper: Params, figures: Throughputs) -> None:
+    one, eight = (estimate.estimate(paper, figures, "a100", gpus) for gpus in (1, 8))
+    assert eight.gpu_usd == pytest.approx(eight.hours * 8 * figures.gpus["a100"].price.value)
+    assert eight.gpu_usd > one.gpu_usd
+    assert eight.gpu_hours == pytest.approx(one.gpu_hours, rel=0.01)  # seven more starts
+
+
+def test_a_stage_that_is_shared_knows_the_processes() -> None:
+    listed = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    assert all("src/t2i_feedback/processes.py" in listed[stage]["deps"] for stage in estimate.SHARED)
+
+
+def test_half_of_the_side_is_a_quarter_of_the_drawing(paper: Params, figures: Throughputs) -> None:
+    whole, small = paper, changed(paper, "model", size=256)
+    cost = [estimate.estimate(p, figures, "a100", 1).stages for p in (whole, small)]
+    (large,), (little,) = ([one for one in stages if one.stage == "generate_raw"] for stages in cost)
+    assert little.seconds["drawing"] == pytest.approx(large.seconds["drawing"] / 4)
+
+
+def test_without_guidance_the_network_runs_half_as_often(paper: Params, figures: Throughputs) -> None:
+    guided, free = (changed(paper, "model", guidance=g) for g in (7.5, 1.0))
+    seconds = [estimate.estimate(p, figures, "a100", 1).stages[4].seconds["drawing"] for p in (guided, free)]
+    assert seconds[1] == seconds[0] / 2
+
+
+def test_checkpointing_costs_one_more_forward(paper: Params, figures: Throughputs) -> None:
+    with_it, without = (changed(paper, "finetune", gradient_checkpointing=on) for on in (True, False))
+    updates = [
+        next(c for c in estimate.estimate(p, figures, "a100", 1).stages if c.stage == "finetune").seconds["updates"]
+        for p in (with_it, without)
+    ]
+    assert updates[0] / updates[1] == pytest.approx(4 / 3)
+
+
+def test_overlapped_judging_hides_the_shorter_of_drawing_and_judging(paper: Params, figures: Throughputs) -> None:
+    plain = changed(paper, "finetune", overlap_judging=False)
+    (one,), (other,) = (
+        [c for c in estimate.estimate(p, figures, "a100", 1).stages if c.stage == "finetune"] for p in (paper, plain)
+    )
+    assert other.wall - one.wall == pytest.approx(min(one.seconds["drawing"], one.seconds["judge llava16-7b"]))
+
+
+def test_written_answers_take_longer_than_probabilities(paper: Params, figures: Throughputs) -> None:
+    entry = paper.mllms["llava16-7b"].model_copy(update={"reading": "text"})
+    written = paper.model_copy(update={"mllms": paper.mllms | {"llava16-7b": entry}})
+    key = "judge llava16-7b"
+    fast, slow = (estimate.estimate(p, figures, "a100", 1).stages[2].seconds[key] for p in (paper, written))
+    assert slow > fast
+
+
+def test_a_paid_endpoint_costs_its_tokens_at_the_prices_of_params(paper: Params, figures: Throughputs) -> None:
+    found = estimate.estimate(changed(paper, "evaluate", judge="gpt4"), figures, "a100", 1)
+    count = found.calls["held-out judge gpt4"]
+    tokens = figures.mllms["gpt4"].image_tokens.value + figures.common.text_tokens_in.value  # type: ignore[union-attr]
+    assert found.api_usd == pytest.approx(count * (tokens * 2 + 1 * 8) / 1e6)
+    assert found.reached["gpt4"] == "served elsewhere"
+    assert found.gpu_hours < found.hours
+
+
+def test_the_bottleneck_is_what_most_of_the_time_goes_into(paper: Params, figures: Throughputs) -> None:
+    assert estimate.estimate(paper, figures, "a100", 1).bottleneck.startswith("updates (")
+    slow = figures.mllms["llava16-7b"].parameters.model_copy(update={"value": 700})  # type: ignore[union-attr]
+    found = figures.mllms["llava16-7b"].model_copy(update={"parameters": slow})
+    figures = figures.model_copy(update={"mllms": figures.mllms | {"llava16-7b": found}})
+    assert estimate.estimate(paper, figures, "a100", 1).bottleneck.startswith("judge llava16-7b (")
+
+
+def test_judges_that_do_not_fit_beside_the_image_model_are_named(paper: Params, figures: Throughputs) -> None:
+    fits, too_much = (estimate.table(estimate.estimate(paper, figures, gpu, 1)) for gpu in ("a100", "rtx4090"))
+    assert "38.0 of 80 GB of each GPU\n" in fits  # 10 for SD 1.5, 14 for either judge
+    assert "38.0 of 24 GB of each GPU: does not fit" in too_much
+
+
+# ------------------------------------------------------------------------------------------------ as a program
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["estimate", *arguments])
+    estimate.main()
+    return capsys.readouterr().out
+
+
+def test_the_table_has_every_stage_and_the_sums(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = run(monkeypatch, capsys, "paper", "--gpus", "8", "--gpu", "a100")
+    listed = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    for stage in set(listed) - {"evaluate"} | {f"evaluate@{arm}" for arm in paths.ARMS}:
+        assert f"\n{stage} " in page
+    for words in ("GPU hours", "dollars", "bottleneck", "in process", str(estimate.FIGURES)):
+        assert words in page
+
+
+def test_json_says_the_same(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(run(monkeypatch, capsys, "paper", "--gpu", "a100", "--json"))
+    assert set(found) == set(Estimate.__dataclass_fields__)
+    assert found["hours"] == pytest.approx(sum(stage["wall"] for stage in found["stages"]) / 3600)
+
+
+def test_an_unknown_gpu_lists_the_known_ones(default: Params, figures: Throughputs) -> None:
+    with pytest.raises(UserError, match="knows no 'h200'; there are a100, rtx4090, cpu"):
+        estimate.estimate(default, figures, "h200", 1)
+
+
+def test_no_gpu_is_refused(default: Params, figures: Throughputs) -> None:
+    with pytest.raises(UserError, match="at least 1, not 0"):
+        estimate.estimate(default, figures, "cpu", 0)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "gpu", "key"),
+    [
+        ("stage1", {"mllm": "smollm2"}, "a100", r"mllms\.smollm2"),
+        ("model", {"name": "somebody/else"}, "a100", r"image_models\.somebody/else"),
+        ("evaluate", {}, "cpu", r"extractors\.inception-v3-compat\.pictures\.cpu"),
+    ],
+)
+def test_a_figure_that_is_missing_is_named_by_its_key(
+    paper: Params, figures: Throughputs, section: str, values: dict, gpu: str, key: str
+) -> None:
+    with pytest.raises(UserError, match=f"has no {key}: add it with value, unit and source"):
+        estimate.estimate(changed(paper, section, **values), figures, gpu, 1)
+
+
+def test_an_mllm_without_throughput_on_this_machine_is_named_by_its_key(default: Params, figures: Throughputs) -> None:
+    with pytest.raises(UserError, match=r"has no mllms\.llava16-7b\.questions\.cpu: add it"):
+        estimate.estimate(changed(default, "stage1", mllm="llava16-7b"), figures, "cpu", 1)
+
+
+def test_an_unknown_profile_lists_the_known_ones() -> None:
+    with pytest.raises(UserError, match="no profile is called 'papre'"):
+        estimate.chosen("papre")
