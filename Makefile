@@ -8,7 +8,7 @@ export PYTHONPATH := src
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint types check ui publish report profile ledger retry-failed calibrate preflight estimate bench pretrain model-card clean
+.PHONY: help setup repro test lint types check ui publish report profile ledger retry-failed calibrate preflight estimate bench table1 table2 rehearse pretrain model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -66,6 +66,19 @@ bench: $(READY) ## measure: judging, drawing and evaluating as ratios; SD 1.5's 
 	python benchmarks/memory.py
 	python benchmarks/evaluation.py
 	python benchmarks/pipeline.py
+
+PROFILE ?= paper
+JOBS ?= 1
+TABLE = python -m t2i_feedback.paper_tables $@ --profile $(PROFILE) --jobs $(JOBS) $(if $(COLLECT),--collect)
+
+table1: $(READY) ## the paper's table 1, 13 rows: PROFILE=paper JOBS=1 ROWS="raw gpt4 ..." (all), COLLECT=1 runs nothing
+	@$(TABLE) $(if $(ROWS),--rows $(ROWS))
+
+table2: $(READY) ## the paper's fine-tuning table: PROFILE, COLLECT as above
+	@$(TABLE)
+
+rehearse: $(READY) ## both tables with small stand-ins for every model and for COCO, in a clone; to rehearsal/results
+	@python -m rehearsal
 
 pretrain: $(READY) ## train the embedded models from nothing (about 3 hours); the weights are committed, nobody needs this
 	dvc repro pretrain/dvc.yaml

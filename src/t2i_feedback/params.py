@@ -364,6 +364,7 @@ PROTOCOLS: dict[str, dict[str, object]] = {  # evaluate.protocol -> the keys tha
 class Report(Section):
     grid: Count
     stories: Annotated[int, Field(ge=0)]
+    stamp: Annotated[str, Field(max_length=40)]
 
 
 class Params(Section):

@@ -8,7 +8,7 @@ import argparse
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,11 @@ def overrides(name: str) -> dict[str, Scalar]:
 
 def merge(name: str) -> str:
     """The text of params.yaml with the profile's values in it. Raises UserError if the result is not valid."""
+    return merged(overrides(name), f"params.yaml with {FOLDER / name}.yaml")
+
+
+def merged(changes: Mapping[str, Scalar], called: str) -> str:
+    """The text of params.yaml with these dotted keys changed. Raises UserError, by the name `called`, if not valid."""
     from ruamel.yaml import YAML, CommentedMap, CommentedSeq
 
     yaml = YAML()  # keeps comments and order
@@ -46,7 +51,7 @@ def merge(name: str) -> str:
     yaml.preserve_quotes = True
     yaml.representer.add_representer(type(None), lambda this, _: this.represent_scalar(NULL, "null"))
     content = yaml.load(paths.PARAMS)
-    for key, value in overrides(name).items():
+    for key, value in changes.items():
         *sections, last = key.split(".")
         section = content
         for part in sections:
@@ -60,18 +65,22 @@ def merge(name: str) -> str:
             comment[2].column = 0  # one space after the value, however long that was
     text = StringIO()
     yaml.dump(content, text)
-    params.check(YAML(typ="safe").load(text.getvalue()), f"params.yaml with {FOLDER / name}.yaml")
+    params.check(YAML(typ="safe").load(text.getvalue()), called)
     return text.getvalue()
 
 
 def command(name: str) -> str:
     """The shell line that runs the profile as one experiment and leaves params.yaml alone."""
+    merge(name)
+    return " ".join(["dvc exp run", *(f"-S {shlex.quote(setting)}" for setting in settings(overrides(name)))])
+
+
+def settings(changes: Mapping[str, Scalar]) -> list[str]:
+    """What `dvc exp run -S` takes for each dotted key; one that params.yaml does not spell out is added."""
     import yaml
 
-    merge(name)
     present = yaml.safe_load(paths.PARAMS.read_text(encoding="utf-8"))
-    settings = [f"{'' if _has(present, key) else '+'}{key}={_value(value)}" for key, value in overrides(name).items()]
-    return " ".join(["dvc exp run", *(f"-S {shlex.quote(setting)}" for setting in settings)])
+    return [f"{'' if _has(present, key) else '+'}{key}={_value(value)}" for key, value in changes.items()]
 
 
 def _flatten(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Scalar]]:

@@ -33,6 +33,7 @@ VALUE_LIMIT = 6000  # characters of a parameter that MLflow keeps
 BATCH = 100  # parameters per request that MLflow takes; metrics may be 1000
 CODE = ("src", "dvc.yaml", "models", "pretrain")  # what makes a run another run; results and texts do not
 KEY, NAME, STAGE, PARENT = "t2i.key", "t2i.dvc_exp_name", "t2i.stage", "mlflow.parentRunId"
+STAMP = "t2i.stamp"
 # MLflow would otherwise try for minutes; seconds are enough for a server that is there.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
@@ -68,14 +69,17 @@ class Identity:
         return known | ({NAME: self.name} if self.name else {})
 
 
-def identify(params: Params) -> Identity:
-    """Of the repository around the current directory. dvc.lock and results change while DVC runs and do not count."""
-    diff = _git("diff", "HEAD", "--", *CODE)
+def identify(params: Params, base: str = "HEAD", experiment: str = "", name: str = "") -> Identity:
+    """Of the repository around the current directory. dvc.lock and results change while DVC runs and do not count.
+
+    Of a finished experiment: `base` is the commit that it started from, `experiment` its own, `name` DVC's for it.
+    """
+    diff = _git("diff", base, *([experiment] if experiment else []), "--", *CODE)
     return Identity(
-        sha=_git("rev-parse", "HEAD").strip() or "none",
+        sha=_git("rev-parse", base).strip() or "none",
         dirty=hashlib.sha256(diff.encode()).hexdigest()[:16] if diff else "",
         params=hashlib.sha256(json.dumps(flatten(params), sort_keys=True).encode()).hexdigest()[:16],
-        name=os.environ.get("DVC_EXP_NAME", ""),
+        name=name or os.environ.get("DVC_EXP_NAME", ""),
     )
 
 
@@ -203,12 +207,14 @@ def _find_or_create(client: "MlflowClient", experiment: str, tags: Mapping[str, 
     return Run(client, experiment, run.info.run_id)
 
 
-def parent_run(params: Params) -> Run:
+def parent_run(params: Params, identity: Identity | None = None) -> Run:
     """The run of the workspace's present state. Outside of `dvc exp run` it is found whatever its experiment's name."""
-    identity = identify(params)
+    identity = identity or identify(params)
     name = identity.name or f"{identity.sha[:7]}{'+' if identity.dirty else ''} {identity.params[:7]}"
     run = _find_or_create(*_connect(), {**identity.tags, STAGE: "pipeline"}, name)
     run.note(flatten(params))
+    if params.report.stamp:
+        run.tag({STAMP: params.report.stamp})
     return run
 
 

@@ -28,6 +28,7 @@ MAY_KNOW = {
     "ddpo": FOUNDATIONS | {"diffusion", "processes"},
     "loop": FOUNDATIONS,
     "reporting": FOUNDATIONS | {"evaluation"},
+    "tables": FOUNDATIONS | {"paths", "reporting"},
     "tracking": {"errors", "params", "paths"},
 }
 # Programs beside the stages: they know the DAG's files and are started like stages.
@@ -35,8 +36,9 @@ PROGRAMS = {
     "estimate": FOUNDATIONS | {"mllm", "paths", "profile", "stages"},
     "profile": FOUNDATIONS | {"paths", "stages"},
     "publish": FOUNDATIONS | {"paths", "stages", "tracking"},
+    "paper_tables": FOUNDATIONS | {"paths", "profile", "reporting", "stages", "tables", "tracking"},
 }
-KNOWS_PATHS = {"params", "workspace", "tracking", "mllm.ledger", *PROGRAMS}  # besides stages
+KNOWS_PATHS = {"params", "workspace", "tracking", "mllm.ledger", "tables.experiments", *PROGRAMS}  # besides stages
 
 
 def place(name: str) -> str:
@@ -75,11 +77,11 @@ def test_only_tracking_imports_mlflow() -> None:
     assert importers == ["tracking"]
 
 
-def test_params_yaml_is_named_once_read_by_params_and_rewritten_by_profile() -> None:
+def test_params_yaml_is_named_once_read_by_params_rewritten_by_profile_and_found_in_experiments() -> None:
     naming = [name for name in imports.modules() if "params.yaml" in _strings(name)]
     using = {name for name in imports.modules() if "PARAMS" in _attributes(name)}
     assert naming == ["paths"]
-    assert using == {"params", "profile"}
+    assert using == {"params", "profile", "tables.experiments"}
 
 
 @pytest.mark.parametrize("name", imports.modules())

@@ -160,6 +160,13 @@ def test_no_arm_at_all_is_still_a_page(run: Path) -> None:
     assert "No arm has been evaluated yet" in paths.REPORT.read_text()
 
 
+def test_a_stamp_is_over_the_page(run: Path) -> None:
+    text = paths.PARAMS.read_text()
+    paths.PARAMS.write_text(text.replace('stamp: ""', "stamp: REHEARSAL"))
+    page_text = page.render(gathered())
+    assert "<h1>REHEARSAL. " in page_text and "<title>REHEARSAL: " in page_text
+
+
 def test_item_by_item_the_threshold_is_called_a_share_of_items(run: Path) -> None:
     changed = yaml.safe_load(paths.PARAMS.read_text())
     changed["stage1"]["questions"] = True

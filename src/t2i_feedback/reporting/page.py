@@ -52,6 +52,7 @@ def render(evidence: Evidence) -> str:
     arms = list(evidence.arms.values())
     p = evidence.params
     return environment.get_template(TEMPLATE).render(
+        stamp=p.report.stamp,
         lead=verdict.lead(evidence),
         headline=verdict.headline(evidence),
         verdicts=found,

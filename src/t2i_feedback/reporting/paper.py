@@ -5,6 +5,16 @@ PREFERENCE = (
     "creating a somber and introspective atmosphere"
 )
 
+# a name of the catalogue `mllms:` -> as the paper writes it
+ENTRIES = {
+    "llava15-7b": "LLaVA1.5-7b",
+    "llava15-13b": "LLaVA1.5-13b",
+    "llava16-7b": "LLaVA1.6-7b",
+    "llava16-13b": "LLaVA1.6-13b",
+    "gpt4": "GPT-4",
+    "cogvlm": "CogVLM",
+}
+
 # prompt enhancer, validator, FID, its spread, IS, its spread, rounds, their spread (None: always one)
 STAGE1 = (
     ("None", "None", 24.95, 0.51, 33.70, 0.47, 1, None),
