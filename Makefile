@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 .PHONY: help setup repro test lint types check ui publish report profile ledger retry-failed calibrate preflight estimate bench table1 table2 rehearse pretrain model-card clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(READY): requirements.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: set PYTHON=/path/to/python3.11"; exit 1; }
@@ -67,9 +67,7 @@ bench: $(READY) ## measure: judging, drawing and evaluating as ratios; SD 1.5's 
 	python benchmarks/evaluation.py
 	python benchmarks/pipeline.py
 
-PROFILE ?= paper
-JOBS ?= 1
-TABLE = python -m t2i_feedback.paper_tables $@ --profile $(PROFILE) --jobs $(JOBS) $(if $(COLLECT),--collect)
+TABLE = python -m t2i_feedback.paper_tables $@ --profile $(or $(PROFILE),paper) --jobs $(or $(JOBS),1) $(if $(COLLECT),--collect)
 
 table1: $(READY) ## the paper's table 1, 13 rows: PROFILE=paper JOBS=1 ROWS="raw gpt4 ..." (all), COLLECT=1 runs nothing
 	@$(TABLE) $(if $(ROWS),--rows $(ROWS))

@@ -22,11 +22,11 @@ from t2i_feedback import params, paths, profile, stages
 from t2i_feedback.errors import UserError
 from t2i_feedback.mllm import wording
 from t2i_feedback.params import EndpointEntry, LocalEntry, Params
+from t2i_feedback.stages import launching
 from t2i_feedback.stages.calibrate import TRAITS
 from t2i_feedback.stages.calibrate_validator import ASKED_AGAIN, OTHERS
 
 FIGURES = Path("estimates/throughputs.yaml")
-SHARED = {"finetune"}  # stages whose work several processes divide; the others run on one GPU and leave the rest idle
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "8bit": 1.0, "4bit": 0.5}  # per parameter
 RESAMPLED = 1024
 SERVED_BYTES = 2.0  # of a server, whose precision is not ours to know: half precision, as vLLM's default
@@ -319,7 +319,7 @@ def estimate(p: Params, figures: Throughputs, gpu: str, gpus: int) -> Estimate:
         calls=calls,
         gpu_usd=wall / 3600 * gpus * machine.price.value,
         api_usd=sum(cost.api_usd for cost in costs),
-        bottleneck=_bottleneck(costs, gpus, wall),
+        bottleneck=_bottleneck(costs, p, gpus, wall),
         reached={name: _reached(p, figures, name) for name in names},
         disk_gb=drawn * p.model.size**2 * figures.common.picture_bytes.value / 1e9 + sum(here.values()),
         memory_gb=trained,
@@ -327,8 +327,20 @@ def estimate(p: Params, figures: Throughputs, gpu: str, gpus: int) -> Estimate:
     )
 
 
+def launched(stage: str) -> bool:
+    """Whether several processes can run it. The other stages use one GPU and leave the rest idle."""
+    program = stage.partition("@")[0]
+    return any(program == name or program.startswith(f"{name}_") for name in launching.STAGES)
+
+
+def divided(stage: str, what: str, p: Params) -> bool:
+    """Whether its processes divide this part: not the resamples, and not what one of them asks a server alone."""
+    served = isinstance(p.mllms.get(what.rpartition(" ")[2]), EndpointEntry)
+    return launched(stage) and what != "resamples" and (stage == "finetune" or not served)
+
+
 def _cost(one: Work, p: Params, figures: Throughputs, gpu: str, gpus: int) -> Cost:
-    share = gpus if one.stage in SHARED else 1
+    share = gpus if launched(one.stage) else 1
     seconds = {"starting": figures.gpus[gpu].start.value * share}  # every process starts
     if one.pictures:
         seconds["drawing"] = one.pictures * p.model.steps * _step(p, figures, gpu)
@@ -342,19 +354,19 @@ def _cost(one: Work, p: Params, figures: Throughputs, gpu: str, gpus: int) -> Co
     for asked in one.asked:
         key = f"{asked.role} {asked.mllm}"
         seconds[key] = seconds.get(key, 0) + _answering(asked, p, figures, gpu)
-    wall = sum(seconds.values()) / share
+    wall = sum(part / (share if divided(one.stage, what, p) else 1) for what, part in seconds.items())
     if one.stage == "finetune" and p.finetune.overlap_judging:  # the shorter of the two hides behind the longer
         wall -= min(seconds["drawing"], seconds.get(f"judge {p.finetune.judge}", 0)) / share
     usd = sum(_usd(asked, p, figures) for asked in one.asked)
     return Cost(one.stage, one.pictures, one.transitions, sum(_calls(p, a) for a in one.asked), seconds, wall, usd)
 
 
-def _bottleneck(costs: list[Cost], gpus: int, wall: float) -> str:
+def _bottleneck(costs: list[Cost], p: Params, gpus: int, wall: float) -> str:
     """What most of the time goes into, and where."""
     parts: dict[str, dict[str, float]] = {}  # what -> stage -> seconds that it lasts
     for cost in costs:
         for what, seconds in cost.seconds.items():
-            parts.setdefault(what, {})[cost.stage] = seconds / (gpus if cost.stage in SHARED else 1)
+            parts.setdefault(what, {})[cost.stage] = seconds / (gpus if divided(cost.stage, what, p) else 1)
     what = max(parts, key=lambda what: sum(parts[what].values()))
     stage = max(parts[what], key=lambda stage: parts[what][stage])
     return f"{what} ({sum(parts[what].values()) / wall:.0%} of the time), most of it in {stage}"
@@ -489,7 +501,7 @@ def table(found: Estimate) -> str:
     lines = [f"{'stage':22}{'pictures':>10}{'transitions':>13}{'calls':>10}{'GPUs':>6}{'time':>10}  most of it"]
     for cost in found.stages:
         most = max(cost.seconds, key=lambda what: cost.seconds[what])
-        used = found.gpus if cost.stage in SHARED else 1
+        used = found.gpus if launched(cost.stage) else 1
         lines.append(
             f"{cost.stage:22}{cost.pictures:10,.0f}{cost.transitions:13,.0f}{cost.calls:10,.0f}{used:6}"
             f"{_time(cost.wall):>10}  {most}"

@@ -12,6 +12,7 @@ from t2i_feedback import estimate, params, paths
 from t2i_feedback.errors import UserError
 from t2i_feedback.estimate import Estimate, Throughputs
 from t2i_feedback.params import Params
+from t2i_feedback.stages import launching
 
 REPOSITORY = Path(__file__).parents[2]
 README_SECONDS = 510  # README: the default run takes 8 minutes 30 seconds on two cores
@@ -196,24 +197,32 @@ def test_fine_tuning_takes_what_ddpo_pytorch_names_for_the_same_work(paper: Para
     assert 2 < (cost.seconds["drawing"] + cost.seconds["updates"]) / 8 / 3600 < 8
 
 
-def test_eight_gpus_divide_fine_tuning_and_nothing_else(paper: Params, figures: Throughputs) -> None:
+def test_eight_gpus_divide_what_processes_can_divide_and_nothing_else(paper: Params, figures: Throughputs) -> None:
     one, eight = (estimate.estimate(paper, figures, "a100", gpus).stages for gpus in (1, 8))
     start = figures.gpus["a100"].start.value
     for single, many in zip(one, eight, strict=True):
-        shared = single.stage in estimate.SHARED
-        assert many.wall - start == pytest.approx((single.wall - start) / (8 if shared else 1)), single.stage
+        alone = single.seconds.get("resamples", 0.0)
+        shared = (single.wall - start - alone) / (8 if estimate.launched(single.stage) else 1)
+        assert many.wall - start - alone == pytest.approx(shared), single.stage
+
+
+def test_a_server_is_asked_by_one_process_however_many_there_are(paper: Params) -> None:
+    assert estimate.divided("validate", "validator llava15-7b", paper)
+    assert not estimate.divided("validate", "validator gpt4", paper)
 
 
 def test_idle_gpus_are_paid_and_not_counted_as_work(paper: Params, figures: Throughputs) -> None:
     one, eight = (estimate.estimate(paper, figures, "a100", gpus) for gpus in (1, 8))
     assert eight.gpu_usd == pytest.approx(eight.hours * 8 * figures.gpus["a100"].price.value)
     assert eight.gpu_usd > one.gpu_usd
-    assert eight.gpu_hours == pytest.approx(one.gpu_hours, rel=0.01)  # seven more starts
+    starts = 7 * sum(estimate.launched(cost.stage) for cost in eight.stages) * figures.gpus["a100"].start.value
+    assert eight.gpu_hours == pytest.approx(one.gpu_hours + starts / 3600)
 
 
-def test_a_stage_that_is_shared_knows_the_processes() -> None:
+def test_stages_that_can_be_launched_are_those_of_the_launcher() -> None:
     listed = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
-    assert all("src/t2i_feedback/processes.py" in listed[stage]["deps"] for stage in estimate.SHARED)
+    programs = {stage: (found.get("cmd") or "").split("stages.")[1].split()[0] for stage, found in listed.items()}
+    assert all(estimate.launched(stage) == (program in launching.STAGES) for stage, program in programs.items())
 
 
 def test_half_of_the_side_is_a_quarter_of_the_drawing(paper: Params, figures: Throughputs) -> None:
