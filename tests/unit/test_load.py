@@ -502,3 +502,17 @@ def test_a_first_step_from_pure_noise_can_be_drawn_at_full_eta(steps):
     pipe = load.load_pipeline(tiny_diffusion.model(name="models/postcards/sd", size=64))
     [image] = sampling.draw(pipe, ["a red house"], [1], steps=steps, guidance=1.0, eta=1.0, size=64)
     assert image.getextrema() != ((0, 0),) * 3
+
+
+def test_targets_that_the_unet_does_not_have_are_told_with_those_that_it_has(folder: Path) -> None:
+    pipe = load.load_pipeline(tiny_diffusion.model(name=str(folder)), training=True)
+    with pytest.raises(UserError, match=r"no modules that end in q_proj; there are .*conv1, .*to_k, to_out\.0, to_q"):
+        load.add_adapter(pipe.unet, 4, 4, ["q_proj"], 0)
+
+
+def test_an_adapter_of_a_model_of_another_shape_is_refused(folder: Path, tmp_path: Path) -> None:
+    other = load.load_pipeline(tiny_diffusion.model(name="models/postcards/sd", size=64), training=True)
+    load.add_adapter(other.unet, 4, 4, ["to_q"], 0)
+    load.save_adapter(other.unet, tmp_path / "adapter")
+    with pytest.raises(UserError, match=r"is no adapter of .*dvc repro finetune"):
+        load.load_pipeline(tiny_diffusion.model(name=str(folder)), tmp_path / "adapter")

@@ -66,7 +66,7 @@ def load_pipeline(model: Model, adapter: Path | None = None, *, training: bool =
     for module in (pipe.unet, pipe.vae, pipe.text_encoder):
         module.requires_grad_(False).eval()
     if adapter is not None:
-        pipe.load_lora_weights(adapter, weight_name=ADAPTER_WEIGHTS)
+        _load_adapter(pipe, adapter, model)
     if model.attention_slicing:
         pipe.enable_attention_slicing()
     if model.vae_slicing:
@@ -261,12 +261,34 @@ def add_adapter(unet, rank: int, alpha: int, targets: list[str], seed: int) -> l
         torch.manual_seed(seed)
         try:
             unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, init_lora_weights="gaussian"))
-        except ValueError as error:
-            raise UserError(f"finetune.lora_targets: {str(error).splitlines()[0]}") from None
+        except ValueError:
+            raise UserError(
+                f"finetune.lora_targets: the UNet has no modules that end in {', '.join(targets)}; there are "
+                f"{', '.join(_adaptable(unet))}"
+            ) from None
     parameters = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.data = parameter.data.float()
     return parameters
+
+
+def _adaptable(unet) -> list[str]:
+    """The endings by which `lora_targets` can name the UNet's linear and convolutional layers."""
+    import torch
+
+    layers = (name for name, module in unet.named_modules() if isinstance(module, torch.nn.Linear | torch.nn.Conv2d))
+    endings = (name.split(".")[-2:] for name in layers)
+    return sorted({".".join(ending) if ending[-1].isdecimal() else ending[-1] for ending in endings})
+
+
+def _load_adapter(pipe: Any, folder: Path, model: Model) -> None:
+    """Raises UserError if it was made for a model of another shape."""
+    try:
+        pipe.load_lora_weights(folder, weight_name=ADAPTER_WEIGHTS)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{folder} is no adapter of {model.name} ({_first_line(error)}): run `dvc repro finetune` to make one"
+        ) from None
 
 
 def save_adapter(unet, folder: Path) -> None:
