@@ -8,7 +8,7 @@ export PYTHONPATH := src
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint types check ui publish report profile ledger retry-failed calibrate preflight estimate bench table1 table2 rehearse pretrain model-card clean
+.PHONY: help setup repro test test-unit test-pipeline lint types check ui publish report profile ledger retry-failed calibrate preflight estimate bench table1 table2 rehearse pretrain model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,8 +27,11 @@ repro: $(READY) ## run what is out of date of the experiment, then publish it to
 	@echo "open metrics/report.html"
 
 test: $(READY) ## all tests, lint and types
-	pytest
+	$(MAKE) --no-print-directory --jobs 2 --keep-going test-unit test-pipeline
 	$(MAKE) --no-print-directory lint types
+
+test-unit test-pipeline: test-%: $(READY) ## one half of the tests: minutes each, on one core
+	OMP_NUM_THREADS=1 pytest tests/$*
 
 lint: $(READY) ## ruff
 	ruff check . && ruff format --check .

@@ -1,7 +1,6 @@
 """A clone of this repository in a temporary folder, with the smoke profile applied: the real thing, in seconds."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import pretraining
 import pytest
 
-REPOSITORY = Path(__file__).parents[2]
+from rehearsal.clone import copy_tree
 
 
 class Clone:
@@ -33,18 +32,7 @@ class Clone:
 
 def clone_into(folder: Path) -> Clone:
     """Every file that git tracks or would track, committed anew."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        source = REPOSITORY / name
-        if source.is_file() and name != "dvc.lock":
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, folder / name)
+    copy_tree(folder)
     clone = Clone(folder)
     clone.git("init", "--quiet")
     clone.run(sys.executable, "-m", "t2i_feedback.profile", "smoke", "--apply")
