@@ -22,7 +22,7 @@ from typing import Any
 
 from t2i_feedback import params, paths, profile, records, stages, tracking
 from t2i_feedback.errors import UserError
-from t2i_feedback.params import LocalEntry, Params
+from t2i_feedback.params import EndpointEntry, LocalEntry, Params
 from t2i_feedback.reporting import paper
 from t2i_feedback.tables import experiments, write
 from t2i_feedback.tables.experiments import Experiment
@@ -84,11 +84,9 @@ def lacking(p: Params) -> str:
             "`nvidia-smi` and that torch was installed for CUDA, or run on a machine that has one"
         )
     for name, entry in used.items():
-        variable = getattr(entry, "api_key_env", None)
+        variable = entry.api_key_env if isinstance(entry, EndpointEntry) else None
         if variable and not os.environ.get(variable, "").strip():
-            return (
-                f"mllms.{name}: the environment variable {variable} is not set; put the key for {entry.base_url} there"
-            )
+            return f"mllms.{name}: the environment variable {variable} is not set; put the server's key there"
     wanted = {p.model.name: "model_index.json"} | {
         entry.model: "config.json" for entry in local.values() if not entry.model.startswith("package:")
     }

@@ -7,6 +7,7 @@ same but for rounding, and the gradients of an adapter on these layers add up ov
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -32,8 +33,8 @@ def computed_once(unet: torch.nn.Module, rows: torch.Tensor) -> Iterator[None]:
             hook.remove()
 
 
-def text_layers(unet: torch.nn.Module) -> list[torch.nn.Module]:
+def text_layers(unet: Any) -> list[torch.nn.Module]:
     """Keys and values of the cross-attentions, and the pooling of the text where a UNet adds that to its timestep."""
     attentions = [module for module in unet.modules() if isinstance(module, Attention) and module.is_cross_attention]
-    layers = [layer for attention in attentions for layer in (attention.to_k, attention.to_v)]
+    layers: list[torch.nn.Module] = [layer for found in attentions for layer in (found.to_k, found.to_v)]
     return [*layers, unet.add_embedding] if unet.config.addition_embed_type == "text" else layers
