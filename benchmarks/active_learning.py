@@ -47,7 +47,7 @@ SETTING = {  # half of the default's pictures, so that it takes minutes; groups 
     "prompts_per_epoch": 4,
     "images_per_prompt": 8,
     "updates_per_epoch": 2,
-    "learning_rate": 0.002,
+    "learning_rate": 0.001,
     "max_kl": None,
     "max_held_out_drop": None,
 }

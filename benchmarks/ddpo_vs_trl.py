@@ -72,7 +72,7 @@ FASTER = Setting(
     steps=10,
     sample_batch=32,
     train_batch=40,
-    learning_rate=3e-3,
+    learning_rate=2e-3,
     clip_range=1e-3,
     per_prompt=True,
     timestep_share=0.5,
@@ -499,8 +499,9 @@ def equal_work(options: argparse.Namespace) -> dict[str, Any]:
 
 def equal_reward(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds until each trainer has the reward that TRL has after its epochs."""
-    curves: dict[str, list[list[tuple[float, float]]]] = {trainer: [] for trainer in REWARD}
-    for seed, (trainer, setting) in itertools.product(options.seeds, REWARD.items()):
+    settings = {name: s for name, s in REWARD.items() if name != "trl-tuned" or not options.no_tuned}
+    curves: dict[str, list[list[tuple[float, float]]]] = {trainer: [] for trainer in settings}
+    for seed, (trainer, setting) in itertools.product(options.seeds, settings.items()):
         name, epochs = f"reward-{trainer}-{seed}", options.epochs or 10
         done = run(trainer, options.threads, name, setting=setting._asdict(), seed=seed, epochs=epochs, adapters=True)
         files = [str(file) for file in sorted((RUNS / name).glob("adapter-*.pt"))]
@@ -508,14 +509,14 @@ def equal_reward(options: argparse.Namespace) -> dict[str, Any]:
         rewards = run("evaluate", options.threads, name, files=files, pictures=EVALUATION_PICTURES)
         seconds = [0.0, *itertools.accumulate(done["seconds"])]
         curves[trainer].append(list(zip(seconds, rewards, strict=True)))
-    figures: dict[str, Any] = {"curves": curves, "settings": {name: s._asdict() for name, s in REWARD.items()}}
-    for trainer in REWARD:
+    figures: dict[str, Any] = {"curves": curves, "settings": {name: s._asdict() for name, s in settings.items()}}
+    for trainer in settings:
         targets = [curve[-1][1] for curve in curves["trl"]]
         figures[trainer] = [time_to_reward(c, target) for c, target in zip(curves[trainer], targets, strict=True)]
         known = [f"{s:.0f} s" if s is not None else "never" for s in figures[trainer]]
         ends = [f"{curve[0][1]:.1f} -> {curve[-1][1]:.1f}" for curve in curves[trainer]]
         print(f"{trainer:10s} has TRL's last reward after {', '.join(known)}; reward {', '.join(ends)}")
-    for against in ("trl", "trl-tuned"):
+    for against in (name for name in settings if name != "ours"):
         ratios = [
             theirs / ours if theirs is not None and ours else None
             for theirs, ours in zip(figures[against], figures["ours"], strict=True)
@@ -560,6 +561,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="work: how often each trainer has its turn")
     parser.add_argument("--epochs", type=int, help="per run (default: work 2, reward 10)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="reward: one run of each per seed")
+    parser.add_argument("--no-tuned", action="store_true", help="reward: leave out TRL with our rate and clip range")
     parser.add_argument("--threads", type=int, default=2, help="of each trainer")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
