@@ -111,8 +111,9 @@ class Trainer:
 
     def _keep(self, epochs: int, history: list[records.EpochRow]) -> None:
         """Write what a later run needs to go on from here. Raises UserError if the processes have drifted apart."""
-        own = torch.stack([parameter.detach().double().sum() for parameter in self.parameters]).sum().cpu()
-        if processes.combine(own.clone()) != own * processes.world():
+        sums = torch.zeros(processes.world(), dtype=torch.float64)
+        sums[processes.rank()] = sum(float(parameter.detach().double().sum()) for parameter in self.parameters)
+        if (processes.combine(sums) != sums[0]).any():
             raise UserError(f"epoch {epochs}: the processes' adapters differ; the last good checkpoint is kept")
         if processes.first():
             records.write(self.folder / HISTORY, history)
