@@ -426,6 +426,12 @@ def test_18_what_was_learnt_shows_with_the_sampler_of_training_and_with_the_dete
     assert trained[1] > base[1] + MARGIN
 
 
+def test_more_processes_than_pictures_of_an_update_are_refused(make, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "5")
+    with pytest.raises(UserError, match="an update's 4 pictures cannot be dealt to 5 processes"):
+        make()
+
+
 def test_steps_of_little_noise_are_not_trained_on(make):
     trainer = make()
     least = float(trainer.policy.schedule.sigma.min())

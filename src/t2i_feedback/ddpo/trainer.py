@@ -68,6 +68,12 @@ class Trainer:
             schedule = ddim.Schedule.of(pipe.scheduler, model.steps, finetune.eta)
         except ValueError as error:
             raise UserError(f"finetune.eta: {error}") from None
+        chunk = finetune.pictures_per_epoch // finetune.updates_per_epoch
+        if processes.world() > chunk:
+            raise UserError(
+                f"finetune.updates_per_epoch: an update's {chunk} pictures cannot be dealt to {processes.world()} "
+                "processes; start fewer, or make fewer updates of more pictures"
+            )
         self.steps = (schedule.sigma >= finetune.min_sigma).nonzero().flatten()  # those that are trained
         if not len(self.steps):
             raise UserError(
