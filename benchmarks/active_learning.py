@@ -115,7 +115,7 @@ def train(
     config = params.Finetune(**(p.finetune.model_dump() | SETTING | choice | {"epochs": epochs}))
     prompts, watched = captions(PROMPTS, seed), captions(WATCHED, 1000 + seed)
     run, kept = Run(acquisition, seed), []
-    score = [rewards.preference(who, config.preference, 1.0) for who in (judge, held_out)]
+    score = [rewards.preference(who, config.preference) for who in (judge, held_out)]
     pipe = load_pipeline(p.model)
     parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, seed)
 

@@ -15,7 +15,7 @@ launcher() { # machine_rank program...
 }
 
 # What the program reads of the environment here, it reads there. It travels over stdin: a key is nobody's to see in `ps`.
-settings=$(compgen -e | grep -E '^(PATH|PYTHONPATH|OMP_NUM_THREADS|HF_.*|DVC_.*|MLFLOW_.*|T2I_.*|.*_API_KEY)$')
+settings=$(compgen -e | grep -E '^(PATH|PYTHONPATH|OMP_NUM_THREADS|HF_.*|TORCH_HOME|.*_(PROXY|proxy)|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|DVC_.*|MLFLOW_.*|T2I_.*|.*_API_KEY)$')
 carried=$(for name in $settings; do printf 'export %s=%q\n' "$name" "${!name}"; done)
 
 running=()

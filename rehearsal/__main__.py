@@ -23,7 +23,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="experiments at a time")
     arguments = parser.parse_args()
     start = time.monotonic()
-    shutil.rmtree(WORK, ignore_errors=True)
+    for old in (WORK, RESULTS):
+        shutil.rmtree(old, ignore_errors=True)
     problems = []
     with clone.ready(WORK.resolve()) as there:
         rows = [f"ROWS={' '.join(arguments.rows)}"] if arguments.rows else []
@@ -47,7 +48,10 @@ def kept(there: clone.Clone, table: str, rows: set[str]) -> list[str]:
     RESULTS.mkdir(parents=True, exist_ok=True)
     for file in (there.folder / "metrics").glob(f"{table}.*"):
         shutil.copyfile(file, RESULTS / file.name)
-    content = json.loads((RESULTS / f"{table}.json").read_text())
+    made = RESULTS / f"{table}.json"
+    if not made.exists():
+        return [f"{table} was not written"]
+    content = json.loads(made.read_text())
     gone = [
         f"{table}: {' / '.join(row['names'])} is missing ({row['missing']})"
         for row in content["rows"]

@@ -204,11 +204,11 @@ def finetune(p: Params) -> Work:
     pictures = config.epochs * config.pictures_per_epoch
     trained = max(1, round(p.model.steps * config.timestep_share))
     asked = [Asked("held-out judge", p.evaluate.judge, "question", pictures)]
+    answers = config.epochs * (config.feedback_budget or config.pictures_per_epoch)
     if config.user == "mllm" and "preference" in config.rewards:
-        answers = config.epochs * (config.feedback_budget or config.pictures_per_epoch)
         asked.append(Asked("judge", config.judge, "question", answers))
     if "alignment" in config.rewards:
-        asked.append(Asked("validator", config.judge, "question", pictures))
+        asked.append(Asked("validator", config.judge, "question", answers))
     if config.enhance_prompts:
         asked.append(Asked("enhancer", config.judge, "prompt", p.data.finetune_captions))
     return Work("finetune", pictures, pictures * config.inner_epochs * trained, asked=tuple(asked))
@@ -223,6 +223,10 @@ def evaluate(p: Params, common: Common, arm: str) -> Work:
     )
     if arm in ("raw", "finetuned"):
         asked += _validated(p, common, captions, 0)
+    if p.evaluate.vqa_score:
+        asked += (Asked("validator", p.evaluate.vqa_mllm, "question", captions),)
+    if p.evaluate.questions and not p.stage1.questions:
+        asked += (Asked("validator", p.stage1.mllm, "question", captions * common.items.value),)
     return Work(f"evaluate@{arm}", features=captions, resamples=p.evaluate.resamples, asked=asked)
 
 
@@ -305,7 +309,9 @@ def estimate(p: Params, figures: Throughputs, gpu: str, gpus: int) -> Estimate:
     calls: dict[str, float] = {}
     for one in (asked for each in works for asked in each.asked):
         calls[f"{one.role} {one.mllm}"] = calls.get(f"{one.role} {one.mllm}", 0) + _calls(p, one)
-    names = dict.fromkeys((p.stage1.mllm, p.finetune.judge, p.evaluate.judge))
+    names = dict.fromkeys(
+        (p.stage1.mllm, p.finetune.judge, p.evaluate.judge, *([p.evaluate.vqa_mllm] if p.evaluate.vqa_score else []))
+    )
     here = {name: _weights(p, figures, name) for name in names if isinstance(p.mllms[name], LocalEntry)}
     image_model = _image_model(figures, p.model.name)
     trained = image_model.memory.value + sum(here.get(name, 0) for name in {p.finetune.judge, p.evaluate.judge})

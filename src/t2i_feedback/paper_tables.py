@@ -74,7 +74,13 @@ def plan(layout: Layout, row: str, profiles: Sequence[str]) -> Plan:
 
 def lacking(p: Params) -> str:
     """What this machine lacks for a run, as one line; "" when nothing is known to be missing."""
-    used = {name: p.mllms[name] for name in (p.stage1.mllm, p.finetune.judge, p.evaluate.judge)}
+    named = [
+        p.stage1.mllm,
+        p.finetune.judge,
+        p.evaluate.judge,
+        *([p.evaluate.vqa_mllm] if p.evaluate.vqa_score else []),
+    ]
+    used = {name: p.mllms[name] for name in named}
     local = {name: entry for name, entry in used.items() if isinstance(entry, LocalEntry)}
     halves = [f"mllms.{name}" for name, entry in local.items() if entry.dtype != "float32" and entry.device != "cpu"]
     halves = (["model"] if p.model.dtype != "float32" and p.model.device != "cpu" else []) + halves

@@ -48,12 +48,16 @@ TRAITS: dict[Trait, Callable[[photometry.Pixels], float]] = {  # each 0..1
 }
 
 
-def preference(mllm: Mllm, text: str, max_invalid_fraction: float) -> Reward:
-    """The judge's expected score, 1 to 10, of how well a picture fits the preference; the prompt plays no part."""
+def preference(mllm: Mllm, text: str, heard: list[roles.Typed] | None = None) -> Reward:
+    """The judge's expected score, 1 to 10, of how well a picture fits the preference; the prompt plays no part.
+
+    Answers that are not valid are added to `heard`.
+    """
 
     def reward(images: list[Image.Image], prompts: list[str]) -> list[float | None]:
         outcomes = roles.score_preference(mllm, images, text)
-        roles.check_invalid(outcomes, max_invalid_fraction, "scores")
+        if heard is not None:
+            heard.extend(outcome for outcome in outcomes if outcome.status != "valid")
         return [outcome.value for outcome in outcomes]
 
     return reward
@@ -79,12 +83,16 @@ def oracle(text: str) -> Reward:
     return of_each(score)
 
 
-def alignment(mllm: Mllm, captions: Mapping[str, str], max_invalid_fraction: float) -> Reward:
-    """P(yes) that a picture shows the caption behind its prompt; `captions` maps prompt -> caption."""
+def alignment(mllm: Mllm, captions: Mapping[str, str], heard: list[roles.Typed] | None = None) -> Reward:
+    """P(yes) that a picture shows the caption behind its prompt; `captions` maps prompt -> caption.
+
+    Answers that are not valid are added to `heard`.
+    """
 
     def reward(images: list[Image.Image], prompts: list[str]) -> list[float | None]:
         verdicts = roles.validate(mllm, images, [captions[prompt] for prompt in prompts])
-        roles.check_invalid(verdicts, max_invalid_fraction, "verdicts on alignment")
+        if heard is not None:
+            heard.extend(verdict for verdict in verdicts if verdict.status != "valid")
         return [verdict.p_yes for verdict in verdicts]
 
     return reward

@@ -177,9 +177,9 @@ def test_09_an_epoch_cut_off_in_the_middle_is_done_again(make, tmp_path):
 
 def test_10_a_half_written_checkpoint_is_not_taken_for_one(make, tmp_path):
     trainer = make()
-    checkpoint.save(trainer.folder, 1, trainer.parameters, trainer.optimiser, {})
+    checkpoint.save(trainer.folder, 1, trainer.parameters, trainer.optimiser, {}, [])
     (trainer.folder / ".checkpoint-00002.partial").mkdir()
-    assert checkpoint.load_latest(trainer.folder, trainer.parameters, trainer.optimiser) == (1, {})
+    assert checkpoint.load_latest(trainer.folder, trainer.parameters, trainer.optimiser) == (1, {}, [])
 
 
 def test_a_checkpoint_of_another_adapter_is_refused(make):
@@ -267,6 +267,21 @@ def test_16_a_failing_judge_masks_pictures_and_nothing_is_learnt_from_them(make,
     assert set(used) == {1, 3, 5, 7}
 
 
+def test_16_too_many_masked_pictures_of_an_epoch_stop_it_however_they_were_asked_about(make):
+    """One of every batch of four is masked: a quarter of the epoch."""
+
+    def one_blind_eye(images, prompts):
+        return [None, *darkness(images[1:], prompts)]
+
+    trainer = make(one_blind_eye, overlap_judging=True, max_invalid_fraction=0.2)
+    trainer.model = trainer.model.model_copy(update={"batch_size": 4})
+    with pytest.raises(UserError, match=r"2 of the 8 pictures asked about have no valid score, more than .* 0\.2 "):
+        trainer.run()
+    trainer = make(one_blind_eye, overlap_judging=True, max_invalid_fraction=0.25, epochs=1)
+    trainer.model = trainer.model.model_copy(update={"batch_size": 4})
+    assert trainer.run()[0].masked == 2
+
+
 def test_17_kl_to_the_base_is_0_at_first_and_grows_with_training(make):
     trainer = make(learning_rate=0.05, epochs=3)
     assert trainer.kl_to_base(0, trainer.roll_out(0)[1]) == 0
@@ -304,16 +319,33 @@ def test_17_a_run_that_ended_at_a_bound_is_not_continued(make):
     assert not asked
 
 
-def test_17_training_ends_when_the_held_out_judge_turns_away(make):
+def test_17_training_ends_when_the_held_out_judge_turns_away(make, tmp_path):
     falling = iter([9.0, 8.5, 6.0, 1.0])
 
     def turns_away(images, prompts):
         return [next(falling)] * len(images)
 
-    trainer = make(held_out=turns_away, epochs=4, max_held_out_drop=1.0)
+    trainer = make(folder=tmp_path / "bound", held_out=turns_away, epochs=4, max_held_out_drop=1.0)
     history = trainer.run()
     assert [row.held_out_mean for row in history] == [9.0, 8.5, 6.0]
     assert "finetune.max_held_out_drop" in trainer.beyond_bounds(history)
+    liked = make(folder=tmp_path / "liked", epochs=1)  # what drew the second epoch's pictures
+    liked.run()
+    assert all(torch.equal(a, b) for a, b in zip(trainer.parameters, liked.parameters, strict=True))
+
+
+def test_17_a_resumed_run_knows_the_last_adapter_that_the_held_out_judge_liked(make, tmp_path):
+    scores = iter([9.0, 8.5, 6.0])
+
+    def turns_away(images, prompts):
+        return [next(scores)] * len(images)
+
+    make(folder=tmp_path / "bound", held_out=turns_away, epochs=2, max_held_out_drop=1.0).run()
+    trainer = make(folder=tmp_path / "bound", held_out=turns_away, epochs=4, max_held_out_drop=1.0)
+    trainer.run()
+    liked = make(folder=tmp_path / "liked", epochs=1)
+    liked.run()
+    assert all(torch.equal(a, b) for a, b in zip(trainer.parameters, liked.parameters, strict=True))
 
 
 def test_a_reward_that_is_constant_over_the_first_epoch_is_refused(make):

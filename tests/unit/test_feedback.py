@@ -284,6 +284,18 @@ def test_a_person_stands_in_for_the_user(make, tmp_path, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(trainer.parameters, expected.parameters, strict=True))
 
 
+def test_rows_that_a_person_deleted_are_entered_again(make, tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    setting = {"user": "file", "acquisition": "random", "feedback_budget": 4}
+    sheet = asking.sheet("dark pictures")
+    assert trainer_waits(make(tmp_path / "person", **setting))
+    names = sheet.read().keys()
+    sheet.path.unlink()
+    asking.check_answered(sheet, tmp_path / "person")  # nothing that a person could fill in: the run goes on
+    assert trainer_waits(make(tmp_path / "person", **setting))
+    assert sheet.read().keys() == names
+
+
 def test_what_a_run_will_do_is_said_in_a_line():
     said = finetune.plan(tiny_diffusion.finetune(acquisition="random", feedback_budget=4, user="pixels"))
     assert said.startswith("2 epochs of 8 pictures, 4 by random rewarded by 1 x preference; ")

@@ -9,6 +9,7 @@ from PIL import Image, ImageFilter
 
 from t2i_feedback import rewards
 from t2i_feedback.errors import UserError
+from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Reply, Request
 from t2i_feedback.params import RewardName
 
@@ -60,16 +61,16 @@ def test_jpeg_size_counts_thousands_of_bytes_at_quality_95():
 
 def test_alignment_is_p_yes_of_the_caption_behind_the_prompt():
     judge = Judge(caption="a red house")
-    reward = rewards.alignment(judge, {"a red house, oil on canvas": "a red house", "a cat, detailed": "a cat"}, 0.5)
+    reward = rewards.alignment(judge, {"a red house, oil on canvas": "a red house", "a cat, detailed": "a cat"})
     found = reward([plain(1), plain(2)], ["a red house, oil on canvas", "a cat, detailed"])
     assert found == [0.75, 0.25]
 
 
-def test_alignment_without_a_valid_verdict_masks_the_picture_and_too_many_stop():
-    masked = rewards.alignment(Judge(status="refusal"), {"a": "a"}, 1.0)
+def test_alignment_without_a_valid_verdict_masks_the_picture_and_tells_what_was_said():
+    heard = []
+    masked = rewards.alignment(Judge(status="refusal"), {"a": "a"}, heard)
     assert masked([plain(1)], ["a"]) == [None]
-    with pytest.raises(UserError, match="verdicts on alignment: 1 of 1 answers are not valid"):
-        rewards.alignment(Judge(status="refusal"), {"a": "a"}, 0.5)([plain(1)], ["a"])
+    assert roles.most_frequent(heard).startswith(" (1 refusal). Most frequent: ")
 
 
 def test_the_oracle_likes_what_the_preference_names():

@@ -3,11 +3,13 @@
 import errno
 
 import pytest
+import tiny_diffusion
+import yaml
 
-from t2i_feedback import stages
+from t2i_feedback import paths, records, stages
 from t2i_feedback.errors import UserError
-from t2i_feedback.records import EpochRow
-from t2i_feedback.stages import finetune, generate, validate
+from t2i_feedback.records import CaptionRow, EpochRow
+from t2i_feedback.stages import finetune, generate, preflight, validate
 
 
 def ending(error: BaseException):
@@ -53,3 +55,17 @@ def test_the_share_of_scores_that_were_masked_stands_beside_the_rewards():
     ]
     found = finetune.summary(epochs)
     assert (found["masked"], found["invalid_judge"]) == (4, 4 / 16)
+
+
+def test_preflight_looks_at_what_finetune_would_train_whatever_draws_the_arms(tmp_path, monkeypatch, capsys):
+    """Fine-tuning samples with DDIM even where the arms are drawn with another scheduler."""
+    raw = yaml.safe_load(paths.PARAMS.read_text(encoding="utf-8"))
+    tiny_diffusion.pipeline(tmp_path / "tokenizer_files").save_pretrained(tmp_path / "sd")
+    raw["model"] |= tiny_diffusion.model(name=str(tmp_path / "sd"), scheduler="euler").model_dump()
+    raw["finetune"] |= {"lora_targets": ["to_q"]}
+    monkeypatch.chdir(tmp_path)
+    paths.PARAMS.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    row = CaptionRow(caption_id=1, image_id=1, caption="a cat", image="images/1.png")
+    records.write(paths.FINETUNE_CAPTIONS, [row])
+    preflight.main()
+    assert "the importance ratio is 1 within" in capsys.readouterr().out

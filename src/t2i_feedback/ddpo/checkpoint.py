@@ -22,8 +22,9 @@ def save(
     parameters: list[torch.nn.Parameter],
     optimiser: torch.optim.Optimizer,
     feedback: State,
+    before: list[torch.Tensor],
 ) -> None:
-    """Write checkpoint-{epoch}: the state after that many epochs."""
+    """Write checkpoint-{epoch}: the state after that many epochs. `before`: the parameters before the last update."""
     target = folder / f"checkpoint-{epoch:05d}"
     partial = folder / f".{target.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -33,6 +34,7 @@ def save(
         "parameters": [p.detach().cpu() for p in parameters],
         "optimiser": optimiser.state_dict(),
         "feedback": feedback,
+        "before": [tensor.cpu() for tensor in before],
     }
     packed = io.BytesIO()  # torch writing to a full disk raises something that is not an OSError
     torch.save(state, packed)
@@ -46,14 +48,15 @@ def save(
 
 def load_latest(
     folder: Path, parameters: list[torch.nn.Parameter], optimiser: torch.optim.Optimizer
-) -> tuple[int, State]:
-    """Restore the newest checkpoint in place; return how many epochs are done (0 without one) and feedback's state.
+) -> tuple[int, State, list[torch.Tensor]]:
+    """Restore the newest checkpoint in place; return how many epochs are done (0 without one), feedback's state, and
+    the parameters before the last update.
 
     Raises UserError if it is of another adapter.
     """
     found = sorted(folder.glob("checkpoint-*"))
     if not found:
-        return 0, {}
+        return 0, {}, []
     state = torch.load(found[-1] / "state.pt", weights_only=True, map_location="cpu")
     shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (state["parameters"], parameters)]
     if shapes[0] != shapes[1]:
@@ -64,7 +67,7 @@ def load_latest(
     for parameter, value in zip(parameters, state["parameters"], strict=True):
         parameter.data.copy_(value)
     optimiser.load_state_dict(state["optimiser"])
-    return int(state["epoch"]), state["feedback"]
+    return int(state["epoch"]), state["feedback"], state["before"]
 
 
 def keep_last(folder: Path, count: int) -> None:

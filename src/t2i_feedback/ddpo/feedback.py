@@ -58,9 +58,10 @@ class Feedback:
     """Scores an epoch's pictures. Rewards are given pictures as saved and their prompts; `None` masks a picture.
 
     `rewards` is one, or several by name of which `total` makes a picture's score; a picture is masked if one of them
-    is. Without a `budget` every picture is asked about. With `overlap` a picture's score is asked for, in a thread, as
-    soon as it is drawn: judging and drawing go on at the same time, and the scores are the same. The processes divide
-    the asking between them, unless `divided` is false: then each asks about all, and all must be told the same.
+    is. `heard` words what was said instead of valid answers, for a message. Without a `budget` every picture is asked
+    about. With `overlap` a picture's score is asked for, in a thread, as soon as it is drawn: judging and drawing go on
+    at the same time, and the scores are the same. The processes divide the asking between them, unless `divided` is
+    false: then each asks about all, and what the first is told counts.
     """
 
     def __init__(
@@ -71,10 +72,11 @@ class Feedback:
         budget: Budget | None = None,
         overlap: bool = False,
         divided: bool = True,
+        heard: Callable[[], str] = lambda: "",
     ):
         self.rewards = rewards if isinstance(rewards, Mapping) else {"reward": rewards}
         self.total = total or (lambda raw: sum(raw.values()))
-        self.budget, self.divided = budget, divided
+        self.budget, self.divided, self.heard = budget, divided, heard
         self._thread = ThreadPoolExecutor(1, "judging") if overlap else None
         self._answers: list[tuple[list[int], Future[torch.Tensor]]] = []
         nothing = torch.zeros(0, dtype=torch.float64)
@@ -131,8 +133,7 @@ class Feedback:
                 found[some] = answer.result()
         elif mine := list(processes.share(numbers) if self.divided else numbers):
             found[mine] = self._raw([images[i] for i in mine], [prompts[i] for i in mine])
-        if self.divided:
-            processes.combine(found)
+        found = processes.combine(found) if self.divided else _agreed(found)
         for row, column in found.isinf().nonzero().tolist():
             name = list(self.rewards)[column]
             raise UserError(

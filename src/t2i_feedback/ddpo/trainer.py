@@ -93,8 +93,10 @@ class Trainer:
 
         Shorter than `epochs` when a bound was reached; `beyond_bounds` of its last row says which.
         """
-        done, learnt = checkpoint.load_latest(self.folder, self.parameters, self.optimiser)
+        initial = self._copy()
+        done, learnt, earlier = checkpoint.load_latest(self.folder, self.parameters, self.optimiser)
         self.feedback.load(learnt)
+        earlier = earlier or initial  # the adapter before the last update
         history_path = self.folder / HISTORY
         history = records.read(history_path, records.EpochRow)[:done] if history_path.exists() else []
         if len(history) < done:
@@ -105,30 +107,34 @@ class Trainer:
         for epoch in range(done, self.config.epochs):
             if history and self.beyond_bounds(history):
                 break
-            before = [parameter.detach().clone() for parameter in self.parameters]
-            row = self.epoch(epoch)
-            history.append(row)
-            if self.beyond_bounds(history):
-                for parameter, value in zip(self.parameters, before, strict=True):
+            before = self._copy()
+            history.append(self.epoch(epoch))
+            if why := self.beyond_bounds(history):
+                # an epoch's KL is of what its update made, its held-out score of what its pictures were drawn by
+                for parameter, value in zip(self.parameters, before if "max_kl" in why else earlier, strict=True):
                     parameter.data.copy_(value)
-            self._keep(epoch + 1, history)
-            on_epoch(row)
+            self._keep(epoch + 1, history, before)
+            earlier = before
+            on_epoch(history[-1])
         return history
 
-    def _keep(self, epochs: int, history: list[records.EpochRow]) -> None:
+    def _copy(self) -> list[torch.Tensor]:
+        return [parameter.detach().clone() for parameter in self.parameters]
+
+    def _keep(self, epochs: int, history: list[records.EpochRow], before: list[torch.Tensor]) -> None:
         """Write what a later run needs to go on from here. Raises UserError if the processes have drifted apart."""
         sums = torch.zeros(processes.world(), dtype=torch.float64)
-        sums[processes.rank()] = sum(float(parameter.detach().double().sum()) for parameter in self.parameters)
+        sums[processes.rank()] = sum(float(parameter.detach().cpu().double().sum()) for parameter in self.parameters)
         if (processes.combine(sums) != sums[0]).any():
             raise UserError(f"epoch {epochs}: the processes' adapters differ; the last good checkpoint is kept")
         if processes.first():
             records.write(self.folder / HISTORY, history)
-            checkpoint.save(self.folder, epochs, self.parameters, self.optimiser, self.feedback.state())
+            checkpoint.save(self.folder, epochs, self.parameters, self.optimiser, self.feedback.state(), before)
             checkpoint.keep_last(self.folder, self.config.keep_last)
         processes.combine(torch.zeros(1))  # nobody goes on before it is written
 
     def beyond_bounds(self, history: Sequence[records.EpochRow]) -> str:
-        """Why training ends after the last of these epochs; empty when it goes on."""
+        """Why training ends with these epochs, and the last adapter within the bound; empty if it goes on."""
         first, last = history[0], history[-1]
         if self.config.max_kl is not None and last.kl > self.config.max_kl:
             return f"KL to the base model is {last.kl:.3g}, above finetune.max_kl {self.config.max_kl:g}"
@@ -178,7 +184,14 @@ class Trainer:
         """Raises UserError when there is nothing to learn from the scores, or they are no numbers."""
         where = f"epoch {epoch + 1}"
         if not valid:
-            raise UserError(f"{where}: the judge gave no valid score for any of the {len(scores.values)} pictures")
+            raise UserError(
+                f"{where}: none of the {len(scores.values)} pictures has a valid score{self.feedback.heard()}"
+            )
+        if scores.masked > self.config.max_invalid_fraction * scores.asked:
+            raise UserError(
+                f"{where}: {scores.masked} of the {scores.asked} pictures asked about have no valid score, more than "
+                f"finetune.max_invalid_fraction = {self.config.max_invalid_fraction:g} allows{self.feedback.heard()}"
+            )
         if epoch == 0 and min(valid) == max(valid):
             raise UserError(
                 f"{where}: every picture got the reward {valid[0]:g} from {', '.join(self.config.rewards)}, so nothing "
@@ -217,9 +230,10 @@ class Trainer:
     def _draw(self, index: torch.Tensor, seeds: list[int]) -> sampling.Trajectories:
         return sampling.roll_out(self.pipe, self.policy, self.embeddings, index, seeds, size=self.model.size)
 
-    @torch.no_grad()
     def preflight(self) -> float:
         """Replay a small rollout under the run's own configuration before any question is asked: every ratio must be 1.
+
+        The replay builds graphs as an update does, since checkpointing of gradients changes what is computed.
 
         Returns the largest |ratio - 1|. Raises UserError if it is too large, or a log-probability is not finite.
         """
@@ -235,7 +249,7 @@ class Trainer:
         worst = 0.0
         for some in every.split(self.config.train_batch_size):
             picture, step = some // steps, some % steps
-            replayed = self._log_prob(rollout, picture, step)[0]
+            replayed = self._log_prob(rollout, picture, step)[0].detach()
             ratio = torch.exp(replayed - rollout.log_probs[picture, step].to(replayed.device))
             worst = max(worst, float((ratio - 1).abs().max()))
         limit = PREFLIGHT_SHARE * self.config.clip_range
@@ -275,12 +289,12 @@ class Trainer:
                             raise UserError(
                                 f"epoch {epoch + 1}: the loss is {loss.item()}; the last good checkpoint is kept"
                             )
-                        (loss * len(some) / (len(valid) * trained)).backward()
+                        (loss * len(some)).backward()  # a sum: a mean's would be too small for float16
                         ratio_max = max(ratio_max, float((ratio - 1).abs().max()))
                         clipped += int(outside.sum())
                         seen += len(some)
                         bar.update(len(some))
-                    norms.append(self._step(epoch))
+                    norms.append(self._step(epoch, len(valid) * trained))
         found = torch.zeros(2 + processes.world(), dtype=torch.float64)
         found[0], found[1], found[2 + processes.rank()] = clipped, seen, ratio_max
         processes.combine(found)
@@ -290,10 +304,10 @@ class Trainer:
             "grad_norm": fmean(norms) if norms else 0.0,
         }
 
-    def _step(self, epoch: int) -> float:
-        """One optimiser step on the gradient of all processes; returns its norm before clipping."""
+    def _step(self, epoch: int, transitions: int) -> float:
+        """One optimiser step on the mean gradient over `transitions` of all processes; its norm before clipping."""
         own = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]  # None: had no transition
-        gradient = processes.combine(torch.nn.utils.parameters_to_vector(own))
+        gradient = processes.combine(torch.nn.utils.parameters_to_vector(own)) / transitions
         for parameter, part in zip(self.parameters, gradient.split([p.numel() for p in own]), strict=True):
             parameter.grad = part.view_as(parameter)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)

@@ -132,12 +132,19 @@ def check_invalid(outcomes: Sequence[Typed], limit: float, what: str) -> None:
     masked = [outcome for outcome in outcomes if outcome.status != "valid"]
     if not masked or len(masked) <= limit * len(outcomes):
         return
+    raise UserError(
+        f"{what}: {len(masked)} of {len(outcomes)} answers are not valid, more than max_invalid_fraction = {limit:g} "
+        f"allows{most_frequent(masked)}"
+    )
+
+
+def most_frequent(masked: Sequence[Typed]) -> str:
+    """Of answers that are not valid: of which kinds they are, and what was said most often. Empty if there are none."""
+    if not masked:
+        return ""
     kinds = ", ".join(f"{count} {status}" for status, count in Counter(o.status for o in masked).most_common())
     raws = Counter(" ".join(outcome.raw.split())[:80] for outcome in masked).most_common(3)
-    raise UserError(
-        f"{what}: {len(masked)} of {len(outcomes)} answers are not valid ({kinds}), more than max_invalid_fraction = "
-        f"{limit:g} allows. Most frequent: " + "; ".join(f"{raw!r} ({count}x)" for raw, count in raws)
-    )
+    return f" ({kinds}). Most frequent: " + "; ".join(f"{raw!r} ({count}x)" for raw, count in raws)
 
 
 def readings_used(outcomes: Sequence[Typed]) -> str:

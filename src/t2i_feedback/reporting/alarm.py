@@ -35,7 +35,7 @@ def alarms(history: Sequence[EpochRow], epochs: int) -> list[str]:
     if len(history) < epochs:
         found.append(
             f"Training ended after epoch {len(history)} of {epochs}: it went beyond finetune.max_kl or "
-            "finetune.max_held_out_drop, and the adapter is that of the epoch before."
+            "finetune.max_held_out_drop, and the adapter is the last within it."
         )
     if (dead := fmean(row.dead_groups for row in history)) > DEAD:
         found.append(f"For {dead:.0%} of the prompts all pictures scored alike, so nothing could be learnt from them.")

@@ -11,6 +11,7 @@ from PIL import Image
 from t2i_feedback import paths, photometry, processes, rewards
 from t2i_feedback.ddpo.feedback import Budget, Feedback
 from t2i_feedback.errors import UserError
+from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Mllm
 from t2i_feedback.params import Finetune
 from t2i_feedback.rewards import Reward
@@ -34,25 +35,27 @@ def feedback(
             seed=seed,
         )
     makers: dict[str, Callable[[], Reward]] = {
-        "preference": lambda: user(config, judge, folder),
-        "alignment": lambda: rewards.alignment(_present(judge), captions, config.max_invalid_fraction),
+        "preference": lambda: user(config, judge, folder, invalid),
+        "alignment": lambda: rewards.alignment(_present(judge), captions, invalid),
     }
+    invalid: list[roles.Typed] = []
     return Feedback(
         {name: makers[name]() if name in makers else rewards.PIXELS[name] for name in config.rewards},
         rewards.total(config.rewards, size),
         budget=budget,
         overlap=config.overlap_judging,
         divided=config.user != "file",
+        heard=lambda: roles.most_frequent(invalid),
     )
 
 
-def user(config: Finetune, judge: Mllm | None, folder: Path) -> Reward:
-    """Whoever has the preference: the judge, photometry, or a person."""
+def user(config: Finetune, judge: Mllm | None, folder: Path, invalid: list[roles.Typed]) -> Reward:
+    """Whoever has the preference: the judge, whose invalid answers go to the list, photometry, or a person."""
     if config.user == "pixels":
         return rewards.oracle(config.preference)
     if config.user == "file":
         return person(sheet(config.preference), folder)
-    return rewards.preference(_present(judge), config.preference, config.max_invalid_fraction)
+    return rewards.preference(_present(judge), config.preference, invalid)
 
 
 def sheet(preference: str) -> Sheet:
@@ -72,7 +75,7 @@ def person(sheet: Sheet, folder: Path) -> Reward:
             (folder / AWAITED).write_text("\n".join(sheet.enter(images, prompts)))
         processes.combine(torch.zeros(1))  # the others read when it is written
         names = sheet.enter(images, prompts)
-        check_answered(sheet, folder)
+        _stop_for(sheet, sheet.open(names))
         lines = sheet.read()
         return [lines[name].score for name in names]
 
@@ -80,9 +83,17 @@ def person(sheet: Sheet, folder: Path) -> Reward:
 
 
 def check_answered(sheet: Sheet, folder: Path) -> None:
-    """Raises UserError while pictures that the run ended for have no score. It costs no drawing to find out."""
+    """Raises UserError while pictures that the run ended for have no score. It costs no drawing to find out.
+
+    Rows that the sheet has lost are no reason to stop: the run enters them again.
+    """
     awaited = folder / AWAITED
-    missing = sheet.open(awaited.read_text().split()) if awaited.exists() else []
+    names = awaited.read_text().split() if awaited.exists() else []
+    if sheet.read().keys() >= set(names):
+        _stop_for(sheet, sheet.open(names))
+
+
+def _stop_for(sheet: Sheet, missing: list[str]) -> None:
     if missing:
         raise UserError(
             f"{len(missing)} images await scores in {sheet.path} (shown in {sheet.page.name} beside it); run again "

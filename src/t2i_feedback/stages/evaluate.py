@@ -35,7 +35,7 @@ class Looked(reading.Pictures):
     """Pictures whose light is measured when they are first opened for it."""
 
     def __init__(self) -> None:
-        super().__init__(open_rgb)
+        super().__init__(open_rgb, reading.KEPT_BYTES // processes.world())
         self._light: dict[Path, dict[str, float]] = {}
 
     def look(self, file: Path) -> Image.Image:

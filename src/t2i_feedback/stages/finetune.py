@@ -57,7 +57,7 @@ def main() -> None:
             finetune=config,
             seed=p.seed,
             folder=work,
-            held_out=rewards.preference(second_user.own, config.preference, 1.0),  # only watched: it stops nothing
+            held_out=rewards.preference(second_user.own, config.preference),  # only watched: it stops nothing
         )
 
         ended = time.monotonic()
@@ -73,13 +73,14 @@ def main() -> None:
             )
 
         history = trainer.run(report)
-        if why := trainer.beyond_bounds(history):
-            print(f"finetune: ended after epoch {len(history)}: {why}; the adapter is that of the epoch before")
+        why = trainer.beyond_bounds(history)
+        if why:
+            print(f"finetune: ended after epoch {len(history)}: {why}; the adapter is the last within it")
         if processes.first():
             save_adapter(pipe.unet, work / "adapter")
             records.write(work / "adapter" / HISTORY, history)
             workspace.publish(work / "adapter", paths.ADAPTER)
-            records.write_json(paths.FINETUNE_METRICS, summary(history))
+            records.write_json(paths.FINETUNE_METRICS, summary(history, stopped=bool(why)))
     print(f"finetune: reward {history[0].reward_mean:.2f} -> {history[-1].reward_mean:.2f}, adapter in {paths.ADAPTER}")
 
 
@@ -94,14 +95,16 @@ def plan(config: params.Finetune) -> str:
     )
 
 
-def summary(history: list[records.EpochRow]) -> dict[str, float]:
+def summary(history: list[records.EpochRow], stopped: bool = False) -> dict[str, float]:
+    """First and last figures. The last update of a run that was `stopped` at a bound is not in the adapter."""
     first, last = history[0], history[-1]
+    before = history[-2].kl if len(history) > 1 else 0.0
     fields = ("reward_mean", "held_out_mean", "diversity", "brightness", "contrast", "sharpness")
     found = {
         f"{name}_{when}": getattr(row, name) for name in fields for when, row in (("first", first), ("last", last))
     }
     return {name: value for name, value in found.items() if value is not None} | {
-        "kl_last": last.kl,
+        "kl_last": before if stopped else last.kl,
         "masked": float(sum(row.masked for row in history)),
         "asked": float(sum(row.asked for row in history)),
         "invalid_judge": sum(row.masked for row in history) / max(1, sum(row.asked for row in history)),

@@ -18,7 +18,7 @@ def main() -> None:
     from t2i_feedback.ddpo.trainer import PREFLIGHT_SHARE, Trainer
     from t2i_feedback.diffusion.load import add_adapter, load_pipeline
 
-    pipe = load_pipeline(p.model)
+    pipe = load_pipeline(p.model, training=True)
     config = p.finetune
     parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, p.seed)
     with tempfile.TemporaryDirectory() as nowhere:

@@ -40,13 +40,14 @@ def difference(ours: Figure, paper: Figure) -> Difference | None:
 
 
 def measured(metrics: Mapping[str, float], pictures: Sequence[Mapping[str, float]], loop: bool) -> dict[str, Figure]:
-    """Column key -> our figure, from an arm's metrics and its measurements picture by picture."""
+    """Column key -> our figure, from an arm's metrics and its measurements picture by picture. CLIP gives no IS."""
     n = len(pictures)
     found = {
-        "fid": Figure(metrics["fid"], metrics["fid_std"], metrics["fid_std"]),
-        "is": Figure(metrics["is"], metrics["is_std"], metrics["is_std"]),
-        "rounds_mean": Figure(1),
+        key: Figure(metrics[key], metrics[f"{key}_std"], metrics[f"{key}_std"])
+        for key in ("fid", "is")
+        if key in metrics
     }
+    found["rounds_mean"] = Figure(1)
     if loop:
         spread = metrics["rounds_std"]
         found["rounds_mean"] = Figure(metrics["rounds_mean"], spread, spread / math.sqrt(n))

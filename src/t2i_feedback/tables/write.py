@@ -33,7 +33,11 @@ class Line:
     missing: str = ""
 
     def difference(self, column: Column) -> Difference | None:
-        if self.ours is None or (column.key in OF_FEATURES and self.ours.card.get("extractor") != INCEPTION):
+        if (
+            self.ours is None
+            or column.key not in self.ours.figures
+            or (column.key in OF_FEATURES and self.ours.card.get("extractor") != INCEPTION)
+        ):
             return None
         return difference(
             self.ours.figures[column.key], with_error(self.row.paper[column.key], column.key, self.ours.n)
@@ -113,7 +117,9 @@ def plain(layout: Layout, made: Sequence[Line], stamp: str, profiles: Sequence[s
                 "experiment": line.row.experiment,
                 "arm": line.row.arm,
                 "paper": {key: asdict(figure) for key, figure in line.row.paper.items()},
-                "ours": {c.key: asdict(line.ours.figures[c.key]) for c in layout.columns} if line.ours else None,
+                "ours": {key: asdict(figure) for key, figure in line.ours.figures.items() if key in found}
+                if line.ours
+                else None,
                 "difference": {
                     key: {"value": one.value, "low": one.low, "high": one.high} for key, one in found.items() if one
                 },
