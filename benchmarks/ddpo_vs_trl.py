@@ -544,7 +544,7 @@ def plot(curves: dict[str, list[list[tuple[float, float]]]]) -> None:
             label = trainer if number == 0 else None
             axes.plot(*zip(*curve, strict=True), "o-", markersize=3, color=colours[trainer], label=label)
     axes.set_xlabel("seconds of training")
-    axes.set_ylabel("darkness (255 - mean pixel), same prompts and noise")
+    axes.set_ylabel("255 - mean pixel of the same pictures")
     axes.legend()
     figure.savefig(PLOT, dpi=120)
     pyplot.close(figure)
