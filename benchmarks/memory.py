@@ -192,8 +192,8 @@ def drawing(p: params.Params, batch: int, **changes: Any) -> dict[str, float]:
     dtype, side = getattr(torch, model.dtype), model.size // 8
     vae_dtype = torch.float32 if model.vae_dtype == "float32" else dtype
     found = {}
+    parts = {name: network(name, vae_dtype if name == "vae" else dtype) for name in PARAMETERS}
     with counting() as memory, torch.no_grad():
-        parts = {name: network(name, vae_dtype if name == "vae" else dtype) for name in PARAMETERS}
         if model.attention_slicing:
             parts["unet"].set_attention_slice("auto")
         parts["vae"].use_slicing, parts["vae"].use_tiling = model.vae_slicing, model.vae_tiling
