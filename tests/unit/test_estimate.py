@@ -248,9 +248,10 @@ def test_checkpointing_costs_one_more_forward(paper: Params, figures: Throughput
 
 
 def test_overlapped_judging_hides_the_shorter_of_drawing_and_judging(paper: Params, figures: Throughputs) -> None:
-    plain = changed(paper, "finetune", overlap_judging=False)
+    overlapped, plain = (changed(paper, "finetune", overlap_judging=overlaps) for overlaps in (True, False))
     (one,), (other,) = (
-        [c for c in estimate.estimate(p, figures, "a100", 1).stages if c.stage == "finetune"] for p in (paper, plain)
+        [c for c in estimate.estimate(p, figures, "a100", 1).stages if c.stage == "finetune"]
+        for p in (overlapped, plain)
     )
     assert other.wall - one.wall == pytest.approx(min(one.seconds["drawing"], one.seconds["judge llava16-7b"]))
 
