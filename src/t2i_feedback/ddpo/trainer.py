@@ -109,9 +109,11 @@ class Trainer:
                 break
             before = self._copy()
             history.append(self.epoch(epoch))
-            if why := self.beyond_bounds(history):
+            if self.beyond_bounds(history):
                 # an epoch's KL is of what its update made, its held-out score of what its pictures were drawn by
-                for parameter, value in zip(self.parameters, before if "max_kl" in why else earlier, strict=True):
+                for parameter, value in zip(
+                    self.parameters, before if self._far(history[-1]) else earlier, strict=True
+                ):
                     parameter.data.copy_(value)
             self._keep(epoch + 1, history, before)
             earlier = before
@@ -136,7 +138,7 @@ class Trainer:
     def beyond_bounds(self, history: Sequence[records.EpochRow]) -> str:
         """Why training ends with these epochs, and the last adapter within the bound; empty if it goes on."""
         first, last = history[0], history[-1]
-        if self.config.max_kl is not None and last.kl > self.config.max_kl:
+        if self._far(last):
             return f"KL to the base model is {last.kl:.3g}, above finetune.max_kl {self.config.max_kl:g}"
         if self.config.max_held_out_drop is None or first.held_out_mean is None or last.held_out_mean is None:
             return ""
@@ -147,6 +149,9 @@ class Trainer:
             f"the held-out judge's score fell by {drop:.3g}, more than finetune.max_held_out_drop "
             f"{self.config.max_held_out_drop:g}"
         )
+
+    def _far(self, row: records.EpochRow) -> bool:
+        return self.config.max_kl is not None and row.kl > self.config.max_kl
 
     def epoch(self, epoch: int) -> records.EpochRow:
         """One rollout, its scores, and the updates. Raises UserError when training would go wrong."""
