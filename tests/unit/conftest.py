@@ -94,3 +94,13 @@ def build_llava(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def llava_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_llava(tmp_path_factory.mktemp("llava") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Stable Diffusion, saved as diffusers saves one."""
+    import tiny_diffusion
+
+    folder = tmp_path_factory.mktemp("sd")
+    tiny_diffusion.pipeline(folder / "tokenizer_files").save_pretrained(folder)
+    return folder

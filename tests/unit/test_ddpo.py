@@ -30,13 +30,6 @@ def nothing(images):
     return {"brightness": 0.0, "contrast": 0.0, "sharpness": 0.0}
 
 
-@pytest.fixture(scope="module")
-def checkpoint_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sd")
-    tiny_diffusion.pipeline(folder / "tokenizer_files").save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def make(checkpoint_folder, tmp_path):
     """A trainer on a fresh copy of the tiny pipeline; keywords change the fine-tuning section."""

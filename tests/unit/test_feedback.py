@@ -176,13 +176,6 @@ def test_a_reward_that_is_not_finite_is_named_with_its_picture(value):
 # ------------------------------------------------------------------------------------------------ with the trainer
 
 
-@pytest.fixture(scope="module")
-def checkpoint_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sd")
-    tiny_diffusion.pipeline(folder / "tokenizer_files").save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def make(checkpoint_folder):
     """A trainer with the stage's own feedback on a fresh copy of the tiny pipeline."""
