@@ -133,7 +133,7 @@ class Trainer:
             records.write(self.folder / HISTORY, history)
             checkpoint.save(self.folder, epochs, self.parameters, self.optimiser, self.feedback.state(), before)
             checkpoint.keep_last(self.folder, self.config.keep_last)
-        processes.combine(torch.zeros(1))  # nobody goes on before it is written
+        processes.meet()  # nobody goes on before it is written
 
     def beyond_bounds(self, history: Sequence[records.EpochRow]) -> str:
         """Why training ends with these epochs, and the last adapter within the bound; empty if it goes on."""

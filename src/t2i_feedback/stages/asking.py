@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from t2i_feedback import paths, photometry, processes, rewards
@@ -73,7 +72,7 @@ def person(sheet: Sheet, folder: Path) -> Reward:
     def reward(images: list[Image.Image], prompts: list[str]) -> list[float | None]:
         if processes.first():
             (folder / AWAITED).write_text("\n".join(sheet.enter(images, prompts)))
-        processes.combine(torch.zeros(1))  # the others read when it is written
+        processes.meet()  # the others read when it is written
         names = sheet.enter(images, prompts)
         _stop_for(sheet, sheet.open(names))
         lines = sheet.read()
