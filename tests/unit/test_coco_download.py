@@ -1,6 +1,7 @@
 """MS-COCO's files from a server of its official layout, through the data stage as a user starts it."""
 
 import fcntl
+import functools
 import hashlib
 import io
 import json
@@ -217,7 +218,9 @@ def test_a_run_that_is_ended_while_an_archive_comes_goes_on_with_it(server: Coco
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}
     command = [sys.executable, "-m", "t2i_feedback.stages.data"]
     partial = KEPT / "annotations_trainval2014.zip.partial"
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as running:
+    # as in a terminal: a shell has its background jobs ignore SIGINT, and what they start inherits that
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as running:
         until = time.monotonic() + 60
         while not (partial.exists() and partial.stat().st_size) and time.monotonic() < until:
             time.sleep(0.02)
