@@ -1,15 +1,17 @@
 """DDPO here against TRL 0.23.1's DDPOTrainer, the last release that has it: equal work, and equal reward.
 
-    python benchmarks/ddpo_vs_trl.py                                    # both parts
+    python benchmarks/ddpo_vs_trl.py                                    # all parts
     python benchmarks/ddpo_vs_trl.py --part work --repeats 1 --epochs 1 # a first impression
     python benchmarks/ddpo_vs_trl.py --part reward --seeds 1 --epochs 2
 
-Run it as `PYTHONPATH=src .venv/bin/python ...`, on a machine that does nothing else; both take about an hour.
+Run it as `PYTHONPATH=src .venv/bin/python ...`, on a machine that does nothing else; all of it takes about an hour.
 TRL needs older packages than this project: it gets a virtual environment of its own, .cache/trl-venv, made once.
 
 *work*: the same checkpoint, prompts, adapter and batch arithmetic (`WORK`), float32, one process after the other in
 turns. The fastest epoch of each counts: other processes only ever slow a run down. Beside it the floor: the floating-
 point operations of the network as it stands, over the rate of a large matrix product on this machine.
+
+*ladder*: the same work by this trainer alone, with one thing more of what it does differently on every rung.
 
 *reward*: how long until each reaches the reward (darkness: 255 - mean pixel) that TRL has after its epochs. The clock
 runs while they train. The adapter of every epoch is measured afterwards by one judge for all: this project's sampler,
@@ -67,7 +69,14 @@ class Setting(NamedTuple):
     min_sigma: float = 0.0  # ours: steps with less noise are not trained on
 
 
-WORK = {"trl": Setting(), "ours": Setting(sample_batch=16, train_batch=16)}
+WORK = {"trl": Setting(), "ours": Setting(sample_batch=16, train_batch=20)}
+# What this trainer does differently, one thing more on every rung; the last is `ours` of WORK. `off`: see SWITCHES.
+LADDER = (
+    ("TRL's batches", WORK["trl"], ("texts", "merged")),
+    ("timesteps and pictures as one batch", WORK["ours"], ("texts", "merged")),
+    ("texts once per batch", WORK["ours"], ("merged",)),
+    ("adapter merged", WORK["ours"], ()),
+)
 FASTER = Setting(
     steps=10,
     sample_batch=32,
@@ -196,6 +205,8 @@ def our_worker(spec: dict[str, Any]) -> dict[str, Any]:
         seed=spec["seed"],
         folder=Path(spec["folder"]),
     )
+    for switch in spec.get("off", ()):
+        SWITCHES[switch](trainer)
     clock = Clock(trainer, rollout="roll_out", update="update")
     curve: list[float] = []
     started = time.perf_counter()
@@ -211,6 +222,12 @@ def our_worker(spec: dict[str, Any]) -> dict[str, Any]:
 
     trainer.run(after)
     return {"epochs": clock.epochs, "seconds": curve, "beyond_imports": peak() - imported}
+
+
+SWITCHES: dict[str, Callable[[Any], object]] = {  # how the trainer does without
+    "texts": lambda trainer: setattr(trainer.policy, "once", None),
+    "merged": lambda trainer: (trainer.adapter.layers.clear(), trainer.adapter.own.clear()),
+}
 
 
 def our_configuration(p: Any, setting: Setting, epochs: int) -> tuple[Any, Any]:
@@ -432,17 +449,27 @@ def as_transformers_4_reads_it() -> None:
         (OLDER / "tokenizer" / file).write_text(text)
 
 
-def run(trainer: str, threads: int, name: str, **spec: Any) -> Any:
+def run(trainer: str, options: argparse.Namespace, name: str, **spec: Any) -> Any:
     """Run one worker in a process of its own and return what it found."""
     folder = RUNS / name
+    spec |= {"trainer": trainer, "folder": str(folder)}
+    asked, found = folder / "spec.json", folder / "result.json"
+    if options.resume and found.exists() and json.loads(asked.read_text()) == spec | {"threads": options.threads}:
+        print(f"  {name}: as measured before", flush=True)
+        return json.loads(found.read_text())
     subprocess.run(["rm", "-rf", str(folder)], check=True)
     folder.mkdir(parents=True)
-    spec |= {"trainer": trainer, "folder": str(folder)}
+    asked.write_text(json.dumps(spec | {"threads": options.threads}))
     python = sys.executable
     if trainer.startswith("trl"):
         python = trl_python()
         as_transformers_4_reads_it()
-    quiet = {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
+    quiet = {
+        "HF_HUB_OFFLINE": "1",
+        "TQDM_DISABLE": "1",
+        "OMP_NUM_THREADS": str(options.threads),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     done = subprocess.run(
         [python, __file__, "--worker", json.dumps(spec)],
         env=os.environ | quiet,
@@ -451,7 +478,7 @@ def run(trainer: str, threads: int, name: str, **spec: Any) -> Any:
     if done.returncode:
         last = (folder / "stderr.txt").read_text().strip().splitlines() or ["no message"]
         sys.exit(f"{trainer} failed with status {done.returncode}: {last[-1]} (all of it in {folder}/stderr.txt)")
-    return json.loads((folder / "result.json").read_text())
+    return json.loads(found.read_text())
 
 
 def equal_work(options: argparse.Namespace) -> dict[str, Any]:
@@ -462,7 +489,7 @@ def equal_work(options: argparse.Namespace) -> dict[str, Any]:
             found[trainer].append(
                 run(
                     trainer,
-                    options.threads,
+                    options,
                     f"work-{trainer}-{turn}",
                     setting=setting._asdict(),
                     seed=1,
@@ -470,7 +497,7 @@ def equal_work(options: argparse.Namespace) -> dict[str, Any]:
                     adapters=False,
                 )
             )
-    floor = run("floor", options.threads, "floor")
+    floor = run("floor", options, "floor")
     least = floor_seconds(WORK["trl"], **floor)
     pictures = WORK["trl"].pictures
     figures: dict[str, Any] = {"floor": floor | {"rollout_seconds": least[0], "update_seconds": least[1]}}
@@ -497,16 +524,35 @@ def equal_work(options: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
+def ladder(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Pictures per second of this trainer with one thing more on every rung."""
+    found: list[list[dict[str, Any]]] = [[] for _ in LADDER]
+    for turn in range(options.repeats):
+        for rung, (_, setting, off) in enumerate(LADDER):
+            name, epochs = f"ladder-{rung}-{turn}", options.epochs or 2
+            given = {"setting": setting._asdict(), "off": off, "seed": 1, "epochs": epochs, "adapters": False}
+            found[rung].append(run("ours", options, name, **given))
+    print(f"\n{'one thing more on every line':40s}{'rollout':>10s}{'update':>10s}{'both':>10s} pictures/s{'MiB':>8s}")
+    figures = []
+    for (name, setting, _), runs in zip(LADDER, found, strict=True):
+        best = fastest([epoch for one in runs for epoch in one["epochs"]])
+        best["beyond_imports"] = max(one["beyond_imports"] for one in runs)
+        rates = "".join(f"{setting.pictures / best[part]:10.2f}" for part in ("rollout", "update", "both"))
+        print(f"{name:40s}{rates} {'':10s}{best['beyond_imports']:8.0f}")
+        figures.append({"name": name} | best)
+    return figures
+
+
 def equal_reward(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds until each trainer has the reward that TRL has after its epochs."""
     settings = {name: s for name, s in REWARD.items() if name != "trl-tuned" or not options.no_tuned}
     curves: dict[str, list[list[tuple[float, float]]]] = {trainer: [] for trainer in settings}
     for seed, (trainer, setting) in itertools.product(options.seeds, settings.items()):
         name, epochs = f"reward-{trainer}-{seed}", options.epochs or 10
-        done = run(trainer, options.threads, name, setting=setting._asdict(), seed=seed, epochs=epochs, adapters=True)
+        done = run(trainer, options, name, setting=setting._asdict(), seed=seed, epochs=epochs, adapters=True)
         files = [str(file) for file in sorted((RUNS / name).glob("adapter-*.pt"))]
         name = f"evaluate-{trainer}-{seed}"
-        rewards = run("evaluate", options.threads, name, files=files, pictures=EVALUATION_PICTURES)
+        rewards = run("evaluate", options, name, files=files, pictures=EVALUATION_PICTURES)
         seconds = [0.0, *itertools.accumulate(done["seconds"])]
         curves[trainer].append(list(zip(seconds, rewards, strict=True)))
     figures: dict[str, Any] = {"curves": curves, "settings": {name: s._asdict() for name, s in settings.items()}}
@@ -557,12 +603,13 @@ def say(what: str, figure: float, target: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("all", "work", "reward"), default="all")
-    parser.add_argument("--repeats", type=int, default=3, help="work: how often each trainer has its turn")
-    parser.add_argument("--epochs", type=int, help="per run (default: work 2, reward 10)")
+    parser.add_argument("--part", choices=("all", "work", "ladder", "reward"), default="all")
+    parser.add_argument("--repeats", type=int, default=3, help="work, ladder: how often each has its turn")
+    parser.add_argument("--epochs", type=int, help="per run (default: work and ladder 2, reward 10)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="reward: one run of each per seed")
     parser.add_argument("--no-tuned", action="store_true", help="reward: leave out TRL with our rate and clip range")
     parser.add_argument("--threads", type=int, default=2, help="of each trainer")
+    parser.add_argument("--resume", action="store_true", help="go on from an interrupted comparison of the same code")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -572,7 +619,7 @@ def main() -> None:
         return
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; TRL's settings: {WORK['trl']}", flush=True)
     figures = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    for part, measure in (("work", equal_work), ("reward", equal_reward)):
+    for part, measure in (("work", equal_work), ("ladder", ladder), ("reward", equal_reward)):
         if options.part in ("all", part):
             figures[part] = measure(options)
             RESULT.write_text(json.dumps(figures | {"cores": os.cpu_count()}, indent=2) + "\n")

@@ -27,7 +27,8 @@ from t2i_feedback.ddpo import checkpoint, optimiser
 from t2i_feedback.ddpo.advantages import Advantages, advantages
 from t2i_feedback.ddpo.feedback import Feedback, Reward, Scores
 from t2i_feedback.ddpo.objective import policy_loss
-from t2i_feedback.diffusion import ddim, sampling
+from t2i_feedback.diffusion import ddim, sampling, texts
+from t2i_feedback.diffusion.merged import Merged
 from t2i_feedback.errors import UserError
 from t2i_feedback.params import Finetune, Model
 
@@ -80,10 +81,12 @@ class Trainer:
                 f"finetune.min_sigma: no step has as much noise as {finetune.min_sigma:g}; the most is "
                 f"{float(schedule.sigma.max()):.3g}"
             )
+        self.device = pipe.device  # asked once: every time it is a walk over all modules
         self.embeddings = sampling.embed(pipe, self.prompts)
-        self.policy = sampling.Policy(
-            pipe.unet, schedule, model.guidance, sampling.embed(pipe, [model.negative_prompt])
-        )
+        null = sampling.embed(pipe, [model.negative_prompt])
+        once = None if finetune.gradient_checkpointing else texts.OncePerText(pipe.unet)
+        self.policy = sampling.Policy(pipe.unet, schedule, model.guidance, null, once)
+        self.adapter = Merged(pipe.unet)
         self.optimiser = optimiser.make(finetune, parameters)
         if finetune.gradient_checkpointing:
             pipe.unet.enable_gradient_checkpointing()
@@ -233,7 +236,8 @@ class Trainer:
         return numbers, rollout, _everyones(numbers, rollout.images, len(index)), prompts
 
     def _draw(self, index: torch.Tensor, seeds: list[int]) -> sampling.Trajectories:
-        return sampling.roll_out(self.pipe, self.policy, self.embeddings, index, seeds, size=self.model.size)
+        with torch.no_grad(), self.adapter.merged():
+            return sampling.roll_out(self.pipe, self.policy, self.embeddings, index, seeds, size=self.model.size)
 
     def preflight(self) -> float:
         """Replay a small rollout under the run's own configuration before any question is asked: every ratio must be 1.
@@ -252,11 +256,12 @@ class Trainer:
         steps = rollout.log_probs.shape[1]
         every = torch.randperm(count * steps, generator=self._dice(0, "preflight"))[:PREFLIGHT_TRANSITIONS]
         worst = 0.0
-        for some in every.split(self.config.train_batch_size):
-            picture, step = some // steps, some % steps
-            replayed = self._log_prob(rollout, picture, step)[0].detach()
-            ratio = torch.exp(replayed - rollout.log_probs[picture, step].to(replayed.device))
-            worst = max(worst, float((ratio - 1).abs().max()))
+        with self.adapter.merged():
+            for some in every.split(self.config.train_batch_size):
+                picture, step = some // steps, some % steps
+                replayed = self._log_prob(rollout, picture, step)[0].detach()
+                ratio = torch.exp(replayed - rollout.log_probs[picture, step].to(replayed.device))
+                worst = max(worst, float((ratio - 1).abs().max()))
         limit = PREFLIGHT_SHARE * self.config.clip_range
         if not worst < limit:
             raise UserError(
@@ -288,17 +293,8 @@ class Trainer:
                         continue
                     mine = torch.tensor([place[number] for number in valid if number in place], dtype=torch.long)
                     picture, step = (grid.flatten() for grid in torch.meshgrid(mine, chosen, indexing="ij"))
-                    for some in torch.arange(len(picture)).split(self.config.train_batch_size) if len(picture) else ():
-                        loss, ratio, outside = self._loss(rollout, own, picture[some], step[some])
-                        if not loss.isfinite():
-                            raise UserError(
-                                f"epoch {epoch + 1}: the loss is {loss.item()}; the last good checkpoint is kept"
-                            )
-                        (loss * len(some)).backward()  # a sum: a mean's would be too small for float16
-                        ratio_max = max(ratio_max, float((ratio - 1).abs().max()))
-                        clipped += int(outside.sum())
-                        seen += len(some)
-                        bar.update(len(some))
+                    far, outside = self._accumulate(epoch, rollout, own, picture, step, bar)
+                    ratio_max, clipped, seen = max(ratio_max, far), clipped + outside, seen + len(picture)
                     norms.append(self._step(epoch, len(valid) * trained))
         found = torch.zeros(2 + processes.world(), dtype=torch.float64)
         found[0], found[1], found[2 + processes.rank()] = clipped, seen, ratio_max
@@ -308,6 +304,31 @@ class Trainer:
             "clipped": float(found[0] / found[1].clamp(min=1)),
             "grad_norm": fmean(norms) if norms else 0.0,
         }
+
+    def _accumulate(
+        self,
+        epoch: int,
+        rollout: sampling.Trajectories,
+        judged: Advantages,
+        picture: torch.Tensor,
+        step: torch.Tensor,
+        bar: tqdm,
+    ) -> tuple[float, int]:
+        """Add the gradient of the loss's sum over the transitions (picture [B], step [B]) to the parameters'.
+
+        Returns the largest |ratio - 1|, and how many ratios are outside the clip range.
+        """
+        ratio_max, clipped, size = 0.0, 0, self.config.train_batch_size
+        with self.adapter.merged():
+            for some in (slice(start, start + size) for start in range(0, len(picture), size)):
+                loss, ratio, outside = self._loss(rollout, judged, picture[some], step[some])
+                if not loss.isfinite():
+                    raise UserError(f"epoch {epoch + 1}: the loss is {loss.item()}; the last good checkpoint is kept")
+                (loss * len(ratio)).backward()  # a sum: a mean's would be too small for float16
+                ratio_max = max(ratio_max, float((ratio - 1).abs().max()))
+                clipped += int(outside.sum())
+                bar.update(len(ratio))
+        return ratio_max, clipped
 
     def _step(self, epoch: int, transitions: int) -> float:
         """One optimiser step on the mean gradient over `transitions` of all processes; its norm before clipping."""
@@ -337,22 +358,17 @@ class Trainer:
         self, rollout: sampling.Trajectories, picture: torch.Tensor, step: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probability [B] and mean of the transitions (picture [B], step [B]) under the present policy."""
-        device = self.pipe.device
-        x_t = rollout.latents[picture, step].to(device)
-        x_prev = rollout.latents[picture, step + 1].to(device)
+        x_t = rollout.latents[picture, step].to(self.device)
+        x_prev = rollout.latents[picture, step + 1].to(self.device)
         prompt_index = rollout.prompt_index[picture]
-        mean = self.policy.mean(x_t, step, self.embeddings[prompt_index].to(device), prompt_index)
+        mean = self.policy.mean(x_t, step, self.embeddings[prompt_index].to(self.device), prompt_index)
         return ddim.log_prob(self.policy.schedule, step, mean, x_prev), mean
 
     def _kl(
         self, rollout: sampling.Trajectories, picture: torch.Tensor, step: torch.Tensor, mean: torch.Tensor
     ) -> torch.Tensor:
-        with torch.no_grad():
-            self.pipe.unet.disable_adapters()
-            try:
-                base_mean = self._log_prob(rollout, picture, step)[1]
-            finally:
-                self.pipe.unet.enable_adapters()
+        with torch.no_grad(), self.adapter.base():
+            base_mean = self._log_prob(rollout, picture, step)[1]
         return ddim.kl_divergence(self.policy.schedule, step, mean, base_mean)
 
     @torch.no_grad()

@@ -94,6 +94,7 @@ class Policy:
     schedule: ddim.Schedule
     guidance: float  # 1 = none; the same in sampling and training, else the ratio is not 1
     null: torch.Tensor  # [1, tokens, width] embedding of the negative prompt, mostly the empty one
+    once: texts.OncePerText | None = None  # what depends on the text alone is computed once per text of a batch
 
     def mean(
         self,
@@ -104,14 +105,14 @@ class Policy:
     ) -> torch.Tensor:
         """Mean of the transition from x_t [B, C, H, W] at step indices `step` [B]; embeddings [B, tokens, width].
 
-        `prompt_index` [B], on the CPU, is equal where prompts are equal: then their part of the work is done once.
+        `prompt_index` [B], on the CPU, is equal where prompts are equal; `once` makes use of it.
         """
         x, timesteps, index = x_t, self.schedule.timesteps[step].to(x_t.device), prompt_index
         if self.guidance != 1:  # the empty prompt's rows first
             x, timesteps = torch.cat([x, x]), torch.cat([timesteps, timesteps])
             embeddings = torch.cat([self.null.expand(len(x_t), -1, -1), embeddings])
             index = None if index is None else torch.cat([torch.full_like(index, -1), index])
-        with nullcontext() if index is None else texts.computed_once(self.unet, index):
+        with nullcontext() if self.once is None or index is None else self.once.sharing(index):
             output = self.unet(x, timesteps, encoder_hidden_states=embeddings, return_dict=False)[0]
         if self.guidance != 1:
             unconditional, conditional = output.chunk(2)
@@ -159,19 +160,18 @@ def roll_out(
     side = size // pipe.vae_scale_factor
     shape = (pipe.unet.config.in_channels, side, side)
     sources = noise_sources(seeds)
-    given = embeddings[prompt_index].to(pipe.device)
+    like = {"device": pipe.device, "dtype": pipe.unet.dtype}  # both take a walk over all modules
+    given = embeddings[prompt_index].to(like["device"])
 
     def fresh_noise() -> torch.Tensor:
-        return torch.stack([torch.randn(shape, generator=source) for source in sources]).to(
-            pipe.device, pipe.unet.dtype
-        )
+        return torch.stack([torch.randn(shape, generator=source) for source in sources]).to(**like)
 
     x = fresh_noise()
     latents, log_probs = [x], []
     for index in range(len(policy.schedule)):
         step = torch.full((len(x),), index)
         mean = policy.mean(x, step, given, prompt_index)
-        x = (mean + policy.schedule.sigma[index].to(mean.device) * fresh_noise()).to(pipe.unet.dtype)
+        x = (mean + policy.schedule.sigma[index].to(mean.device) * fresh_noise()).to(like["dtype"])
         log_probs.append(ddim.log_prob(policy.schedule, step, mean, x))  # of the latent as stored
         latents.append(x)
     images = decode(pipe, x)

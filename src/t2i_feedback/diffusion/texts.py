@@ -13,24 +13,34 @@ import torch
 from diffusers.models.attention_processor import Attention
 
 
-@contextmanager
-def computed_once(unet: torch.nn.Module, rows: torch.Tensor) -> Iterator[None]:
-    """Within it, layers that see nothing but the text run on one row of each text; `rows` [B] numbers the rows' texts.
+class OncePerText:
+    """Layers of `unet` that see nothing but the text, as they are now: add adapters first.
 
-    Changes nothing under gradient checkpointing, whose backward pass runs the layers again after this has ended.
+    Gradient checkpointing runs layers again in the backward pass, when `sharing` has ended: the two do not go together.
     """
-    hooks = []
-    if not (torch.is_grad_enabled() and unet.is_gradient_checkpointing):
+
+    def __init__(self, unet: torch.nn.Module):
+        self._rows: tuple[torch.Tensor, torch.Tensor] | None = None
+        for layer in text_layers(unet):
+            layer.register_forward_pre_hook(self._one_row_of_each)
+            layer.register_forward_hook(self._all_rows)
+
+    @contextmanager
+    def sharing(self, rows: torch.Tensor) -> Iterator[None]:
+        """Within it the layers run on one row of each text; `rows` [B] numbers the rows' texts."""
         texts, inverse = rows.unique(return_inverse=True)
         first = torch.stack([(rows == text).nonzero()[0, 0] for text in texts])
-        for layer in text_layers(unet):
-            hooks.append(layer.register_forward_pre_hook(lambda layer, given: (given[0][first], *given[1:])))
-            hooks.append(layer.register_forward_hook(lambda layer, given, output: output[inverse]))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+        self._rows = first, inverse
+        try:
+            yield
+        finally:
+            self._rows = None
+
+    def _one_row_of_each(self, layer: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return given if self._rows is None else (given[0][self._rows[0]], *given[1:])
+
+    def _all_rows(self, layer: torch.nn.Module, given: object, output: torch.Tensor) -> torch.Tensor:
+        return output if self._rows is None else output[self._rows[1]]
 
 
 def text_layers(unet: Any) -> list[torch.nn.Module]:

@@ -1,0 +1,106 @@
+"""An adapter merged into its layers: the same pictures, the same gradients, and nothing left behind."""
+
+import pytest
+import tiny_diffusion
+import torch
+
+from t2i_feedback.diffusion import merged
+from t2i_feedback.diffusion.load import add_adapter
+from t2i_feedback.diffusion.merged import Merged
+
+TARGETS = ["to_q", "to_k", "to_out.0", "conv1", "conv_shortcut", "time_emb_proj"]  # linear, 3 x 3, 1 x 1
+
+
+@pytest.fixture
+def unet(tmp_path):
+    """With an adapter that has learnt something."""
+    unet = tiny_diffusion.pipeline(tmp_path).unet
+    for parameter in add_adapter(unet, 2, 4, TARGETS, 1):
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
+    return unet
+
+
+def call(unet):
+    dice = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 4, 8, 8, generator=dice)
+    text = torch.randn(3, 6, unet.config.cross_attention_dim, generator=dice)
+    return unet(x, 500, encoder_hidden_states=text).sample
+
+
+def gradients(unet):
+    return [parameter.grad for parameter in unet.parameters() if parameter.requires_grad]
+
+
+def test_the_output_and_the_adapters_gradients_are_those_of_the_adapter_itself(unet):
+    expected = call(unet)
+    expected.square().mean().backward()
+    wanted = gradients(unet)
+    unet.zero_grad()
+    with Merged(unet).merged():
+        found = call(unet)
+        found.square().mean().backward()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert all(float(gradient.abs().max()) > 0 for gradient in wanted)
+    torch.testing.assert_close(gradients(unet), wanted, atol=1e-6, rtol=1e-3)
+
+
+def test_gradients_of_several_batches_add_up_and_to_those_that_were_there(unet):
+    adapter = Merged(unet)
+    with adapter.merged():
+        call(unet).square().mean().backward()
+    once = [gradient.clone() for gradient in gradients(unet)]
+    with adapter.merged():
+        for _ in range(2):
+            call(unet).square().mean().backward()
+    torch.testing.assert_close(gradients(unet), [3 * gradient for gradient in once], atol=1e-6, rtol=1e-3)
+
+
+def test_a_merged_layer_passes_its_adapter_by(unet):
+    layer, seen = Merged(unet).layers[0], []
+    layer.lora_A["default"].register_forward_hook(lambda *given: seen.append(1))
+    with Merged(unet).merged(), torch.no_grad():
+        call(unet)
+    assert not seen
+    call(unet)
+    assert seen
+
+
+def test_afterwards_weights_and_output_are_bit_for_bit_what_they_were(unet):
+    adapter = Merged(unet)
+    before = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    expected = call(unet)
+    with pytest.raises(KeyboardInterrupt), adapter.merged():
+        raise KeyboardInterrupt
+    with adapter.merged(), adapter.base():
+        pass
+    assert all(torch.equal(tensor, before[name]) for name, tensor in unet.state_dict().items())
+    assert torch.equal(call(unet), expected)
+    assert not any(parameter.requires_grad for name, parameter in unet.named_parameters() if "lora" not in name)
+
+
+def test_the_base_is_the_unet_without_its_adapter_merged_or_not(unet):
+    adapter = Merged(unet)
+    unet.disable_adapters()
+    expected = call(unet)
+    unet.enable_adapters()
+    with adapter.base():
+        assert torch.equal(call(unet), expected)
+    with adapter.merged():
+        adapted = call(unet)
+        with adapter.base():
+            assert torch.equal(call(unet), expected)
+        assert torch.equal(call(unet), adapted)
+    assert not torch.equal(adapted, expected)
+
+
+def test_what_half_precision_would_round_away_is_not_merged(unet):
+    adapter = Merged(unet.half())
+    with adapter.merged():
+        pass
+    assert adapter.layers == []
+
+
+def test_large_layers_are_left_as_they_are(unet, monkeypatch):
+    sizes = sorted(layer.base_layer.weight.numel() for layer in Merged(unet).layers)
+    monkeypatch.setattr(merged, "LARGEST", sizes[-1] - 1)
+    assert len(Merged(unet).layers) == len(sizes) - sizes.count(sizes[-1])
