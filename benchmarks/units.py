@@ -21,6 +21,7 @@ from PIL import Image
 from t2i_feedback import mllm, params, paths, records
 from t2i_feedback.diffusion import ddim, sampling
 from t2i_feedback.diffusion.load import add_adapter, load_pipeline
+from t2i_feedback.diffusion.merged import Merged
 from t2i_feedback.evaluation import extractors, fidelity
 from t2i_feedback.mllm import roles
 from t2i_feedback.pictures import open_rgb
@@ -57,7 +58,7 @@ def drawing(p: params.Params, captions: list[str]) -> None:
     )
     print(f"image_models.{p.model.name}.steps: {len(captions) * p.model.steps / seconds:.1f} per second", flush=True)
     config = p.finetune
-    parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, p.seed)
+    add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, p.seed)
     schedule = ddim.Schedule.of(pipe.scheduler, p.model.steps, config.eta)
     policy = sampling.Policy(pipe.unet, schedule, p.model.guidance, sampling.embed(pipe, [""]))
     texts, steps = sampling.embed(pipe, captions), torch.arange(len(captions)) % p.model.steps
@@ -67,9 +68,10 @@ def drawing(p: params.Params, captions: list[str]) -> None:
     def forward() -> torch.Tensor:
         return policy.mean(noise, steps, texts).square().mean()
 
-    with torch.no_grad():
-        once = _seconds(forward)
-    trained = _seconds(lambda: torch.autograd.grad(forward(), parameters, allow_unused=True))
+    with Merged(pipe.unet).merged():  # as the trainer does
+        with torch.no_grad():
+            once = _seconds(forward)
+        trained = _seconds(lambda: forward().backward())
     print(f"image_models.{p.model.name}.update: {trained / once:.2f} forwards", flush=True)
 
 

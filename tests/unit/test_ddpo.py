@@ -198,6 +198,16 @@ def test_12_gradients_do_not_depend_on_how_many_transitions_are_taken_at_once(ma
     assert learnt[0] == pytest.approx(learnt[1], rel=1e-4)
 
 
+def test_12_gradients_do_not_depend_on_gradient_checkpointing(make, tmp_path):
+    learnt = []
+    for checkpointing in (False, True):
+        trainer = make(folder=tmp_path / str(checkpointing), gradient_checkpointing=checkpointing)
+        trainer.run()
+        learnt.append(trainer.parameters)
+    for mine, theirs in zip(*learnt, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=0)
+
+
 def test_13_a_transition_keeps_its_latent_next_latent_timestep_and_log_prob_together(make):
     trainer = make()
     rollout = trainer.roll_out(0)[1]
