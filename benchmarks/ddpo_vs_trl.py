@@ -13,8 +13,8 @@ point operations of the network as it stands, over the rate of a large matrix pr
 
 *ladder*: the same work by this trainer alone, with one thing more of what it does differently on every rung.
 
-*reward*: how long until each reaches the reward (darkness: 255 - mean pixel) that TRL has after its epochs. The clock
-runs while they train. The adapter of every epoch is measured afterwards by one judge for all: this project's sampler,
+*reward*: how long TRL takes to the reward (darkness: 255 - mean pixel) that it has after its epochs, and how long this
+trainer to the same. The clock runs while they train. The adapter of every epoch is measured afterwards by one judge for all: this project's sampler,
 the same prompts, noise, steps and guidance.
 """
 
@@ -23,6 +23,7 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -70,11 +71,11 @@ class Setting(NamedTuple):
 
 
 WORK = {"trl": Setting(), "ours": Setting(sample_batch=16, train_batch=20)}
-# What this trainer does differently, one thing more on every rung; the last is `ours` of WORK. `off`: see SWITCHES.
+# The same work by this trainer with one thing more on every rung; the last is `ours` of WORK. `off`: see SWITCHES.
 LADDER = (
-    ("TRL's batches", WORK["trl"], ("texts", "merged")),
-    ("timesteps and pictures as one batch", WORK["ours"], ("texts", "merged")),
-    ("texts once per batch", WORK["ours"], ("merged",)),
+    ("8 transitions in a forward pass", WORK["ours"]._replace(train_batch=8), ("texts", "merged")),
+    ("20 transitions, those of one picture", WORK["ours"], ("texts", "merged")),
+    ("what depends on the text once per pass", WORK["ours"], ("merged",)),
     ("adapter merged", WORK["ours"], ()),
 )
 FASTER = Setting(
@@ -91,6 +92,9 @@ REWARD = {
     "trl": Setting(),
     "trl-tuned": Setting(learning_rate=FASTER.learning_rate, clip_range=FASTER.clip_range),  # what of it is the rate?
     "ours": FASTER,
+    "ours-every-step": FASTER._replace(
+        min_sigma=0.0
+    ),  # what of it is the step of least noise, which TRL must train on?
 }
 EVALUATION_PICTURES = 32
 
@@ -126,6 +130,18 @@ def time_to_reward(curve: Sequence[tuple[float, float]], target: float) -> float
         if high >= target:
             return before + (after - before) * (target - low) / (high - low)
     return None
+
+
+def speed_up(theirs: Sequence[tuple[float, float]], ours: Sequence[tuple[float, float]]) -> float | None:
+    """Seconds until their curve first has the reward that it ends with, over ours; 0 if ours never has it.
+
+    None where theirs ends no better than it began: there is nothing to reach.
+    """
+    target = theirs[-1][1]
+    first, mine = time_to_reward(theirs, target), time_to_reward(ours, target)
+    if not first:
+        return None
+    return first / mine if mine else 0.0
 
 
 # ------------------------------------------------------------------------------------------------ the two trainers
@@ -224,9 +240,9 @@ def our_worker(spec: dict[str, Any]) -> dict[str, Any]:
     return {"epochs": clock.epochs, "seconds": curve, "beyond_imports": peak() - imported}
 
 
-SWITCHES: dict[str, Callable[[Any], object]] = {  # how the trainer does without
+SWITCHES: dict[str, Callable[[Any], None]] = {  # how the trainer does without
     "texts": lambda trainer: setattr(trainer.policy, "once", None),
-    "merged": lambda trainer: (trainer.adapter.layers.clear(), trainer.adapter.own.clear()),
+    "merged": lambda trainer: trainer.adapter.layers.clear(),
 }
 
 
@@ -398,6 +414,7 @@ WORKERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "trl": trl_worker,
     "trl-tuned": trl_worker,
     "ours": our_worker,
+    "ours-every-step": our_worker,
     "evaluate": evaluate_worker,
     "floor": floor_worker,
 }
@@ -433,7 +450,7 @@ def make_environment() -> None:
 
 def as_transformers_4_reads_it() -> None:
     """CHECKPOINT's parts under OLDER, with the tokenizer's one file taken apart into vocabulary and merges."""
-    subprocess.run(["rm", "-rf", str(OLDER)], check=True)
+    shutil.rmtree(OLDER, ignore_errors=True)
     (OLDER / "tokenizer").mkdir(parents=True)
     for part in CHECKPOINT.iterdir():
         if part.name != "tokenizer":
@@ -454,12 +471,13 @@ def run(trainer: str, options: argparse.Namespace, name: str, **spec: Any) -> An
     folder = RUNS / name
     spec |= {"trainer": trainer, "folder": str(folder)}
     asked, found = folder / "spec.json", folder / "result.json"
-    if options.resume and found.exists() and json.loads(asked.read_text()) == spec | {"threads": options.threads}:
+    told = json.dumps(spec | {"threads": options.threads})
+    if options.resume and found.exists() and asked.exists() and asked.read_text() == told:
         print(f"  {name}: as measured before", flush=True)
         return json.loads(found.read_text())
-    subprocess.run(["rm", "-rf", str(folder)], check=True)
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    asked.write_text(json.dumps(spec | {"threads": options.threads}))
+    asked.write_text(told)
     python = sys.executable
     if trainer.startswith("trl"):
         python = trl_python()
@@ -557,22 +575,19 @@ def equal_reward(options: argparse.Namespace) -> dict[str, Any]:
         curves[trainer].append(list(zip(seconds, rewards, strict=True)))
     figures: dict[str, Any] = {"curves": curves, "settings": {name: s._asdict() for name, s in settings.items()}}
     for trainer in settings:
-        targets = [curve[-1][1] for curve in curves["trl"]]
-        figures[trainer] = [time_to_reward(c, target) for c, target in zip(curves[trainer], targets, strict=True)]
-        known = [f"{s:.0f} s" if s is not None else "never" for s in figures[trainer]]
-        ends = [f"{curve[0][1]:.1f} -> {curve[-1][1]:.1f}" for curve in curves[trainer]]
-        print(f"{trainer:10s} has TRL's last reward after {', '.join(known)}; reward {', '.join(ends)}")
-    for against in (name for name in settings if name != "ours"):
-        ratios = [
-            theirs / ours if theirs is not None and ours else None
-            for theirs, ours in zip(figures[against], figures["ours"], strict=True)
-        ]
+        ends = ", ".join(
+            f"{curve[0][1]:.1f} -> {curve[-1][1]:.1f} in {curve[-1][0]:.0f} s" for curve in curves[trainer]
+        )
+        print(f"{trainer:16s} reward {ends}")
+    for against in (name for name in settings if name.startswith("trl")):
+        ratios = [speed_up(theirs, ours) for theirs, ours in zip(curves[against], curves["ours"], strict=True)]
         figures[f"{against} over ours"] = ratios
-        known_ratios = [ratio for ratio in ratios if ratio is not None]
-        if len(known_ratios) == len(ratios):
-            say(f"time to that reward, {against} over ours, worst seed", min(known_ratios), REWARD_TARGET)
-        else:
-            print(f"time to that reward, {against} over ours: not every seed reached it")
+        known = [ratio for ratio in ratios if ratio is not None]
+        if len(known) < len(ratios):
+            print(f"{against}: {len(ratios) - len(known)} of {len(ratios)} seeds end no better than they began")
+        if known:
+            found = ", ".join(f"{ratio:.0f}" for ratio in known)
+            say(f"time to {against}'s last reward, its over ours: {found}; the least", min(known), REWARD_TARGET)
     plot(curves)
     return figures
 
@@ -584,7 +599,12 @@ def plot(curves: dict[str, list[list[tuple[float, float]]]]) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    colours = {"trl": "tab:orange", "trl-tuned": "tab:red", "ours": "tab:blue"}
+    colours = {
+        "trl": "tab:orange",
+        "trl-tuned": "tab:red",
+        "ours": "tab:blue",
+        "ours-every-step": "tab:cyan",
+    }
     for trainer, seeds in curves.items():
         for number, curve in enumerate(seeds):
             label = trainer if number == 0 else None

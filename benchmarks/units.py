@@ -20,8 +20,8 @@ from PIL import Image
 
 from t2i_feedback import mllm, params, paths, records
 from t2i_feedback.diffusion import ddim, sampling
+from t2i_feedback.diffusion.adapter import Adapter
 from t2i_feedback.diffusion.load import add_adapter, load_pipeline
-from t2i_feedback.diffusion.merged import Merged
 from t2i_feedback.evaluation import extractors, fidelity
 from t2i_feedback.mllm import roles
 from t2i_feedback.pictures import open_rgb
@@ -68,7 +68,7 @@ def drawing(p: params.Params, captions: list[str]) -> None:
     def forward() -> torch.Tensor:
         return policy.mean(noise, steps, texts).square().mean()
 
-    with Merged(pipe.unet).merged():  # as the trainer does
+    with Adapter(pipe.unet).merged():  # as the trainer does
         with torch.no_grad():
             once = _seconds(forward)
         trained = _seconds(lambda: forward().backward())

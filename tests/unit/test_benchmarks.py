@@ -1,6 +1,9 @@
 """What the benchmark of the judges says of a model whose answers are known, and the arithmetic of DDPO's."""
 
+import argparse
 import importlib.util
+import json
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -99,6 +102,21 @@ def test_a_curve_that_falls_back_had_the_reward_when_it_first_rose_to_it(ddpo: M
     assert ddpo.time_to_reward([(0.0, 0.0), (1.0, 4.0), (2.0, 0.0), (3.0, 9.0)], 2.0) == 0.5
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ratio"),
+    [
+        ([(0.0, 1.0), (10.0, 2.0)], 10.0),
+        ([(0.0, 1.0), (10.0, 3.0), (20.0, 2.0)], 5.0),  # it had its last reward after 5 seconds
+        ([(0.0, 1.0), (10.0, 0.5)], None),  # it fell
+        ([(0.0, 1.0), (10.0, 9.0)], 0.0),  # ours does not get there
+    ],
+)
+def test_the_speed_up_is_of_the_times_to_the_reward_that_the_other_ends_with(
+    ddpo: ModuleType, theirs: list[tuple[float, float]], ratio: float | None
+) -> None:
+    assert ddpo.speed_up(theirs, [(0.0, 1.0), (2.0, 3.0)]) == ratio
+
+
 def test_both_trainers_of_equal_work_differ_in_nothing_but_batch_sizes(ddpo: ModuleType) -> None:
     free = {"sample_batch": 0, "train_batch": 0, "accumulation": 0}
     assert ddpo.WORK["ours"]._replace(**free) == ddpo.WORK["trl"]._replace(**free)
@@ -122,3 +140,30 @@ def test_without_a_registry_the_comparison_ends_with_one_line_that_says_so(
     monkeypatch.setattr(ddpo, "make_environment", lambda: None)
     with pytest.raises(SystemExit, match=r"No matching distribution.*registry in reach"):
         ddpo.trl_python()
+
+
+def test_an_interrupted_comparison_goes_on_where_it_was_asked_the_same(
+    ddpo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+
+    def worker(command: list[str], **given: object) -> subprocess.CompletedProcess[bytes]:
+        spec = json.loads(command[-1])
+        started.append(spec["trainer"])
+        (Path(spec["folder"]) / "result.json").write_text(str(len(started)))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(ddpo.subprocess, "run", worker)
+    monkeypatch.setattr(ddpo, "RUNS", tmp_path)
+    again = argparse.Namespace(threads=1, resume=True)
+    assert ddpo.run("ours", again, "one", off=("texts",)) == 1
+    assert ddpo.run("ours", again, "one", off=("texts",)) == 1  # as measured before
+    assert ddpo.run("ours", again, "one", off=()) == 2  # asked otherwise
+    assert ddpo.run("ours", argparse.Namespace(threads=1, resume=False), "one", off=()) == 3
+
+
+def test_every_rung_of_the_ladder_is_the_same_work_and_the_last_is_ours(ddpo: ModuleType) -> None:
+    settings = [setting for _, setting, _ in ddpo.LADDER]
+    assert {setting._replace(train_batch=0) for setting in settings} == {ddpo.WORK["ours"]._replace(train_batch=0)}
+    assert ddpo.LADDER[-1][1:] == (ddpo.WORK["ours"], ())
+    assert {switch for _, _, off in ddpo.LADDER for switch in off} == set(ddpo.SWITCHES)

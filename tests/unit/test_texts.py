@@ -62,3 +62,22 @@ def test_self_attention_is_left_alone(unet):
     mine = {id(layer) for layer in texts.text_layers(unet)}
     names = {name for name, module in unet.named_modules() if id(module) in mine}
     assert {name.rpartition("attentions")[2].split(".")[-2] for name in names - {"add_embedding"}} == {"attn2"}
+
+
+def test_gradient_checkpointing_runs_every_row_so_that_its_second_pass_agrees_with_the_first(unet):
+    adapted(unet)
+    expected = call(unet, once=False)
+    unet.enable_gradient_checkpointing()
+    unet.train()  # diffusers checkpoints whenever gradients are wanted; train() changes nothing else here
+    found = call(unet, once=True)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_drawing_shares_texts_under_gradient_checkpointing_too(unet):
+    unet.enable_gradient_checkpointing()
+    once, seen = texts.OncePerText(unet), []
+    texts.text_layers(unet)[0].register_forward_hook(lambda layer, given, output: seen.append(len(given[0])))
+    given = torch.zeros(8, 6, unet.config.cross_attention_dim)
+    with torch.no_grad(), once.sharing(ROWS):
+        unet(torch.zeros(8, 4, 8, 8), 500, encoder_hidden_states=given)
+    assert seen == [3]

@@ -28,7 +28,7 @@ from t2i_feedback.ddpo.advantages import Advantages, advantages
 from t2i_feedback.ddpo.feedback import Feedback, Reward, Scores
 from t2i_feedback.ddpo.objective import policy_loss
 from t2i_feedback.diffusion import ddim, sampling, texts
-from t2i_feedback.diffusion.merged import Merged
+from t2i_feedback.diffusion.adapter import Adapter
 from t2i_feedback.errors import UserError
 from t2i_feedback.params import Finetune, Model
 
@@ -84,12 +84,11 @@ class Trainer:
         self.device = pipe.device  # asked once: every time it is a walk over all modules
         self.embeddings = sampling.embed(pipe, self.prompts)
         null = sampling.embed(pipe, [model.negative_prompt])
-        once = None if finetune.gradient_checkpointing else texts.OncePerText(pipe.unet)
-        self.policy = sampling.Policy(pipe.unet, schedule, model.guidance, null, once)
-        self.adapter = Merged(pipe.unet)
-        self.optimiser = optimiser.make(finetune, parameters)
         if finetune.gradient_checkpointing:
             pipe.unet.enable_gradient_checkpointing()
+        self.policy = sampling.Policy(pipe.unet, schedule, model.guidance, null, texts.OncePerText(pipe.unet))
+        self.adapter = Adapter(pipe.unet)
+        self.optimiser = optimiser.make(finetune, parameters)
 
     def run(self, on_epoch: Callable[[records.EpochRow], None] = lambda row: None) -> list[records.EpochRow]:
         """Train to `epochs`, from the newest checkpoint if there is one. Returns the history of all epochs.

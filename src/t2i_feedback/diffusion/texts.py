@@ -14,20 +14,24 @@ from diffusers.models.attention_processor import Attention
 
 
 class OncePerText:
-    """Layers of `unet` that see nothing but the text, as they are now: add adapters first.
+    """Layers of `unet` that see nothing but the text, as they are now: add adapters and checkpointing first."""
 
-    Gradient checkpointing runs layers again in the backward pass, when `sharing` has ended: the two do not go together.
-    """
-
-    def __init__(self, unet: torch.nn.Module):
+    def __init__(self, unet: Any):
         self._rows: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._checkpointing = unet.is_gradient_checkpointing  # a walk over all modules
         for layer in text_layers(unet):
             layer.register_forward_pre_hook(self._one_row_of_each)
             layer.register_forward_hook(self._all_rows)
 
     @contextmanager
     def sharing(self, rows: torch.Tensor) -> Iterator[None]:
-        """Within it the layers run on one row of each text; `rows` [B] numbers the rows' texts."""
+        """Within it the layers run on one row of each text; `rows` [B] numbers the rows' texts.
+
+        Changes nothing under gradient checkpointing, whose backward pass runs the layers again after this has ended.
+        """
+        if self._checkpointing and torch.is_grad_enabled():
+            yield
+            return
         texts, inverse = rows.unique(return_inverse=True)
         first = torch.stack([(rows == text).nonzero()[0, 0] for text in texts])
         self._rows = first, inverse

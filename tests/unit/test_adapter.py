@@ -4,9 +4,9 @@ import pytest
 import tiny_diffusion
 import torch
 
-from t2i_feedback.diffusion import merged
+from t2i_feedback.diffusion import adapter as module
+from t2i_feedback.diffusion.adapter import Adapter
 from t2i_feedback.diffusion.load import add_adapter
-from t2i_feedback.diffusion.merged import Merged
 
 TARGETS = ["to_q", "to_k", "to_out.0", "conv1", "conv_shortcut", "time_emb_proj"]  # linear, 3 x 3, 1 x 1
 
@@ -36,7 +36,7 @@ def test_the_output_and_the_adapters_gradients_are_those_of_the_adapter_itself(u
     expected.square().mean().backward()
     wanted = gradients(unet)
     unet.zero_grad()
-    with Merged(unet).merged():
+    with Adapter(unet).merged():
         found = call(unet)
         found.square().mean().backward()
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
@@ -45,7 +45,7 @@ def test_the_output_and_the_adapters_gradients_are_those_of_the_adapter_itself(u
 
 
 def test_gradients_of_several_batches_add_up_and_to_those_that_were_there(unet):
-    adapter = Merged(unet)
+    adapter = Adapter(unet)
     with adapter.merged():
         call(unet).square().mean().backward()
     once = [gradient.clone() for gradient in gradients(unet)]
@@ -56,9 +56,9 @@ def test_gradients_of_several_batches_add_up_and_to_those_that_were_there(unet):
 
 
 def test_a_merged_layer_passes_its_adapter_by(unet):
-    layer, seen = Merged(unet).layers[0], []
+    layer, seen = Adapter(unet).layers[0][0], []
     layer.lora_A["default"].register_forward_hook(lambda *given: seen.append(1))
-    with Merged(unet).merged(), torch.no_grad():
+    with Adapter(unet).merged(), torch.no_grad():
         call(unet)
     assert not seen
     call(unet)
@@ -66,7 +66,7 @@ def test_a_merged_layer_passes_its_adapter_by(unet):
 
 
 def test_afterwards_weights_and_output_are_bit_for_bit_what_they_were(unet):
-    adapter = Merged(unet)
+    adapter = Adapter(unet)
     before = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
     expected = call(unet)
     with pytest.raises(KeyboardInterrupt), adapter.merged():
@@ -79,7 +79,7 @@ def test_afterwards_weights_and_output_are_bit_for_bit_what_they_were(unet):
 
 
 def test_the_base_is_the_unet_without_its_adapter_merged_or_not(unet):
-    adapter = Merged(unet)
+    adapter = Adapter(unet)
     unet.disable_adapters()
     expected = call(unet)
     unet.enable_adapters()
@@ -93,14 +93,43 @@ def test_the_base_is_the_unet_without_its_adapter_merged_or_not(unet):
     assert not torch.equal(adapted, expected)
 
 
+def test_asking_the_base_between_passes_leaves_the_gradients_as_they_are(unet):
+    adapter = Adapter(unet)
+    call(unet).square().mean().backward()
+    wanted = gradients(unet)
+    unet.zero_grad()
+    with adapter.merged():
+        output = call(unet)
+        with torch.no_grad(), adapter.base():
+            call(unet)
+        output.square().mean().backward()
+    torch.testing.assert_close(gradients(unet), wanted, atol=1e-6, rtol=1e-3)
+
+
 def test_what_half_precision_would_round_away_is_not_merged(unet):
-    adapter = Merged(unet.half())
+    adapter = Adapter(unet.half())
     with adapter.merged():
         pass
     assert adapter.layers == []
 
 
-def test_large_layers_are_left_as_they_are(unet, monkeypatch):
-    sizes = sorted(layer.base_layer.weight.numel() for layer in Merged(unet).layers)
-    monkeypatch.setattr(merged, "LARGEST", sizes[-1] - 1)
-    assert len(Merged(unet).layers) == len(sizes) - sizes.count(sizes[-1])
+def test_large_layers_are_merged_for_drawing_alone(unet, monkeypatch):
+    adapter = Adapter(unet)
+    largest = max(own.numel() for _, own in adapter.layers)
+    monkeypatch.setattr(module, "LARGEST", largest - 1)
+    with adapter.merged():
+        assert {layer.merged for layer, own in adapter.layers if own.numel() == largest} == {False}
+        assert {layer.merged for layer, own in adapter.layers if own.numel() < largest} == {True}
+    with torch.no_grad(), adapter.merged():
+        assert all(layer.merged for layer, _ in adapter.layers)
+
+
+def test_gradients_come_together_from_layers_that_are_merged_and_those_that_are_not(unet, monkeypatch):
+    call(unet).square().mean().backward()
+    wanted = gradients(unet)
+    unet.zero_grad()
+    adapter = Adapter(unet)
+    monkeypatch.setattr(module, "LARGEST", sorted(own.numel() for _, own in adapter.layers)[len(adapter.layers) // 2])
+    with adapter.merged():
+        call(unet).square().mean().backward()
+    torch.testing.assert_close(gradients(unet), wanted, atol=1e-6, rtol=1e-3)
