@@ -14,8 +14,8 @@ point operations of the network as it stands, over the rate of a large matrix pr
 *ladder*: the same work by this trainer alone, with one thing more of what it does differently on every rung.
 
 *reward*: how long TRL takes to the reward (darkness: 255 - mean pixel) that it has after its epochs, and how long this
-trainer to the same. The clock runs while they train. The adapter of every epoch is measured afterwards by one judge for all: this project's sampler,
-the same prompts, noise, steps and guidance.
+trainer takes to the same. The clock runs while they train. The adapter of every epoch is measured afterwards by one
+judge for all: this project's sampler, the same prompts, noise, steps and guidance.
 """
 
 import argparse
