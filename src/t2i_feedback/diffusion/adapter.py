@@ -25,8 +25,8 @@ class Adapter:
 
     def __init__(self, unet: Any):
         self.unet = unet
-        found = [layer for layer in unet.modules() if isinstance(layer, LoraLayer)]
-        weights = [layer.base_layer.weight for layer in found]  # without the adapter
+        found: list[Any] = [layer for layer in unet.modules() if isinstance(layer, LoraLayer)]
+        weights: list[torch.nn.Parameter] = [layer.base_layer.weight for layer in found]  # without the adapter
         self.layers = [pair for pair in zip(found, weights, strict=True) if pair[1].dtype == torch.float32]
 
     @contextmanager
@@ -62,7 +62,7 @@ class Adapter:
                 _put(layer, weight, merged)
 
 
-def _put(layer: LoraLayer, weight: torch.nn.Parameter, merged: list[str]) -> None:
+def _put(layer: Any, weight: torch.nn.Parameter, merged: list[str]) -> None:
     """`merged` names the adapters that PEFT is told are in this weight, so that it leaves them out."""
     layer.base_layer.weight = weight
     layer.merged_adapters[:] = merged
