@@ -92,9 +92,7 @@ REWARD = {
     "trl": Setting(),
     "trl-tuned": Setting(learning_rate=FASTER.learning_rate, clip_range=FASTER.clip_range),  # what of it is the rate?
     "ours": FASTER,
-    "ours-every-step": FASTER._replace(
-        min_sigma=0.0
-    ),  # what of it is the step of least noise, which TRL must train on?
+    "ours-every-step": FASTER._replace(min_sigma=0.0),  # what of it is the last step, which TRL must train on?
 }
 EVALUATION_PICTURES = 32
 
@@ -562,7 +560,7 @@ def ladder(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def equal_reward(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds until each trainer has the reward that TRL has after its epochs."""
+    """Rewards over seconds of every trainer and seed, and how much sooner ours has the reward that TRL ends with."""
     settings = {name: s for name, s in REWARD.items() if name != "trl-tuned" or not options.no_tuned}
     curves: dict[str, list[list[tuple[float, float]]]] = {trainer: [] for trainer in settings}
     for seed, (trainer, setting) in itertools.product(options.seeds, settings.items()):
@@ -585,9 +583,11 @@ def equal_reward(options: argparse.Namespace) -> dict[str, Any]:
         known = [ratio for ratio in ratios if ratio is not None]
         if len(known) < len(ratios):
             print(f"{against}: {len(ratios) - len(known)} of {len(ratios)} seeds end no better than they began")
-        if known:
-            found = ", ".join(f"{ratio:.0f}" for ratio in known)
-            say(f"time to {against}'s last reward, its over ours: {found}; the least", min(known), REWARD_TARGET)
+        what = f"time to {against}'s last reward, its over ours: {', '.join(f'{ratio:.0f}' for ratio in known)}"
+        if len(known) == len(ratios):
+            say(f"{what}; the least", min(known), REWARD_TARGET)
+        elif known:
+            print(what)
     plot(curves)
     return figures
 

@@ -74,6 +74,7 @@ class MllmFigures(Section):
     """Measured (questions, texts), or of a size (parameters, image_tokens), or far away (latency, image_tokens)."""
 
     rounds: Figure  # mean rounds until it accepts, as enhancer and validator
+    rounds_combined: Figure | None = None  # the same of the fine-tuned model; taken as `rounds` where there is none
     questions: ByGpu = {}
     texts: ByGpu = {}
     parameters: Figure | None = None
@@ -233,7 +234,10 @@ def evaluate(p: Params, common: Common, arm: str) -> Work:
 def work(p: Params, figures: Throughputs) -> list[Work]:
     """Every stage that does more than read and write files, in the order of dvc.yaml."""
     common = figures.common
-    rounds = min(_mllm(figures, p.stage1.mllm).rounds.value, p.stage1.max_rounds)
+    mllm = _mllm(figures, p.stage1.mllm)
+    rounds, combined = (
+        min(figure.value, p.stage1.max_rounds) for figure in (mllm.rounds, mllm.rounds_combined or mllm.rounds)
+    )
     return [
         Work("data"),
         reference(p),
@@ -246,7 +250,7 @@ def work(p: Params, figures: Throughputs) -> list[Work]:
         best_of_n(p, common, rounds),
         finetune(p),
         generate(p, "finetuned"),
-        validate(p, common, rounds, "combined"),
+        validate(p, common, combined, "combined"),
         *(evaluate(p, common, arm) for arm in paths.ARMS),
         Work("report"),
     ]
