@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from t2i_feedback.errors import UserError
 from t2i_feedback.pictures import about_png, open_rgb
 from t2i_feedback.records import PictureRow, PromptRow
 
+REPOSITORY = Path(__file__).parents[2]
 SCHEDULERS = ["ddim", "pndm", "dpmsolver++", "euler"]
 SD15_SCHEDULER = {  # scheduler_config.json of stable-diffusion-v1-5
     "_class_name": "PNDMScheduler",
@@ -516,3 +519,22 @@ def test_an_adapter_of_a_model_of_another_shape_is_refused(folder: Path, tmp_pat
     load.save_adapter(other.unet, tmp_path / "adapter")
     with pytest.raises(UserError, match=r"is no adapter of .*dvc repro finetune"):
         load.load_pipeline(tiny_diffusion.model(name=str(folder)), tmp_path / "adapter")
+
+
+def test_an_adapter_is_saved_as_the_same_bytes_by_every_process(folder: Path, tmp_path: Path) -> None:
+    """Whatever order a process has for its sets and maps: DVC would take other bytes for another adapter."""
+    program = """
+import sys
+from pathlib import Path
+from diffusers import UNet2DConditionModel
+from t2i_feedback.diffusion.load import add_adapter, save_adapter
+unet = UNet2DConditionModel.from_pretrained(sys.argv[1], subfolder="unet")
+add_adapter(unet, 2, 4, ["to_q", "to_k", "to_v", "to_out.0", "conv1"], 1)
+for again in "1234":
+    save_adapter(unet, Path(sys.argv[2]) / again)
+"""
+    for seed in "12":
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(REPOSITORY / "src")}
+        subprocess.run([sys.executable, "-c", program, folder, tmp_path / seed], env=environment, check=True)
+    written = [file.read_bytes() for file in tmp_path.glob(f"*/*/{load.ADAPTER_WEIGHTS}")]
+    assert (len(written), len(set(written))) == (8, 1)

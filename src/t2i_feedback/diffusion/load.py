@@ -292,14 +292,22 @@ def _load_adapter(pipe: Any, folder: Path, model: Model) -> None:
 
 
 def save_adapter(unet, folder: Path) -> None:
-    """Write the adapter as diffusers reads it (`pipe.load_lora_weights(folder)`)."""
+    """Write the adapter as diffusers reads it (`pipe.load_lora_weights(folder)`), the same bytes in every process."""
     from diffusers import StableDiffusionPipeline
+    from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
     from peft.utils import get_peft_model_state_dict
+    from safetensors.torch import save_file
 
+    settings = {
+        f"unet.{key}": sorted(value) if isinstance(value, set) else value
+        for key, value in unet.peft_config["default"].to_dict().items()
+    }
+    # one entry of metadata: safetensors writes several in an order of chance, and diffusers' own writing has two
+    metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps(settings, sort_keys=True)}
     folder.mkdir(parents=True, exist_ok=True)
     StableDiffusionPipeline.save_lora_weights(
         folder,
         unet_lora_layers=get_peft_model_state_dict(unet),
-        unet_lora_adapter_metadata=unet.peft_config["default"].to_dict(),
         weight_name=ADAPTER_WEIGHTS,
+        save_function=lambda weights, path: save_file(weights, path, metadata=metadata),
     )
