@@ -75,7 +75,7 @@ WORK = {"trl": Setting(), "ours": Setting(sample_batch=16, train_batch=20)}
 LADDER = (
     ("8 transitions in a forward pass", WORK["ours"]._replace(train_batch=8), ("texts", "merged")),
     ("20 transitions, those of one picture", WORK["ours"], ("texts", "merged")),
-    ("what depends on the text once per pass", WORK["ours"], ("merged",)),
+    ("a text once for neighbours that have it", WORK["ours"], ("merged",)),
     ("adapter merged", WORK["ours"], ()),
 )
 FASTER = Setting(

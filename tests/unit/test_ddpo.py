@@ -212,6 +212,24 @@ def test_12_gradients_do_not_depend_on_how_many_transitions_are_taken_at_once(ma
     assert learnt[0] == pytest.approx(learnt[1], rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("limit", "taken"),
+    [
+        (11, [10, 10]),  # two pictures of five steps: no tenth is left out
+        (8, [8, 8, 4]),  # one picture alone would leave out more
+        (100, [20]),
+    ],
+)
+def test_train_batch_size_is_filled_with_whole_pictures_where_that_leaves_out_no_more_than_a_tenth(make, limit, taken):
+    trainer = make(train_batch_size=limit, updates_per_epoch=1, prompts_per_epoch=2, images_per_prompt=2)
+    numbers, rollout, images, prompts = trainer.roll_out(0)
+    judged = advantages(darkness(images, prompts), prompts, per_prompt=True, clip=5)
+    rows = []
+    trainer.pipe.unet.register_forward_pre_hook(lambda unet, given: rows.append(len(given[0])))
+    trainer.update(0, numbers, rollout, judged)
+    assert rows == [2 * count for count in taken]  # once with the prompt, once without
+
+
 @pytest.mark.parametrize("kl_weight", [0.0, 1.0])
 def test_12_gradients_do_not_depend_on_gradient_checkpointing(make, kl_weight):
     plain, checkpointed = (make(gradient_checkpointing=on, kl_weight=kl_weight, clip_range=1.0) for on in (False, True))
@@ -221,9 +239,9 @@ def test_12_gradients_do_not_depend_on_gradient_checkpointing(make, kl_weight):
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
     _, rollout, images, prompts = plain.roll_out(0)
     judged = advantages(darkness(images, prompts), prompts, per_prompt=True, clip=5)
-    picture, step = torch.arange(8), torch.arange(8) % 5
+    pictures, steps = torch.arange(4), torch.arange(2)
     for trainer in (plain, checkpointed):
-        trainer._accumulate(0, rollout, judged, picture, step, trainer._bar(0, "update", 8, "transition"))
+        trainer._accumulate(0, rollout, judged, pictures, steps, trainer._bar(0, "update", 8, "transition"))
     assert all(float(parameter.grad.abs().max()) > 0 for parameter in plain.parameters)
     found, expected = ([parameter.grad for parameter in trainer.parameters] for trainer in (checkpointed, plain))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)

@@ -1,4 +1,4 @@
-"""Text layers once per text: the same output, the same gradients, fewer rows."""
+"""Attention to a text once for neighbours that have it: the same output, the same gradients, fewer rows."""
 
 import pytest
 import tiny_diffusion
@@ -8,7 +8,7 @@ from diffusers import UNet2DConditionModel
 from t2i_feedback.diffusion import texts
 from t2i_feedback.diffusion.load import add_adapter
 
-ROWS = torch.tensor([-1, -1, -1, -1, 3, 0, 3, 3])
+ROWS = torch.tensor([-1, -1, -1, -1, 3, 3, 0, 0])  # neighbours in twos, the first four as two pairs
 
 
 @pytest.fixture(params=["tiny", "models/postcards/sd"])  # the shipped one adds its pooled text to the timestep
@@ -48,20 +48,34 @@ def test_the_output_and_an_adapters_gradients_stay_the_same(unet):
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-3)
 
 
-def test_text_layers_see_one_row_of_each_text_and_all_rows_afterwards(unet):
-    adapted(unet)
+def texts_seen(unet):
+    """A list that grows by the number of texts that the first cross-attention projects in a call of `unet`."""
     seen = []
-    layer = texts.text_layers(unet)[0].base_layer
+    layer = texts.cross_attentions(unet)[0].to_k
     layer.register_forward_hook(lambda layer, given, output: seen.append(len(given[0])))
+    return seen
+
+
+def test_neighbours_project_their_text_once_and_all_rows_do_afterwards(unet):
+    adapted(unet)
+    seen = texts_seen(unet)
     call(unet, once=True)
     call(unet, once=False)
-    assert seen == [3, 8]
+    assert seen == [4, 8]
+
+
+def test_rows_without_a_neighbour_of_the_same_text_share_nothing(unet):
+    seen = texts_seen(unet)
+    given = torch.zeros(3, 6, unet.config.cross_attention_dim)
+    with torch.no_grad(), texts.OncePerText(unet).sharing(torch.tensor([1, 1, 2])):
+        unet(torch.zeros(3, 4, 8, 8), 500, encoder_hidden_states=given)
+    assert seen == [3]
 
 
 def test_self_attention_is_left_alone(unet):
-    mine = {id(layer) for layer in texts.text_layers(unet)}
+    mine = {id(layer) for layer in texts.cross_attentions(unet)}
     names = {name for name, module in unet.named_modules() if id(module) in mine}
-    assert {name.rpartition("attentions")[2].split(".")[-2] for name in names - {"add_embedding"}} == {"attn2"}
+    assert {name.rpartition(".")[2] for name in names} == {"attn2"}
 
 
 def test_gradient_checkpointing_runs_every_row_so_that_its_second_pass_agrees_with_the_first(unet):
@@ -75,9 +89,8 @@ def test_gradient_checkpointing_runs_every_row_so_that_its_second_pass_agrees_wi
 
 def test_drawing_shares_texts_under_gradient_checkpointing_too(unet):
     unet.enable_gradient_checkpointing()
-    once, seen = texts.OncePerText(unet), []
-    texts.text_layers(unet)[0].register_forward_hook(lambda layer, given, output: seen.append(len(given[0])))
+    once, seen = texts.OncePerText(unet), texts_seen(unet)
     given = torch.zeros(8, 6, unet.config.cross_attention_dim)
     with torch.no_grad(), once.sharing(ROWS):
         unet(torch.zeros(8, 4, 8, 8), 500, encoder_hidden_states=given)
-    assert seen == [3]
+    assert seen == [4]

@@ -4,7 +4,7 @@ Batch arithmetic of one epoch, with the default parameters:
 
     prompts_per_epoch 8 x images_per_prompt 8 = 64 pictures, 64 judge calls
     inner_epochs 1 x updates_per_epoch 4      = 4 optimiser steps on 16 pictures each
-    16 pictures x (9 steps x timestep_share 1.0) = 144 transitions per optimiser step, train_batch_size at a time
+    16 pictures x (9 steps x timestep_share 1.0) = 144 transitions per optimiser step, up to train_batch_size at a time
     (10 steps, but the last has less noise than min_sigma)
 
 Gradients are averaged over an optimiser step's transitions, so `train_batch_size` changes memory and speed alone, and
@@ -13,7 +13,7 @@ A picture's trajectory stays in the process that drew it; pictures, scores and g
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean, pstdev
 
@@ -253,11 +253,10 @@ class Trainer:
                 "preflight: a log-probability of the rollout is not finite; lower model.guidance or use float32"
             )
         steps = rollout.log_probs.shape[1]
-        every = torch.randperm(count * steps, generator=self._dice(0, "preflight"))[:PREFLIGHT_TRANSITIONS]
+        pictures = torch.arange(min(count, math.ceil(PREFLIGHT_TRANSITIONS / steps)))
         worst = 0.0
         with self.adapter.merged():
-            for some in every.split(self.config.train_batch_size):
-                picture, step = some // steps, some % steps
+            for picture, step in _together(pictures, torch.arange(steps), self.config.train_batch_size):
                 replayed = self._log_prob(rollout, picture, step)[0].detach()
                 ratio = torch.exp(replayed - rollout.log_probs[picture, step].to(replayed.device))
                 worst = max(worst, float((ratio - 1).abs().max()))
@@ -291,9 +290,8 @@ class Trainer:
                     if not valid:
                         continue
                     mine = torch.tensor([place[number] for number in valid if number in place], dtype=torch.long)
-                    picture, step = (grid.flatten() for grid in torch.meshgrid(mine, chosen, indexing="ij"))
-                    far, outside = self._accumulate(epoch, rollout, own, picture, step, bar)
-                    ratio_max, clipped, seen = max(ratio_max, far), clipped + outside, seen + len(picture)
+                    far, outside = self._accumulate(epoch, rollout, own, mine, chosen, bar)
+                    ratio_max, clipped, seen = max(ratio_max, far), clipped + outside, seen + len(mine) * trained
                     norms.append(self._step(epoch, len(valid) * trained))
         found = torch.zeros(2 + processes.world(), dtype=torch.float64)
         found[0], found[1], found[2 + processes.rank()] = clipped, seen, ratio_max
@@ -309,18 +307,18 @@ class Trainer:
         epoch: int,
         rollout: sampling.Trajectories,
         judged: Advantages,
-        picture: torch.Tensor,
-        step: torch.Tensor,
+        pictures: torch.Tensor,
+        steps: torch.Tensor,
         bar: tqdm,
     ) -> tuple[float, int]:
-        """Add the gradient of the loss's sum over the transitions (picture [B], step [B]) to the parameters'.
+        """Add the gradient of the loss's sum over these pictures' transitions at these steps to the parameters'.
 
         Returns the largest |ratio - 1|, and how many ratios are outside the clip range.
         """
-        ratio_max, clipped, size = 0.0, 0, self.config.train_batch_size
+        ratio_max, clipped = 0.0, 0
         with self.adapter.merged():
-            for some in (slice(start, start + size) for start in range(0, len(picture), size)):
-                loss, ratio, outside = self._loss(rollout, judged, picture[some], step[some])
+            for picture, step in _together(pictures, steps, self.config.train_batch_size):
+                loss, ratio, outside = self._loss(rollout, judged, picture, step)
                 if not loss.isfinite():
                     raise UserError(f"epoch {epoch + 1}: the loss is {loss.item()}; the last good checkpoint is kept")
                 (loss * len(ratio)).backward()  # a sum: a mean's would be too small for float16
@@ -394,6 +392,19 @@ class Trainer:
             mininterval=1,
             disable=not processes.first(),
         )
+
+
+def _together(pictures: torch.Tensor, steps: torch.Tensor, limit: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The transitions of these pictures at these steps, as many at a time as go through the network together.
+
+    At most `limit` and at least nine tenths of it: those that leave the longest runs of one picture and thereby of one
+    text, which costs less (`diffusion.texts`).
+    """
+    sizes = range(math.ceil(0.9 * limit), limit + 1)
+    size = max(sizes, key=lambda size: (math.gcd(size, len(steps)), size))
+    picture, step = pictures.repeat_interleave(len(steps)), steps.repeat(len(pictures))
+    for start in range(0, len(picture), size):
+        yield picture[start : start + size], step[start : start + size]
 
 
 def _everyones(numbers: list[int], images: list[Image.Image], total: int) -> list[Image.Image]:

@@ -1,54 +1,67 @@
-"""What a UNet computes of its text alone, computed once per text instead of once per row of a batch.
+"""A UNet's attention to its text, once for neighbouring rows of a batch that have the same text.
 
-Every cross-attention projects all tokens of the text to keys and values, for every row, although the rows of a batch
-share few texts: half of them have the empty prompt, and pictures come in groups of one prompt. The output stays the
-same but for rounding, and the gradients of an adapter on these layers add up over the rows as they should.
+Cross-attention projects a text to keys and values and looks at them from every position of a picture. The rows of a
+batch share few texts: half of them have the empty prompt, and pictures come in groups of one prompt. So n neighbours
+with one text are as good as one row with n times as many positions: the text is projected once, and one larger product
+takes the place of n small ones. The output stays the same but for rounding, and so do an adapter's gradients.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention import BasicTransformerBlock
 
 
 class OncePerText:
-    """Layers of `unet` that see nothing but the text, as they are now: add adapters and checkpointing first."""
+    """Layers of `unet` that look at the text, as they are now: add adapters and checkpointing first."""
 
     def __init__(self, unet: Any):
-        self._rows: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._run = 1  # so many neighbours have the same text, from the first row on
         self._checkpointing = unet.is_gradient_checkpointing  # a walk over all modules
-        for layer in text_layers(unet):
-            layer.register_forward_pre_hook(self._one_row_of_each)
-            layer.register_forward_hook(self._all_rows)
+        for attention in cross_attentions(unet):
+            attention.register_forward_pre_hook(self._as_positions, with_kwargs=True)
+            attention.register_forward_hook(self._as_rows)
+        if unet.config.addition_embed_type == "text":  # such a UNet adds the pooled text to its timestep
+            unet.add_embedding.register_forward_pre_hook(self._one_of_each)
+            unet.add_embedding.register_forward_hook(self._for_all)
 
     @contextmanager
     def sharing(self, rows: torch.Tensor) -> Iterator[None]:
-        """Within it the layers run on one row of each text; `rows` [B] numbers the rows' texts.
+        """Within it neighbours share their text; `rows` [B], on the CPU, is equal where texts are equal.
 
-        Changes nothing under gradient checkpointing, whose backward pass runs the layers again after this has ended.
+        Changes nothing where a text has no neighbour, nor under gradient checkpointing, whose backward pass runs the
+        layers again after this has ended.
         """
-        if self._checkpointing and torch.is_grad_enabled():
-            yield
-            return
-        texts, inverse = rows.unique(return_inverse=True)
-        first = torch.stack([(rows == text).nonzero()[0, 0] for text in texts])
-        self._rows = first, inverse
+        if not (self._checkpointing and torch.is_grad_enabled()):
+            self._run = math.gcd(*rows.unique_consecutive(return_counts=True)[1].tolist())
         try:
             yield
         finally:
-            self._rows = None
+            self._run = 1
 
-    def _one_row_of_each(self, layer: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return given if self._rows is None else (given[0][self._rows[0]], *given[1:])
+    def _as_positions(self, attention: Any, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """[B, T, C] as [B / n, n T, C], and every n-th text."""
+        if self._run == 1:
+            return given, named
+        return (
+            (given[0].unflatten(0, (-1, self._run)).flatten(1, 2), *given[1:]),
+            named | {"encoder_hidden_states": named["encoder_hidden_states"][:: self._run]},
+        )
 
-    def _all_rows(self, layer: torch.nn.Module, given: object, output: torch.Tensor) -> torch.Tensor:
-        return output if self._rows is None else output[self._rows[1]]
+    def _as_rows(self, attention: Any, given: object, output: torch.Tensor) -> torch.Tensor:
+        return output if self._run == 1 else output.unflatten(1, (self._run, -1)).flatten(0, 1)
+
+    def _one_of_each(self, layer: Any, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (given[0][:: self._run], *given[1:])
+
+    def _for_all(self, layer: Any, given: object, output: torch.Tensor) -> torch.Tensor:
+        return output if self._run == 1 else output.repeat_interleave(self._run, 0)
 
 
-def text_layers(unet: Any) -> list[torch.nn.Module]:
-    """Keys and values of the cross-attentions, and the pooling of the text where a UNet adds that to its timestep."""
-    attentions = [module for module in unet.modules() if isinstance(module, Attention) and module.is_cross_attention]
-    layers: list[torch.nn.Module] = [layer for found in attentions for layer in (found.to_k, found.to_v)]
-    return [*layers, unet.add_embedding] if unet.config.addition_embed_type == "text" else layers
+def cross_attentions(unet: Any) -> list[Any]:
+    """Of its transformer blocks, those that look at the text."""
+    blocks = (module for module in unet.modules() if isinstance(module, BasicTransformerBlock))
+    return [block.attn2 for block in blocks if block.attn2 is not None and block.attn2.is_cross_attention]
