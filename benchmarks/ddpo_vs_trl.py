@@ -2,6 +2,7 @@
 
     python benchmarks/ddpo_vs_trl.py                                    # all parts
     python benchmarks/ddpo_vs_trl.py --part work --repeats 1 --epochs 1 # a first impression
+    python benchmarks/ddpo_vs_trl.py --part work --processes 2          # each trainer in two processes of one thread
     python benchmarks/ddpo_vs_trl.py --part reward --seeds 1 --epochs 2
 
 Run it as `PYTHONPATH=src .venv/bin/python ...`, on a machine that does nothing else; all of it takes about an hour.
@@ -24,6 +25,7 @@ import json
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -105,6 +107,11 @@ def updates(setting: Setting) -> int:
     return setting.pictures // (setting.train_batch * setting.accumulation)
 
 
+def world() -> int:
+    """How many processes share a trainer's work: each takes its part of every batch."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def floor_seconds(setting: Setting, forward: float, both: float, rate: float) -> tuple[float, float]:
     """Least seconds of an epoch's rollout and update: FLOPs per transition (guidance included) over FLOPs per second.
 
@@ -162,9 +169,9 @@ def trl_worker(spec: dict[str, Any]) -> dict[str, Any]:
         save_freq=10**9,  # never: saving is not what is measured
         sample_num_steps=setting.steps,
         sample_guidance_scale=setting.guidance,
-        sample_batch_size=setting.sample_batch,
+        sample_batch_size=setting.sample_batch // world(),
         sample_num_batches_per_epoch=setting.pictures // setting.sample_batch,
-        train_batch_size=setting.train_batch,
+        train_batch_size=setting.train_batch // world(),
         train_gradient_accumulation_steps=setting.accumulation,
         train_learning_rate=setting.learning_rate,
         train_adam_weight_decay=setting.weight_decay,
@@ -253,7 +260,7 @@ def our_configuration(p: Any, setting: Setting, epochs: int) -> tuple[Any, Any]:
             "device": "cpu",
             "steps": setting.steps,
             "guidance": setting.guidance,
-            "batch_size": setting.sample_batch,
+            "batch_size": setting.sample_batch // world(),
         }
     )
     finetune = p.finetune.model_copy(
@@ -266,7 +273,7 @@ def our_configuration(p: Any, setting: Setting, epochs: int) -> tuple[Any, Any]:
             "updates_per_epoch": updates(WORK["trl"]),
             "timestep_share": setting.timestep_share,
             "min_sigma": setting.min_sigma,
-            "train_batch_size": setting.train_batch,
+            "train_batch_size": setting.train_batch // world(),
             "learning_rate": setting.learning_rate,
             "weight_decay": setting.weight_decay,
             "max_grad_norm": 1.0,
@@ -395,6 +402,8 @@ def peak() -> float:
 
 
 def tell(spec: dict[str, Any], epoch: int, clock: Clock) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return
     last = clock.epochs[-1]
     print(
         f"  {spec['trainer']:9s} seed {spec['seed']} epoch {epoch + 1}/{spec['epochs']}: "
@@ -464,12 +473,12 @@ def as_transformers_4_reads_it() -> None:
         (OLDER / "tokenizer" / file).write_text(text)
 
 
-def run(trainer: str, options: argparse.Namespace, name: str, **spec: Any) -> Any:
-    """Run one worker in a process of its own and return what it found."""
+def run(trainer: str, options: argparse.Namespace, name: str, *, processes: int = 1, **spec: Any) -> Any:
+    """Run one worker in processes of its own and return what the first found, and the memory of all."""
     folder = RUNS / name
     spec |= {"trainer": trainer, "folder": str(folder)}
     asked, found = folder / "spec.json", folder / "result.json"
-    told = json.dumps(spec | {"threads": options.threads})
+    told = json.dumps(spec | {"threads": options.threads, "processes": processes})
     if options.resume and found.exists() and asked.exists() and asked.read_text() == told:
         print(f"  {name}: as measured before", flush=True)
         return json.loads(found.read_text())
@@ -483,18 +492,38 @@ def run(trainer: str, options: argparse.Namespace, name: str, **spec: Any) -> An
     quiet = {
         "HF_HUB_OFFLINE": "1",
         "TQDM_DISABLE": "1",
-        "OMP_NUM_THREADS": str(options.threads),
+        "OMP_NUM_THREADS": str(max(1, options.threads // processes)),
         "CUDA_VISIBLE_DEVICES": "",
     }
-    done = subprocess.run(
-        [python, __file__, "--worker", json.dumps(spec)],
-        env=os.environ | quiet,
-        stderr=(folder / "stderr.txt").open("w"),
-    )
-    if done.returncode:
-        last = (folder / "stderr.txt").read_text().strip().splitlines() or ["no message"]
-        sys.exit(f"{trainer} failed with status {done.returncode}: {last[-1]} (all of it in {folder}/stderr.txt)")
-    return json.loads(found.read_text())
+    places: list[dict[str, str]] = [{}]
+    if processes > 1:
+        launch = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "ACCELERATE_USE_CPU": "true"}
+        launch |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+        places = [launch | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    running = [
+        subprocess.Popen(
+            [python, __file__, "--worker", json.dumps(spec | {"result": str(found.with_stem(f"result-{rank}"))})],
+            env=os.environ | quiet | place,
+            stderr=(folder / f"stderr-{rank}.txt").open("w"),
+        )
+        for rank, place in enumerate(places)
+    ]
+    for rank, process in enumerate(running):
+        if process.wait():
+            errors = folder / f"stderr-{rank}.txt"
+            last = errors.read_text().strip().splitlines() or ["no message"]
+            sys.exit(f"{trainer} failed with status {process.returncode}: {last[-1]} (all of it in {errors})")
+    results = [json.loads(found.with_stem(f"result-{rank}").read_text()) for rank in range(processes)]
+    if processes > 1:
+        results[0]["beyond_imports"] = sum(result["beyond_imports"] for result in results)
+    found.write_text(json.dumps(results[0]))
+    return results[0]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def equal_work(options: argparse.Namespace) -> dict[str, Any]:
@@ -507,6 +536,7 @@ def equal_work(options: argparse.Namespace) -> dict[str, Any]:
                     trainer,
                     options,
                     f"work-{trainer}-{turn}",
+                    processes=options.processes,
                     setting=setting._asdict(),
                     seed=1,
                     epochs=options.epochs or 2,
@@ -517,7 +547,8 @@ def equal_work(options: argparse.Namespace) -> dict[str, Any]:
     least = floor_seconds(WORK["trl"], **floor)
     pictures = WORK["trl"].pictures
     figures: dict[str, Any] = {"floor": floor | {"rollout_seconds": least[0], "update_seconds": least[1]}}
-    print(f"\nequal work, {options.threads} threads: the fastest of {options.repeats} x {options.epochs or 2} epochs")
+    shared = f"{options.threads} threads, {options.processes} process" + "es" * (options.processes > 1)
+    print(f"\nequal work, {shared}: the fastest of {options.repeats} x {options.epochs or 2} epochs")
     print(f"{'':10s}{'rollout':>10s}{'update':>10s}{'both':>10s} pictures/s {'share of floor':>16s}{'MiB':>8s}")
     for trainer, runs in found.items():
         best = fastest([epoch for one in runs for epoch in one["epochs"]])
@@ -628,20 +659,30 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="per run (default: work and ladder 2, reward 10)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="reward: one run of each per seed")
     parser.add_argument("--no-tuned", action="store_true", help="reward: leave out TRL with our rate and clip range")
-    parser.add_argument("--threads", type=int, default=2, help="of each trainer")
+    parser.add_argument("--threads", type=int, default=2, help="of each trainer, in all its processes together")
+    parser.add_argument("--processes", type=int, default=1, help="work: of each trainer")
     parser.add_argument("--resume", action="store_true", help="go on from an interrupted comparison of the same code")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    batches = [batch for setting in WORK.values() for batch in (setting.sample_batch, setting.train_batch)]
+    if options.processes < 1 or any(batch % options.processes for batch in batches):
+        parser.error(f"--processes {options.processes}: batches of {', '.join(map(str, batches))} must divide by it")
     if options.worker:
         spec = json.loads(options.worker)
         found = WORKERS[spec["trainer"]](spec)
-        (Path(spec["folder"]) / "result.json").write_text(json.dumps(found))
+        if world() > 1:  # nobody's end is to look like a failure to the others
+            from torch import distributed
+
+            distributed.barrier()
+            distributed.destroy_process_group()
+        Path(spec["result"]).write_text(json.dumps(found))
         return
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; TRL's settings: {WORK['trl']}", flush=True)
     figures = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for part, measure in (("work", equal_work), ("ladder", ladder), ("reward", equal_reward)):
         if options.part in ("all", part):
-            figures[part] = measure(options)
+            shared = part == "work" and options.processes > 1
+            figures[f"{part}, {options.processes} processes" if shared else part] = measure(options)
             RESULT.write_text(json.dumps(figures | {"cores": os.cpu_count()}, indent=2) + "\n")
     print(f"figures in {RESULT}")
 

@@ -3,12 +3,11 @@
 import argparse
 import importlib.util
 import json
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -129,6 +128,21 @@ def test_both_take_as_many_optimiser_steps_an_epoch(ddpo: ModuleType) -> None:
     assert (finetune.epochs, finetune.min_sigma, model.steps, model.guidance) == (3, 0.0, 20, 5.0)
 
 
+def test_two_processes_take_half_of_every_batch_each(ddpo: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    model, finetune = ddpo.our_configuration(params.load(REPOSITORY / "params.yaml"), ddpo.WORK["ours"], 1)
+    assert (model.batch_size, finetune.train_batch_size, finetune.updates_per_epoch) == (8, 10, 4)
+
+
+def test_a_number_of_processes_that_does_not_divide_the_batches_is_refused(
+    ddpo: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ddpo_vs_trl.py", "--processes", "3"])
+    with pytest.raises(SystemExit):
+        ddpo.main()
+    assert "--processes 3: batches of 16, 8, 16, 20 must divide by it" in capsys.readouterr().err
+
+
 def test_without_a_registry_the_comparison_ends_with_one_line_that_says_so(
     ddpo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,13 +161,13 @@ def test_an_interrupted_comparison_goes_on_where_it_was_asked_the_same(
 ) -> None:
     started: list[str] = []
 
-    def worker(command: list[str], **given: object) -> subprocess.CompletedProcess[bytes]:
+    def worker(command: list[str], **given: object) -> SimpleNamespace:
         spec = json.loads(command[-1])
         started.append(spec["trainer"])
-        (Path(spec["folder"]) / "result.json").write_text(str(len(started)))
-        return subprocess.CompletedProcess(command, 0)
+        Path(spec["result"]).write_text(str(len(started)))
+        return SimpleNamespace(wait=lambda: 0)
 
-    monkeypatch.setattr(ddpo.subprocess, "run", worker)
+    monkeypatch.setattr(ddpo.subprocess, "Popen", worker)
     monkeypatch.setattr(ddpo, "RUNS", tmp_path)
     again = argparse.Namespace(threads=1, resume=True)
     assert ddpo.run("ours", again, "one", off=("texts",)) == 1
