@@ -492,7 +492,7 @@ def run(trainer: str, options: argparse.Namespace, name: str, *, processes: int 
     quiet = {
         "HF_HUB_OFFLINE": "1",
         "TQDM_DISABLE": "1",
-        "OMP_NUM_THREADS": str(max(1, options.threads // processes)),
+        "OMP_NUM_THREADS": str(options.threads // processes),
         "CUDA_VISIBLE_DEVICES": "",
     }
     places: list[dict[str, str]] = [{}]
@@ -508,16 +508,30 @@ def run(trainer: str, options: argparse.Namespace, name: str, *, processes: int 
         )
         for rank, place in enumerate(places)
     ]
-    for rank, process in enumerate(running):
-        if process.wait():
-            errors = folder / f"stderr-{rank}.txt"
-            last = errors.read_text().strip().splitlines() or ["no message"]
-            sys.exit(f"{trainer} failed with status {process.returncode}: {last[-1]} (all of it in {errors})")
+    failed = first_failure(running)
+    if failed is not None:
+        errors = folder / f"stderr-{failed}.txt"
+        last = errors.read_text().strip().splitlines() or ["no message"]
+        sys.exit(f"{trainer} failed with status {running[failed].returncode}: {last[-1]} (all of it in {errors})")
     results = [json.loads(found.with_stem(f"result-{rank}").read_text()) for rank in range(processes)]
     if processes > 1:
         results[0]["beyond_imports"] = sum(result["beyond_imports"] for result in results)
     found.write_text(json.dumps(results[0]))
     return results[0]
+
+
+def first_failure(running: Sequence[subprocess.Popen[bytes]]) -> int | None:
+    """Wait for all, or for the first that fails: the others are ended, and its index is returned."""
+    try:
+        while any(process.poll() is None for process in running):
+            if failed := [index for index, process in enumerate(running) if process.poll()]:
+                return failed[0]
+            time.sleep(0.1)
+        return next((index for index, process in enumerate(running) if process.returncode), None)
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
 
 
 def free_port() -> int:
@@ -535,7 +549,7 @@ def equal_work(options: argparse.Namespace) -> dict[str, Any]:
                 run(
                     trainer,
                     options,
-                    f"work-{trainer}-{turn}",
+                    f"work-{trainer}-{turn}" + f"-of-{options.processes}" * (options.processes > 1),
                     processes=options.processes,
                     setting=setting._asdict(),
                     seed=1,
@@ -665,8 +679,11 @@ def main() -> None:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     batches = [batch for setting in WORK.values() for batch in (setting.sample_batch, setting.train_batch)]
-    if options.processes < 1 or any(batch % options.processes for batch in batches):
-        parser.error(f"--processes {options.processes}: batches of {', '.join(map(str, batches))} must divide by it")
+    if options.processes < 1 or any(number % options.processes for number in (options.threads, *batches)):
+        parser.error(
+            f"--processes {options.processes}: --threads {options.threads} and batches of "
+            f"{', '.join(map(str, batches))} must divide by it"
+        )
     if options.worker:
         spec = json.loads(options.worker)
         found = WORKERS[spec["trainer"]](spec)

@@ -33,7 +33,7 @@ def call(unet, once):
 
 
 def adapted(unet):
-    """With an adapter that has learnt something, on text layers among others."""
+    """With an adapter that has learnt something, on layers that see the text among others."""
     for parameter in add_adapter(unet, 2, 2, ["to_q", "to_k", "to_v"], 1):
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
     return unet

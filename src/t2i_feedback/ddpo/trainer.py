@@ -7,8 +7,8 @@ Batch arithmetic of one epoch, with the default parameters:
     16 pictures x (9 steps x timestep_share 1.0) = 144 transitions per optimiser step, up to train_batch_size at a time
     (10 steps, but the last has less noise than min_sigma)
 
-Gradients are averaged over an optimiser step's transitions, so `train_batch_size` changes memory and speed alone, and
-so does the number of processes: pictures are dealt to them so that each has an equal part in every optimiser step.
+Gradients are averaged over an optimiser step's transitions, so `train_batch_size` changes memory, speed and rounding,
+and so does the number of processes: pictures are dealt to them so that each has an equal part in every optimiser step.
 A picture's trajectory stays in the process that drew it; pictures, scores and gradients are combined.
 """
 
@@ -34,7 +34,7 @@ from t2i_feedback.params import Finetune, Model
 
 Measure = Callable[[list[Image.Image]], dict[str, float]]
 
-PREFLIGHT_TRANSITIONS = 64
+PREFLIGHT_TRANSITIONS = 64  # at least, in whole pictures
 PREFLIGHT_SHARE = 0.1  # of the clip range: how far the ratio may be from 1 before anything was learnt
 KL_TRANSITIONS = 64  # a sample of an epoch's transitions on which KL(policy || base) is logged
 HISTORY = "history.jsonl"
@@ -247,7 +247,8 @@ class Trainer:
         """
         count = min(self.model.batch_size, self.config.pictures_per_epoch)
         seeds = [sampling.noise_seed(self.seed, "preflight", number) for number in range(count)]
-        rollout = self._draw(torch.arange(count) % len(self.prompts), seeds)
+        groups = torch.arange(count) // self.config.images_per_prompt
+        rollout = self._draw(groups % len(self.prompts), seeds)
         if not rollout.log_probs.isfinite().all():
             raise UserError(
                 "preflight: a log-probability of the rollout is not finite; lower model.guidance or use float32"
@@ -398,7 +399,7 @@ def _together(pictures: torch.Tensor, steps: torch.Tensor, limit: int) -> Iterat
     """The transitions of these pictures at these steps, as many at a time as go through the network together.
 
     At most `limit` and at least nine tenths of it: those that leave the longest runs of one picture and thereby of one
-    text, which costs less (`diffusion.texts`).
+    text, of which `diffusion.texts` makes use.
     """
     sizes = range(math.ceil(0.9 * limit), limit + 1)
     size = max(sizes, key=lambda size: (math.gcd(size, len(steps)), size))

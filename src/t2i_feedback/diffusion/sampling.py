@@ -94,7 +94,7 @@ class Policy:
     schedule: ddim.Schedule
     guidance: float  # 1 = none; the same in sampling and training, else the ratio is not 1
     null: torch.Tensor  # [1, tokens, width] embedding of the negative prompt, mostly the empty one
-    once: texts.OncePerText | None = None  # what depends on the text alone is computed once per text of a batch
+    once: texts.OncePerText | None = None  # neighbours with one text look at it as one row
 
     def mean(
         self,

@@ -32,8 +32,8 @@ class OncePerText:
     def sharing(self, rows: torch.Tensor) -> Iterator[None]:
         """Within it neighbours share their text; `rows` [B], on the CPU, is equal where texts are equal.
 
-        Changes nothing where a text has no neighbour, nor under gradient checkpointing, whose backward pass runs the
-        layers again after this has ended.
+        All runs of equal rows are cut into pieces of one length, so a single row without its like leaves nothing to
+        share. So does gradient checkpointing, whose backward pass runs the layers again after this has ended.
         """
         if not (self._checkpointing and torch.is_grad_enabled()):
             self._run = math.gcd(*rows.unique_consecutive(return_counts=True)[1].tolist())
