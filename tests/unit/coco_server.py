@@ -65,14 +65,17 @@ def dataset(train: range = range(100, 112), val: range = range(1, 15)) -> dict[s
 
 
 class CocoServer:
-    """`files` may be changed while it runs; `asked` counts requests by path; `behaviour` is of all files."""
+    """`files` may be changed while it runs; `behaviour` is of all files.
+
+    `asked` counts requests by path; `most_at_once` those that waited together while "slow".
+    """
 
     def __init__(self, files: dict[str, bytes]):
         self.files, self.behaviour = files, "ranges"
         self.asked: Counter[str] = Counter()
         self.ranges: list[str] = []
         self.most_at_once = 0
-        self._at_once = 0
+        self._waiting = 0
         self._lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
@@ -97,13 +100,7 @@ class CocoServer:
                 name = self.path.lstrip("/")
                 with server._lock:
                     server.asked[name] += 1
-                    server._at_once += 1
-                    server.most_at_once = max(server.most_at_once, server._at_once)
-                try:
-                    server._answer(self, name, server.asked[name] == 1)
-                finally:
-                    with server._lock:
-                        server._at_once -= 1
+                server._answer(self, name, server.asked[name] == 1)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -119,7 +116,7 @@ class CocoServer:
             request.send_error(503 if first else 403)
             return
         if behaviour == "slow":
-            threading.Event().wait(0.1)
+            self._wait()
         begin = 0
         version = f'"{hash(content)}"'
         asked = request.headers.get("Range")
@@ -146,6 +143,15 @@ class CocoServer:
         if behaviour == "endless":
             self._write(request.wfile.write, bytes(10_000_000))
         request.close_connection = True
+
+    def _wait(self) -> None:
+        """Before a byte is sent: once a client has its answer it may ask again, whatever this thread does meanwhile."""
+        with self._lock:
+            self._waiting += 1
+            self.most_at_once = max(self.most_at_once, self._waiting)
+        threading.Event().wait(0.1)
+        with self._lock:
+            self._waiting -= 1
 
     def _write(self, write: Callable[[bytes], object], body: bytes) -> None:
         with suppress(OSError):  # the client may hang up
