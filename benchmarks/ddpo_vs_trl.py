@@ -25,7 +25,6 @@ import json
 import os
 import resource
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -110,6 +109,11 @@ def updates(setting: Setting) -> int:
 def world() -> int:
     """How many processes share a trainer's work: each takes its part of every batch."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Which of them this one is."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def floor_seconds(setting: Setting, forward: float, both: float, rate: float) -> tuple[float, float]:
@@ -402,7 +406,7 @@ def peak() -> float:
 
 
 def tell(spec: dict[str, Any], epoch: int, clock: Clock) -> None:
-    if os.environ.get("RANK", "0") != "0":
+    if rank() > 0:
         return
     last = clock.epochs[-1]
     print(
@@ -494,50 +498,23 @@ def run(trainer: str, options: argparse.Namespace, name: str, *, processes: int 
         "TQDM_DISABLE": "1",
         "OMP_NUM_THREADS": str(options.threads // processes),
         "CUDA_VISIBLE_DEVICES": "",
+        "ACCELERATE_USE_CPU": "true",
     }
-    places: list[dict[str, str]] = [{}]
-    if processes > 1:
-        launch = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "ACCELERATE_USE_CPU": "true"}
-        launch |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
-        places = [launch | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
-    running = [
-        subprocess.Popen(
-            [python, __file__, "--worker", json.dumps(spec | {"result": str(found.with_stem(f"result-{rank}"))})],
-            env=os.environ | quiet | place,
-            stderr=(folder / f"stderr-{rank}.txt").open("w"),
-        )
-        for rank, place in enumerate(places)
-    ]
-    failed = first_failure(running)
-    if failed is not None:
-        errors = folder / f"stderr-{failed}.txt"
+    errors = folder / "stderr.txt"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    done = subprocess.run(
+        [python, *(launcher if processes > 1 else ()), __file__, "--worker", json.dumps(spec)],
+        env=os.environ | quiet,
+        stderr=errors.open("w"),
+    )
+    if done.returncode:
         last = errors.read_text().strip().splitlines() or ["no message"]
-        sys.exit(f"{trainer} failed with status {running[failed].returncode}: {last[-1]} (all of it in {errors})")
-    results = [json.loads(found.with_stem(f"result-{rank}").read_text()) for rank in range(processes)]
-    if processes > 1:
-        results[0]["beyond_imports"] = sum(result["beyond_imports"] for result in results)
-    found.write_text(json.dumps(results[0]))
-    return results[0]
-
-
-def first_failure(running: Sequence[subprocess.Popen[bytes]]) -> int | None:
-    """Wait for all, or for the first that fails: the others are ended, and its index is returned."""
-    try:
-        while any(process.poll() is None for process in running):
-            if failed := [index for index, process in enumerate(running) if process.poll()]:
-                return failed[0]
-            time.sleep(0.1)
-        return next((index for index, process in enumerate(running) if process.returncode), None)
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        sys.exit(f"{trainer} failed with status {done.returncode}: {last[-1]} (all of it in {errors})")
+    first, *others = (json.loads((folder / f"result-{number}.json").read_text()) for number in range(processes))
+    for other in others:
+        first["beyond_imports"] += other["beyond_imports"]
+    found.write_text(json.dumps(first))
+    return first
 
 
 def equal_work(options: argparse.Namespace) -> dict[str, Any]:
@@ -692,7 +669,7 @@ def main() -> None:
 
             distributed.barrier()
             distributed.destroy_process_group()
-        Path(spec["result"]).write_text(json.dumps(found))
+        (Path(spec["folder"]) / f"result-{rank()}.json").write_text(json.dumps(found))
         return
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; TRL's settings: {WORK['trl']}", flush=True)
     figures = json.loads(RESULT.read_text()) if RESULT.exists() else {}

@@ -3,13 +3,12 @@
 import argparse
 import importlib.util
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 
@@ -136,14 +135,6 @@ def test_two_processes_take_half_of_every_batch_each(ddpo: ModuleType, monkeypat
     assert (model.batch_size, finetune.train_batch_size, finetune.updates_per_epoch) == (8, 10, 4)
 
 
-def test_the_process_that_fails_first_is_named_and_the_others_are_ended(ddpo: ModuleType) -> None:
-    waits, fails = ([sys.executable, "-c", code] for code in ("import time; time.sleep(600)", "raise SystemExit(3)"))
-    running = [subprocess.Popen(waits), subprocess.Popen(fails)]
-    assert ddpo.first_failure(running) == 1
-    assert running[1].returncode == 3
-    assert running[0].returncode == -signal.SIGKILL
-
-
 def test_a_number_of_processes_that_does_not_divide_the_batches_is_refused(
     ddpo: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,13 +162,13 @@ def test_an_interrupted_comparison_goes_on_where_it_was_asked_the_same(
 ) -> None:
     started: list[str] = []
 
-    def worker(command: list[str], **given: object) -> SimpleNamespace:
+    def worker(command: list[str], **given: object) -> subprocess.CompletedProcess[bytes]:
         spec = json.loads(command[-1])
         started.append(spec["trainer"])
-        Path(spec["result"]).write_text(str(len(started)))
-        return SimpleNamespace(poll=lambda: 0, wait=lambda: 0, kill=lambda: None, returncode=0)
+        (Path(spec["folder"]) / "result-0.json").write_text(str(len(started)))
+        return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(ddpo.subprocess, "Popen", worker)
+    monkeypatch.setattr(ddpo.subprocess, "run", worker)
     monkeypatch.setattr(ddpo, "RUNS", tmp_path)
     again = argparse.Namespace(threads=1, resume=True)
     assert ddpo.run("ours", again, "one", off=("texts",)) == 1
