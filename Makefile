@@ -23,7 +23,7 @@ setup: $(READY) ## make the virtual environment from requirements.txt (about 3 m
 
 repro: $(READY) ## run what is out of date of the experiment, then publish it to MLflow; ends with metrics/report.html
 	dvc repro
-	python -m t2i_feedback.publish
+	python -m t2i_feedback.tracking.publish
 	@echo "open metrics/report.html"
 
 test: $(READY) ## all tests, lint and types
@@ -43,10 +43,10 @@ ui: $(READY) ## the MLflow UI on this repository's runs, http://127.0.0.1:5000
 	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" --host 127.0.0.1 --port 5000
 
 publish: $(READY) ## log the present metrics, pictures and report to MLflow again (idempotent)
-	python -m t2i_feedback.publish
+	python -m t2i_feedback.tracking.publish
 
 profile: $(READY) ## print a named set-up as a dvc exp run line: make profile NAME=paper (APPLY=1 writes it to params.yaml)
-	@python -m t2i_feedback.profile $(NAME) $(if $(APPLY),--apply)
+	@python -m t2i_feedback.tools.profile $(NAME) $(if $(APPLY),--apply)
 
 ledger: $(READY) ## what the MLLMs were asked: calls, failures, tokens, seconds, cost
 	@python -m t2i_feedback.mllm.ledger
@@ -55,13 +55,13 @@ retry-failed: $(READY) ## ask the MLLMs again what failed (refused, unreadable, 
 	@python -m t2i_feedback.mllm.ledger --retry-failed
 
 calibrate: $(READY) ## can a catalogue entry judge? make calibrate JUDGE=llava16-7b: a table, pictures in calibrated/
-	@python -m t2i_feedback.stages.calibrate_entry $(JUDGE)
+	@python -m t2i_feedback.tools.calibrate_entry $(JUDGE)
 
 preflight: $(READY) ## would fine-tuning train on the right numbers? replays a small rollout of the present parameters
-	@python -m t2i_feedback.stages.preflight
+	@python -m t2i_feedback.tools.preflight
 
 estimate: $(READY) ## hours, calls and dollars before a run: make estimate PROFILE=paper GPUS=8 GPU=a100 (JSON=1: for a program)
-	@python -m t2i_feedback.estimate $(PROFILE) $(if $(GPUS),--gpus $(GPUS)) $(if $(GPU),--gpu $(GPU)) $(if $(JSON),--json)
+	@python -m t2i_feedback.tools.estimate.estimate $(PROFILE) $(if $(GPUS),--gpus $(GPUS)) $(if $(GPU),--gpu $(GPU)) $(if $(JSON),--json)
 
 bench: $(READY) ## measure: judging, drawing and evaluating as ratios; SD 1.5's memory; time and memory of every stage
 	python benchmarks/judges.py
@@ -70,7 +70,7 @@ bench: $(READY) ## measure: judging, drawing and evaluating as ratios; SD 1.5's 
 	python benchmarks/evaluation.py
 	python benchmarks/pipeline.py
 
-TABLE = python -m t2i_feedback.paper_tables $@ --profile $(if $(filter undefined,$(origin PROFILE)),paper,$(PROFILE)) --jobs $(or $(JOBS),1) $(if $(COLLECT),--collect)
+TABLE = python -m t2i_feedback.tools.paper.run $@ --profile $(if $(filter undefined,$(origin PROFILE)),paper,$(PROFILE)) --jobs $(or $(JOBS),1) $(if $(COLLECT),--collect)
 
 table1: $(READY) ## the paper's table 1, 13 rows: PROFILE=paper JOBS=1 ROWS="raw gpt4 ..." (all), COLLECT=1 runs nothing
 	@$(TABLE) $(if $(ROWS),--rows $(ROWS))

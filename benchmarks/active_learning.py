@@ -26,16 +26,18 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from t2i_feedback import mllm, params, photometry, records, rewards
-from t2i_feedback.datasets import postcards
-from t2i_feedback.ddpo.advantages import advantages
-from t2i_feedback.ddpo.feedback import Budget, Feedback
-from t2i_feedback.ddpo.trainer import Trainer
-from t2i_feedback.diffusion import sampling
-from t2i_feedback.diffusion.load import add_adapter, load_pipeline
+from t2i_feedback import mllm, params
+from t2i_feedback.datasets.postcards import world
+from t2i_feedback.finetuning.acquisition import Budget, Feedback
+from t2i_feedback.finetuning.advantages import advantages
+from t2i_feedback.finetuning.trainer import Trainer
+from t2i_feedback.foundation import photometry
+from t2i_feedback.foundation.rows import EpochRow
+from t2i_feedback.image_models import base
+from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline
 from t2i_feedback.mllm.base import Mllm
 from t2i_feedback.reporting.style import STYLE
-from t2i_feedback.stages import asking
+from t2i_feedback.rewards import human, registry
 
 RESULT = Path("benchmarks/active_learning.json")
 PICTURE = RESULT.with_suffix(".png")
@@ -115,7 +117,7 @@ def train(
     config = params.Finetune(**(p.finetune.model_dump() | SETTING | choice | {"epochs": epochs}))
     prompts, watched = captions(PROMPTS, seed), captions(WATCHED, 1000 + seed)
     run, kept = Run(acquisition, seed), []
-    score = [rewards.preference(who, config.preference) for who in (judge, held_out)]
+    score = [registry.preference(who, config.preference) for who in (judge, held_out)]
     pipe = load_pipeline(p.model)
     parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, seed)
 
@@ -124,8 +126,8 @@ def train(
         images = []
         for start in range(0, WATCHED, p.model.batch_size):
             some = range(start, min(start + p.model.batch_size, WATCHED))
-            seeds = [sampling.noise_seed(seed, "watched", number) for number in some]
-            images += sampling.draw(
+            seeds = [base.noise_seed(seed, "watched", number) for number in some]
+            images += base.draw(
                 pipe,
                 [watched[number] for number in some],
                 seeds,
@@ -137,12 +139,12 @@ def train(
         for scores, reward in zip((run.judge, run.held_out), score, strict=True):
             scores.append(fmean(value for value in reward(images, watched) if value is not None))
 
-    def keep(row: records.EpochRow) -> None:
+    def keep(row: EpochRow) -> None:
         run.calls.append(run.calls[-1] + row.asked)
         look()
 
     with tempfile.TemporaryDirectory() as folder:
-        feedback = asking.feedback(config, size=p.model.size, seed=seed, judge=judge, captions={}, folder=Path(folder))
+        feedback = human.feedback(config, size=p.model.size, seed=seed, judge=judge, captions={}, folder=Path(folder))
         asked = feedback.rewards["preference"]
 
         def remembered(images: list[Image.Image], texts: list[str]) -> Sequence[float | None]:
@@ -171,7 +173,7 @@ def captions(count: int, seed: int) -> list[str]:
     rng = random.Random(seed)
     found: dict[str, None] = {}
     while len(found) < count:
-        found[postcards.caption(postcards.sample_scene(rng), rng, "terse")[0]] = None
+        found[world.caption(world.sample_scene(rng), rng, "terse")[0]] = None
     return list(found)
 
 

@@ -210,9 +210,9 @@ def our_worker(spec: dict[str, Any]) -> dict[str, Any]:
     from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
     from t2i_feedback import params
-    from t2i_feedback.ddpo.feedback import Feedback
-    from t2i_feedback.ddpo.trainer import Trainer
-    from t2i_feedback.diffusion.load import add_adapter, load_pipeline
+    from t2i_feedback.finetuning.acquisition import Feedback
+    from t2i_feedback.finetuning.trainer import Trainer
+    from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline
 
     imported = resident()
     setting = Setting(**spec["setting"])
@@ -303,8 +303,8 @@ def evaluate_worker(spec: dict[str, Any]) -> list[float]:
     import torch
 
     from t2i_feedback import params
-    from t2i_feedback.diffusion import sampling
-    from t2i_feedback.diffusion.load import add_adapter, load_pipeline
+    from t2i_feedback.image_models import base
+    from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline
 
     setting = WORK["trl"]
     model, _ = our_configuration(params.load(), setting, 1)
@@ -321,7 +321,7 @@ def evaluate_worker(spec: dict[str, Any]) -> list[float]:
             with torch.no_grad():
                 for name, parameter in own.items():
                     parameter.copy_(state[name])
-        drawn = sampling.draw(
+        drawn = base.draw(
             pipe,
             prompts,
             range(spec["pictures"]),
@@ -342,13 +342,13 @@ def floor_worker(spec: dict[str, Any]) -> dict[str, float]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from t2i_feedback import params
-    from t2i_feedback.diffusion import sampling
-    from t2i_feedback.diffusion.load import add_adapter, load_pipeline
+    from t2i_feedback.image_models import base
+    from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline
 
     model, _ = our_configuration(params.load(), WORK["trl"], 1)
     pipe = load_pipeline(model)
     add_adapter(pipe.unet, RANK, RANK, list(TARGETS), 0)
-    given = sampling.embed(pipe, ["", PROMPTS[0]])
+    given = base.embed(pipe, ["", PROMPTS[0]])
     side = model.size // pipe.vae_scale_factor
     x = torch.randn(2, pipe.unet.config.in_channels, side, side)
 

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from t2i_feedback import photometry
 from t2i_feedback.evaluation import extractors, reading
+from t2i_feedback.foundation import photometry
 
 RESULT = Path("benchmarks/evaluation.json")
 PICTURES = 48

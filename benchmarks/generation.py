@@ -23,11 +23,11 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from t2i_feedback import params
-from t2i_feedback.datasets import postcards
-from t2i_feedback.diffusion import gallery, sampling
-from t2i_feedback.diffusion.load import load_pipeline
-from t2i_feedback.pictures import open_rgb
-from t2i_feedback.records import PromptRow
+from t2i_feedback.datasets.postcards import world
+from t2i_feedback.foundation.images import open_rgb
+from t2i_feedback.foundation.rows import PromptRow
+from t2i_feedback.image_models import base, drawing
+from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
 RESULT = Path("benchmarks/generation.json")
 REPEATS = 3  # the fastest counts: other processes only ever slow a run down
@@ -39,16 +39,16 @@ def main() -> None:
     model = p.model
     count = model.batch_size
     rng = random.Random(0)
-    prompts = [postcards.caption(postcards.sample_scene(rng), rng, "terse")[0] for _ in range(count)]
+    prompts = [world.caption(world.sample_scene(rng), rng, "terse")[0] for _ in range(count)]
     rows = [PromptRow(caption_id=i, round=1, prompt=text, status="valid") for i, text in enumerate(prompts)]
-    seeds = [sampling.noise_seed(p.seed, row.caption_id, row.round) for row in rows]
+    seeds = [base.noise_seed(p.seed, row.caption_id, row.round) for row in rows]
     setting = {"guidance_scale": model.guidance, "eta": model.eta, "height": model.size, "width": model.size}
 
     ours, theirs = load_pipeline(model), plain(model)
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {count} pictures, {model.steps} steps", flush=True)
 
     def by_diffusers(some: list[str], noise: list[int]) -> Pictures:
-        generators = sampling.noise_sources(noise)
+        generators = base.noise_sources(noise)
         return theirs(some, generator=generators, num_inference_steps=model.steps, **setting).images
 
     def per_batch() -> Pictures:
@@ -58,7 +58,7 @@ def main() -> None:
         return [by_diffusers([text], [seed])[0] for text, seed in zip(prompts, seeds, strict=True)]
 
     def draw() -> Pictures:
-        return sampling.draw(
+        return base.draw(
             ours,
             prompts,
             seeds,
@@ -71,8 +71,8 @@ def main() -> None:
 
     def draw_gallery() -> Pictures:
         with tempfile.TemporaryDirectory() as folder:
-            gallery.draw_missing(lambda: ours, rows, Path(folder), model=model, seed=p.seed, title="gallery")
-            return [open_rgb(Path(folder) / gallery.image_name(row.caption_id, 1)) for row in rows]
+            drawing.draw_missing(lambda: ours, rows, Path(folder), model=model, seed=p.seed, title="gallery")
+            return [open_rgb(Path(folder) / drawing.image_name(row.caption_id, 1)) for row in rows]
 
     ways: dict[str, Callable[[], Pictures]] = {
         "ours": draw,

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from t2i_feedback import mllm, params
-from t2i_feedback.datasets import postcards
+from t2i_feedback.datasets.postcards import world
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Reply, Request
 
@@ -80,7 +80,7 @@ def reading(entry: params.LocalEntry) -> dict[str, float]:
     The target is for one written answer. The shipped model's is a single token, so that writing it costs one step more
     and the ratio stays near 1. Probabilities from written answers, as of a server without logprobs, take SAMPLES.
     """
-    pictures, captions = world()
+    pictures, captions = postcards()
     preference = params.load().finetune.preference
 
     def validate(model: mllm.Mllm, sample: int) -> list[float | None]:
@@ -109,7 +109,7 @@ def reading(entry: params.LocalEntry) -> dict[str, float]:
 
 def batching(entry: params.LocalEntry) -> dict[str, float]:
     """Batches of the entry's size against one by one."""
-    pictures, captions = world()
+    pictures, captions = postcards()
     alone = entry.model_copy(update={"batch_size": 1})
     with opened(entry) as together, opened(alone) as one_by_one:
         asked = [partial(roles.validate, model, pictures, captions) for model in (together, one_by_one)]
@@ -121,7 +121,7 @@ def batching(entry: params.LocalEntry) -> dict[str, float]:
 
 def cached(entry: params.LocalEntry) -> dict[str, float]:
     """A stage's questions once more, when the ledger has every answer: the model is not even loaded."""
-    pictures, captions = world()
+    pictures, captions = postcards()
     images = [picture for _ in range(CACHED) for picture in pictures]
     texts = [captions[(i + k) % PICTURES] for k in range(CACHED) for i in range(PICTURES)]
     with tempfile.TemporaryDirectory() as folder:
@@ -158,13 +158,13 @@ def concurrent() -> dict[str, float]:
 # ------------------------------------------------------------------------------------------------ means
 
 
-def world() -> tuple[list[Image.Image], list[str]]:
+def postcards() -> tuple[list[Image.Image], list[str]]:
     """PICTURES postcards and a caption for each; every second caption is another picture's."""
     rng = random.Random(0)
-    scenes = [postcards.sample_scene(rng) for _ in range(PICTURES)]
-    captions = [postcards.caption(scene, rng, "terse")[0] for scene in scenes]
+    scenes = [world.sample_scene(rng) for _ in range(PICTURES)]
+    captions = [world.caption(scene, rng, "terse")[0] for scene in scenes]
     asked = [captions[i] if i % 2 else captions[(i + 2) % PICTURES] for i in range(PICTURES)]
-    return [postcards.render(scene, rng) for scene in scenes], asked
+    return [world.render(scene, rng) for scene in scenes], asked
 
 
 @contextmanager

@@ -25,11 +25,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from t2i_feedback import params, profile
-from t2i_feedback.ddpo import optimiser
-from t2i_feedback.ddpo.objective import policy_loss
-from t2i_feedback.diffusion import ddim, sampling
-from t2i_feedback.diffusion.load import add_adapter
+from t2i_feedback import params
+from t2i_feedback.finetuning import optimiser
+from t2i_feedback.finetuning.objectives.ddpo import policy_loss
+from t2i_feedback.image_models import base, transitions
+from t2i_feedback.image_models.stable_diffusion import add_adapter
+from t2i_feedback.tools import profile
 
 logging.set_verbosity_error()  # it would have `dtype` named in from_pretrained, and there is nothing to load
 
@@ -148,7 +149,7 @@ def counting() -> Iterator[Memory]:
 def training(p: params.Params, *, checkpointing: bool, batch: int = 1) -> Step:
     """One forward and backward pass under guidance, and the optimiser's step after it."""
     dtype, side = getattr(torch, p.model.dtype), p.model.size // 8
-    schedule = ddim.Schedule.of(DDIMScheduler(**SCHEDULER), p.model.steps, p.finetune.eta)
+    schedule = transitions.Schedule.of(DDIMScheduler(**SCHEDULER), p.model.steps, p.finetune.eta)
     unet = network("unet", dtype)
     with torch.device("meta"):
         add_adapter(unet, p.finetune.lora_rank, p.finetune.lora_alpha, p.finetune.lora_targets, p.seed)
@@ -166,8 +167,8 @@ def training(p: params.Params, *, checkpointing: bool, batch: int = 1) -> Step:
         null, text = (torch.zeros(count, TOKENS, UNET["cross_attention_dim"], dtype=dtype) for count in (1, batch))
         step, old, advantage = torch.zeros(batch, dtype=torch.long), torch.zeros(batch), torch.ones(batch)
         before = memory.since()
-        mean = sampling.Policy(unet, schedule, p.model.guidance, null).mean(x_t, step, text)
-        log_prob = ddim.log_prob(schedule, step, mean, x_prev)
+        mean = base.Policy(unet, schedule, p.model.guidance, null).mean(x_t, step, text)
+        log_prob = transitions.log_prob(schedule, step, mean, x_prev)
         loss = policy_loss(log_prob, old, advantage, p.finetune.clip_range).value
         saved = memory.now - before
         loss.backward()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 
-from t2i_feedback.diffusion import adapter
+from t2i_feedback.image_models import merging
 
 ROWS = 32  # 16 pictures, each with and without its prompt
 SIDE = 8  # of a picture's latents
@@ -23,7 +23,7 @@ CONVOLUTION = (32, 64, 128, 256)
 
 
 def main() -> None:
-    adapter.LARGEST = 2**62  # all of them
+    merging.LARGEST = 2**62  # all of them
     print(f"{torch.get_num_threads()} threads; ms beside -> merged")
     for rank in RANKS:
         for channels in LINEAR:
@@ -37,7 +37,7 @@ def main() -> None:
 def compare(kind: str, layer: torch.nn.Module, x: torch.Tensor, rank: int) -> None:
     unet = torch.nn.ModuleDict({"layer": layer}).requires_grad_(False)
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=["layer"]), unet)
-    merger = adapter.Adapter(unet)
+    merger = merging.Adapter(unet)
 
     def trained() -> None:
         unet["layer"](x).sum().backward()

@@ -18,13 +18,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from t2i_feedback import mllm, params, paths, records
-from t2i_feedback.diffusion import ddim, sampling
-from t2i_feedback.diffusion.adapter import Adapter
-from t2i_feedback.diffusion.load import add_adapter, load_pipeline
+from t2i_feedback import mllm, params
 from t2i_feedback.evaluation import extractors, fidelity
+from t2i_feedback.foundation import paths
+from t2i_feedback.foundation.images import open_rgb
+from t2i_feedback.foundation.rows import CaptionRow, read_rows
+from t2i_feedback.image_models import base, transitions
+from t2i_feedback.image_models.merging import Adapter
+from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline
 from t2i_feedback.mllm import roles
-from t2i_feedback.pictures import open_rgb
 
 PICTURES = 32
 RESAMPLED, RESAMPLES = 1024, 20
@@ -35,7 +37,7 @@ IMPORTS = "import torch, diffusers, transformers, peft, scipy.stats"
 def main() -> None:
     torch.set_num_threads(1)
     p = params.load()
-    rows = records.read(paths.EVALUATION_CAPTIONS, records.CaptionRow)[:PICTURES]
+    rows = read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)[:PICTURES]
     files = [paths.DATASET / row.image for row in rows]
     start = _seconds(lambda: subprocess.run([sys.executable, "-c", IMPORTS], check=True), children=True)
     print(f"start: {start:.1f} s per stage", flush=True)
@@ -54,14 +56,14 @@ def drawing(p: params.Params, captions: list[str]) -> None:
     pipe, seeds = load_pipeline(p.model), list(range(len(captions)))
     m = p.model
     seconds = _seconds(
-        lambda: sampling.draw(pipe, captions, seeds, steps=m.steps, guidance=m.guidance, eta=m.eta, size=m.size)
+        lambda: base.draw(pipe, captions, seeds, steps=m.steps, guidance=m.guidance, eta=m.eta, size=m.size)
     )
     print(f"image_models.{p.model.name}.steps: {len(captions) * p.model.steps / seconds:.1f} per second", flush=True)
     config = p.finetune
     add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, p.seed)
-    schedule = ddim.Schedule.of(pipe.scheduler, p.model.steps, config.eta)
-    policy = sampling.Policy(pipe.unet, schedule, p.model.guidance, sampling.embed(pipe, [""]))
-    texts, steps = sampling.embed(pipe, captions), torch.arange(len(captions)) % p.model.steps
+    schedule = transitions.Schedule.of(pipe.scheduler, p.model.steps, config.eta)
+    policy = base.Policy(pipe.unet, schedule, p.model.guidance, base.embed(pipe, [""]))
+    texts, steps = base.embed(pipe, captions), torch.arange(len(captions)) % p.model.steps
     side = p.model.size // pipe.vae_scale_factor
     noise = torch.randn(len(captions), pipe.unet.config.in_channels, side, side)
 

@@ -15,7 +15,7 @@ from recipe import read_recipe
 from safetensors.torch import save_file
 from text_encoder import write_caption
 
-from t2i_feedback.datasets.postcards import sample_scene
+from t2i_feedback.datasets.postcards.world import sample_scene
 from t2i_feedback.evaluation.alignment import Oracle
 
 

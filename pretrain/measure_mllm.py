@@ -36,8 +36,8 @@ from scipy.stats import pearsonr, spearmanr
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from t2i_feedback.datasets.postcards import LEVELS, Scene, caption
-from t2i_feedback.evaluation import discrimination
+from t2i_feedback.calibration import discrimination
+from t2i_feedback.datasets.postcards.world import LEVELS, Scene, caption
 
 BATCH = 50  # pictures or prompts
 HALF = 0.5  # P(yes) = P(no)

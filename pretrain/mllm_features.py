@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import SwinModel
 
-from t2i_feedback.datasets.postcards import Scene
+from t2i_feedback.datasets.postcards.world import Scene
 
 CHUNK = 100  # pictures
 

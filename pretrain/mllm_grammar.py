@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from itertools import permutations
 
-from t2i_feedback.datasets.postcards import (
+from t2i_feedback.datasets.postcards.world import (
     COLOURS,
     COLUMN_WORDS,
     KIND_WORDS,

@@ -9,7 +9,7 @@ from itertools import permutations
 
 from mllm_grammar import complaints, is_true, marks, repair
 
-from t2i_feedback.datasets.postcards import (
+from t2i_feedback.datasets.postcards.world import (
     BACKGROUNDS,
     COLOURS,
     COLUMN_WORDS,

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import SwinConfig, SwinModel
 
-from t2i_feedback.datasets.postcards import BACKGROUNDS, COLOURS, COLUMNS, KINDS, SIZES, Scene
+from t2i_feedback.datasets.postcards.world import BACKGROUNDS, COLOURS, COLUMNS, KINDS, SIZES, Scene
 
 GRID = 4  # output tokens to a side
 COLUMN_OF_TOKEN = (0, 1, 1, 2)  # the two middle token columns share the centre

@@ -57,8 +57,8 @@ from render import draw_split
 from scipy.stats import pearsonr
 from torch import Generator, Tensor
 
-from t2i_feedback.datasets.postcards import Scene
-from t2i_feedback.evaluation import discrimination
+from t2i_feedback.calibration import discrimination
+from t2i_feedback.datasets.postcards.world import Scene
 from t2i_feedback.evaluation.alignment import Oracle
 
 GRID_PICTURE, RELIABILITY_PICTURE = "sample_image.png", "reliability.png"

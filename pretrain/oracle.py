@@ -27,17 +27,17 @@ from recipe import (
 )
 from torch import Generator, Tensor
 
-from t2i_feedback.datasets import postcards
-from t2i_feedback.datasets.postcards import Scene
+from t2i_feedback.datasets.postcards import world
+from t2i_feedback.datasets.postcards.world import Scene
 from t2i_feedback.evaluation.alignment import UNCLEAR, Oracle, Vocabulary, score
 
 VOCABULARY = Vocabulary(
-    postcards.BACKGROUNDS,
-    postcards.GROUND_KINDS,
-    postcards.SKY_KINDS,
-    tuple(postcards.COLOURS),
-    postcards.SIZES,
-    postcards.COLUMNS,
+    world.BACKGROUNDS,
+    world.GROUND_KINDS,
+    world.SKY_KINDS,
+    tuple(world.COLOURS),
+    world.SIZES,
+    world.COLUMNS,
 )
 UNCLEAR_CLASS = VOCABULARY.kinds.index(UNCLEAR)
 IGNORED = -100  # label of what a slot does not have
@@ -98,10 +98,8 @@ def spoil(
     low, width = torch.tensor([0.0, 0.35, 0.85])[outcome], torch.tensor([0.15, 0.3, 0.15])[outcome]
     alpha = (low + width * torch.rand(count, generator=generator)).view(-1, 1, 1, 1)
     axis = torch.linspace(0, side - 1, side)
-    x_centre = torch.tensor([postcards.COLUMN_X[column] for column in VOCABULARY.columns])[slot % columns].view(
-        -1, 1, 1, 1
-    )
-    y_centre = torch.where(level == 0, postcards.GROUND_Y - 10, postcards.SKY_Y).view(-1, 1, 1, 1)
+    x_centre = torch.tensor([world.COLUMN_X[column] for column in VOCABULARY.columns])[slot % columns].view(-1, 1, 1, 1)
+    y_centre = torch.where(level == 0, world.GROUND_Y - 10, world.SKY_Y).view(-1, 1, 1, 1)
     dx, dy = axis.view(1, 1, 1, -1) - x_centre, axis.view(1, 1, -1, 1) - y_centre
     region = (dx.abs() <= 15) & ((axis.view(1, 1, -1, 1) < 31) == (level == 1).view(-1, 1, 1, 1))
     angle = 6.2832 * torch.rand(count, 1, 1, 1, generator=generator)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Generator, Tensor
 
-from t2i_feedback.datasets.postcards import Scene
+from t2i_feedback.datasets.postcards.world import Scene
 
 
 def load_renders(folder: Path, prefix: str = "") -> tuple[Tensor, list[Scene]]:

@@ -29,7 +29,7 @@ from text_encoder import tokenize
 from torch import Generator, Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from t2i_feedback.datasets.postcards import COLUMN_X, GROUND_Y, SCALE, SIDE, SKY_Y, Scene
+from t2i_feedback.datasets.postcards.world import COLUMN_X, GROUND_Y, SCALE, SIDE, SKY_Y, Scene
 
 LATENT_SIDE = 16
 FACTOR = SIDE // LATENT_SIDE

@@ -31,8 +31,8 @@ from recipe import (
 from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
-from t2i_feedback.datasets import postcards
-from t2i_feedback.datasets.postcards import Scene
+from t2i_feedback.datasets.postcards import world
+from t2i_feedback.datasets.postcards.world import Scene
 from t2i_feedback.evaluation.alignment import Oracle
 
 
@@ -50,7 +50,7 @@ def build_vae(widths: list[int], seed: int) -> AutoencoderKL:
         layers_per_block=1,
         norm_num_groups=4,
         mid_block_add_attention=False,
-        sample_size=postcards.SIDE,
+        sample_size=world.SIDE,
         scaling_factor=1.0,
         force_upcast=False,
     )
@@ -62,9 +62,9 @@ def crop_around(pixels: Tensor, scenes: list[Scene], side: int, generator: Gener
     for picture, scene in zip(pixels, scenes, strict=True):
         pick, *offsets = torch.rand(3, generator=generator).tolist()
         thing = scene.things[int(pick * len(scene.things))]
-        centre = (postcards.SKY_Y if thing.in_sky else postcards.GROUND_Y - 9, postcards.COLUMN_X[thing.column])
+        centre = (world.SKY_Y if thing.in_sky else world.GROUND_Y - 9, world.COLUMN_X[thing.column])
         corner = [
-            min(max(int(c - side / 2 + (offset - 0.5) * side / 2), 0), postcards.SIDE - side)
+            min(max(int(c - side / 2 + (offset - 0.5) * side / 2), 0), world.SIDE - side)
             for c, offset in zip(centre, offsets, strict=True)
         ]
         crops.append(picture[:, corner[0] : corner[0] + side, corner[1] : corner[1] + side])
@@ -170,7 +170,7 @@ def train(recipe: Recipe, vae: AutoencoderKL, learning: nn.Module, pictures: Ten
         index = torch.randint(0, len(pictures), (p["batch"] // 4 if whole else p["batch"],), generator=generator)
         pixels = pictures[index].float() / 255
         if not whole:
-            pixels = crop_around(pixels, [scenes[i] for i in index.tolist()], postcards.SIDE // 2, generator)
+            pixels = crop_around(pixels, [scenes[i] for i in index.tolist()], world.SIDE // 2, generator)
         pixels = restyle(pixels, generator, p["styled_share"]) * 2 - 1
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(pixels).latent_dist

@@ -5,8 +5,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from t2i_feedback import paths
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation import paths
+from t2i_feedback.foundation.errors import UserError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]

@@ -35,7 +35,7 @@ def clone_into(folder: Path) -> Clone:
     copy_tree(folder)
     clone = Clone(folder)
     clone.git("init", "--quiet")
-    clone.run(sys.executable, "-m", "t2i_feedback.profile", "smoke", "--apply")
+    clone.run(sys.executable, "-m", "t2i_feedback.tools.profile", "smoke", "--apply")
     clone.git("add", "--all")
     clone.git("commit", "--quiet", "--message", "clone")
     return clone

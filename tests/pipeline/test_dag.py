@@ -81,7 +81,7 @@ def test_metrics_and_plots_are_there_for_dvc(finished):
 
 
 def test_every_run_is_in_mlflow_once(finished):
-    finished.run("python", "-m", "t2i_feedback.publish")
+    finished.run("python", "-m", "t2i_feedback.tracking.publish")
     script = (
         "import mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db');"
         "runs = mlflow.search_runs(search_all_experiments=True, output_format='list');"

@@ -89,7 +89,7 @@ def test_a_new_reward_is_a_function_and_a_weight(own: Clone) -> None:
     assert chosen == {"preference": 0, "colourfulness": 1.0}
     history = (own.folder / "models/lora/history.jsonl").read_text().splitlines()
     script = (
-        "from t2i_feedback.rewards import POINTS, PIXELS; from PIL import Image;"
+        "from t2i_feedback.rewards.registry import POINTS, PIXELS; from PIL import Image;"
         "print(PIXELS['colourfulness']([Image.new('RGB', (8, 8), (90, 90, 90))], [''])[0] / POINTS['colourfulness'])"
     )
     assert own.run("python", "-c", script).stdout.strip() == "0.0"  # grey is not colourful

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch.distributed
 
-from t2i_feedback import processes
-from t2i_feedback.diffusion import gallery
+from t2i_feedback.foundation import distributed
+from t2i_feedback.image_models import drawing
 from t2i_feedback.mllm.local import LocalMllm
 from t2i_feedback.stages import best_of_n, enhance, evaluate, finetune, generate, reference, validate
 
@@ -25,9 +25,9 @@ def note(file: str, line: str) -> None:
 
 
 def main() -> None:
-    draw, answers = gallery.draw, LocalMllm.answers
+    draw, answers = drawing.draw, LocalMllm.answers
 
-    def drawing(pipe, prompts, seeds, **settings):
+    def noting_draw(pipe, prompts, seeds, **settings):
         for prompt, seed in zip(prompts, seeds, strict=True):
             note("drawn", f"{stage} {seed} {prompt}")
         return draw(pipe, prompts, seeds, **settings)
@@ -38,7 +38,7 @@ def main() -> None:
             note("asked", f"{model._name} {request.text!r} {request.sample} {picture} {decoding}")
         yield from answers(model, requests, decoding)
 
-    gallery.draw, LocalMllm.answers = drawing, answering
+    drawing.draw, LocalMllm.answers = noting_draw, answering
     for name, run in {
         "reference": reference.main,
         "raw": lambda: generate.main("raw"),
@@ -52,8 +52,8 @@ def main() -> None:
         stage = name
         run()
     world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    note("processes", f"{processes.rank()} of {world}")
-    processes.leave()
+    note("processes", f"{distributed.rank()} of {world}")
+    distributed.shut_down()
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ import numpy as np
 import tiny_diffusion
 import torch
 
-from t2i_feedback import processes
-from t2i_feedback.ddpo import checkpoint
-from t2i_feedback.ddpo.feedback import Feedback
-from t2i_feedback.ddpo.trainer import Trainer
-from t2i_feedback.diffusion.load import add_adapter, load_pipeline
+from t2i_feedback.finetuning import checkpoint
+from t2i_feedback.finetuning.acquisition import Feedback
+from t2i_feedback.finetuning.trainer import Trainer
+from t2i_feedback.foundation import distributed
+from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline
 
 
 def main(sd: str, folder: Path, die: bool) -> None:
@@ -38,7 +38,7 @@ def main(sd: str, folder: Path, die: bool) -> None:
         folder=folder,
     )
     own, combined, dealt = [], [], []
-    combine, deal = processes.combine, trainer.dealt
+    combine, deal = distributed.all_reduce, trainer.dealt
 
     def combining(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.requires_grad is False and tensor.shape == (sum(p.numel() for p in parameters),):
@@ -52,16 +52,16 @@ def main(sd: str, folder: Path, die: bool) -> None:
     def before_step(optimiser: torch.optim.Optimizer, *_: object) -> None:
         combined.append(torch.cat([parameter.grad.flatten().clone() for parameter in parameters]))
 
-    processes.combine, trainer.dealt = combining, dealing
+    distributed.all_reduce, trainer.dealt = combining, dealing
     trainer.optimiser.register_step_pre_hook(before_step)
     if die:
         kill_while_writing(checkpoint, 3)
     trainer.run()
     adapter = torch.cat([parameter.detach().flatten() for parameter in parameters])
     torch.save(
-        {"adapter": adapter, "own": own, "combined": combined, "dealt": dealt}, folder / f"{processes.rank()}.pt"
+        {"adapter": adapter, "own": own, "combined": combined, "dealt": dealt}, folder / f"{distributed.rank()}.pt"
     )
-    processes.leave()
+    distributed.shut_down()
 
 
 def kill_while_writing(module, number: int) -> None:

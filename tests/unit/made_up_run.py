@@ -4,8 +4,18 @@ import random
 import shutil
 from pathlib import Path
 
-from t2i_feedback import paths, records
-from t2i_feedback.datasets import postcards
+from t2i_feedback.datasets.postcards import world
+from t2i_feedback.foundation import paths
+from t2i_feedback.foundation.files import write_json
+from t2i_feedback.foundation.rows import (
+    CalibrationRow,
+    CaptionRow,
+    EpochRow,
+    EvaluationRow,
+    PictureRow,
+    RoundRow,
+    write_rows,
+)
 from t2i_feedback.reporting import calibration
 
 REPOSITORY = Path(__file__).parents[2]
@@ -24,22 +34,20 @@ def write_run(root: Path, captions: int = 24, pictures_are_measured: bool = True
     _finetuning(rng)
 
 
-def _captions(count: int, rng: random.Random) -> list[records.CaptionRow]:
+def _captions(count: int, rng: random.Random) -> list[CaptionRow]:
     (paths.DATASET / "images").mkdir(parents=True)
     rows = []
     for number in range(count):
-        scene = postcards.sample_scene(rng)
-        text, facts = postcards.caption(scene, rng, "medium")
+        scene = world.sample_scene(rng)
+        text, facts = world.caption(scene, rng, "medium")
         image = f"images/{number}.png"
-        postcards.render(scene, rng).save(paths.DATASET / image)
-        rows.append(
-            records.CaptionRow(caption_id=number, image_id=number, caption=text, image=image, facts=facts.to_json())
-        )
-    records.write(paths.EVALUATION_CAPTIONS, rows)
+        world.render(scene, rng).save(paths.DATASET / image)
+        rows.append(CaptionRow(caption_id=number, image_id=number, caption=text, image=image, facts=facts.to_json()))
+    write_rows(paths.EVALUATION_CAPTIONS, rows)
     return rows
 
 
-def _arm(arm: str, captions: list[records.CaptionRow], rng: random.Random, measured: bool) -> None:
+def _arm(arm: str, captions: list[CaptionRow], rng: random.Random, measured: bool) -> None:
     folder = paths.arm(arm)
     (folder / "images").mkdir(parents=True)
     loop = arm in ("best_of_n", "validated", "combined")
@@ -49,10 +57,10 @@ def _arm(arm: str, captions: list[records.CaptionRow], rng: random.Random, measu
         count = 1 + row.caption_id % 3 if loop else 1
         for number in range(1, count + 1):
             image = f"images/{row.caption_id}-round{number}.png"
-            postcards.render(postcards.sample_scene(rng), rng).save(folder / image)
+            world.render(world.sample_scene(rng), rng).save(folder / image)
             last = number == count
             accepted = last and row.caption_id % 5 != 4 if loop else None
-            picture = records.PictureRow(
+            picture = PictureRow(
                 caption_id=row.caption_id,
                 round=number,
                 prompt=f"{row.caption}, there is nothing else",
@@ -65,7 +73,7 @@ def _arm(arm: str, captions: list[records.CaptionRow], rng: random.Random, measu
             drawn.append(picture)
             alignment = min(1.0, hard + GAINS[arm] + rng.uniform(-0.05, 0.05) - (0.1 if loop and not accepted else 0))
             of_rounds.append(
-                records.RoundRow(
+                RoundRow(
                     caption_id=row.caption_id,
                     round=number,
                     alignment=alignment if measured else None,
@@ -76,7 +84,7 @@ def _arm(arm: str, captions: list[records.CaptionRow], rng: random.Random, measu
             )
         finals.append(picture)
         evaluated.append(
-            records.EvaluationRow(
+            EvaluationRow(
                 caption_id=row.caption_id,
                 brightness=120 - 10 * SCORES.get(arm, 4.0) + rng.uniform(-5, 5),
                 contrast=60 + rng.uniform(-3, 3),
@@ -90,11 +98,11 @@ def _arm(arm: str, captions: list[records.CaptionRow], rng: random.Random, measu
                 rounds=count,
             )
         )
-    records.write(folder / "pictures.jsonl", finals)
-    records.write(folder / "rounds.jsonl", drawn)
-    records.write(paths.evaluation(arm) / "rounds.jsonl", of_rounds)
-    records.write(paths.evaluation(arm) / "per_image.jsonl", evaluated)
-    records.write_json(
+    write_rows(folder / "pictures.jsonl", finals)
+    write_rows(folder / "rounds.jsonl", drawn)
+    write_rows(paths.evaluation(arm) / "rounds.jsonl", of_rounds)
+    write_rows(paths.evaluation(arm) / "per_image.jsonl", evaluated)
+    write_json(
         paths.evaluation(arm) / "card.json",
         {"n": len(captions), "resolution": 64, "image_format": "png", "templates": "postcards 0123456789ab"},
     )
@@ -105,13 +113,13 @@ def _arm(arm: str, captions: list[records.CaptionRow], rng: random.Random, measu
     numbers |= {"invalid_judge": 0.0, "invalid_held_out": 1 / len(captions)}
     if loop:
         numbers |= {"rounds_mean": 2.0, "rounds_std": 0.8, "acceptance_rate": 0.8, "invalid_validator": 0.0}
-    records.write_json(paths.arm_metrics(arm), numbers)
+    write_json(paths.arm_metrics(arm), numbers)
 
 
 def _calibration(rng: random.Random) -> None:
     slopes = {"brightness": -3.0, "contrast": -1.0, "saturation": -2.0, "blur": 1.5}
     rows = [
-        records.CalibrationRow(
+        CalibrationRow(
             judge=judge,
             trait=trait,
             level=level,
@@ -123,12 +131,12 @@ def _calibration(rng: random.Random) -> None:
         for level in (0.4, 0.7, 1.0, 1.3, 1.6)
         for caption_id in range(6)
     ]
-    records.write(paths.CALIBRATION / "sweeps.jsonl", rows)
+    write_rows(paths.CALIBRATION / "sweeps.jsonl", rows)
     numbers = {"rank_correlation": 0.91, "brightness": 0.95, "invalid": 0.0}
-    records.write_json(paths.CALIBRATION_METRICS, dict.fromkeys(("postcards", "postcards-judge"), numbers))
+    write_json(paths.CALIBRATION_METRICS, dict.fromkeys(("postcards", "postcards-judge"), numbers))
     found = {"balanced_accuracy": 0.93, "auc": 0.97, "invalid": 0.05, "true_captions": 24.0, "retest_agreement": None}
     best = {"best_threshold": 0.4, "best_threshold_accuracy": 0.95}
-    records.write_json(paths.VALIDATOR_METRICS, found | best)
+    write_json(paths.VALIDATOR_METRICS, found | best)
     judges = dict.fromkeys(("postcards", "postcards-judge"), numbers)
     calibration.sweeps(rows, {"brightness": -1}, judges, paths.JUDGE_PICTURES / "sweeps.png")
     calibration.captions("postcards", {"true": (0.9, 10)}, "P(yes) from 0.5", paths.VALIDATOR_PICTURES / "captions.png")
@@ -137,14 +145,14 @@ def _calibration(rng: random.Random) -> None:
 def _finetuning(rng: random.Random) -> None:
     paths.ADAPTER.mkdir(parents=True)
     (paths.ADAPTER / "adapter_config.json").write_text("{}")
-    records.write(paths.ADAPTER / "history.jsonl", history(rng))
-    records.write_json(paths.FINETUNE_METRICS, {"reward_mean_last": 6.5, "epochs": 10.0})
+    write_rows(paths.ADAPTER / "history.jsonl", history(rng))
+    write_json(paths.FINETUNE_METRICS, {"reward_mean_last": 6.5, "epochs": 10.0})
 
 
-def history(rng: random.Random, held_out_gain: float = 0.2, last_diversity: float = 0.9) -> list[records.EpochRow]:
+def history(rng: random.Random, held_out_gain: float = 0.2, last_diversity: float = 0.9) -> list[EpochRow]:
     """Ten epochs in which the reward rises by 0.25 each."""
     return [
-        records.EpochRow(
+        EpochRow(
             epoch=epoch,
             reward_mean=4 + 0.25 * epoch,
             reward_std=0.8,

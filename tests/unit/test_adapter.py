@@ -4,9 +4,9 @@ import pytest
 import tiny_diffusion
 import torch
 
-from t2i_feedback.diffusion import adapter as module
-from t2i_feedback.diffusion.adapter import Adapter
-from t2i_feedback.diffusion.load import add_adapter
+from t2i_feedback.image_models import merging as module
+from t2i_feedback.image_models.merging import Adapter
+from t2i_feedback.image_models.stable_diffusion import add_adapter
 
 TARGETS = ["to_q", "to_k", "to_out.0", "conv1", "conv_shortcut", "time_emb_proj"]  # linear, 3 x 3, 1 x 1
 

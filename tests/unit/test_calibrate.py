@@ -16,18 +16,21 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from t2i_feedback import params, paths, records
-from t2i_feedback.datasets import postcards
+from t2i_feedback import params
+from t2i_feedback.calibration.agreement import Agreement, calibration_rows, together
 from t2i_feedback.datasets.alterations import contradicts
-from t2i_feedback.datasets.postcards import Scene
-from t2i_feedback.errors import UserError
+from t2i_feedback.datasets.postcards import world
+from t2i_feedback.datasets.postcards.world import Scene
+from t2i_feedback.foundation import paths
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.files import write_json
+from t2i_feedback.foundation.rows import CalibrationRow, CaptionRow, read_rows, write_rows
 from t2i_feedback.mllm import wording
 from t2i_feedback.mllm.base import Reply, Request
 from t2i_feedback.mllm.wording import TEMPLATES
-from t2i_feedback.records import CalibrationRow, CaptionRow
 from t2i_feedback.reporting import calibration
-from t2i_feedback.stages import calibrate, calibrate_entry, calibrate_validator, finetune
-from t2i_feedback.stages.agreement import Agreement, calibration_rows, together
+from t2i_feedback.stages import calibrate, calibrate_validator, finetune
+from t2i_feedback.tools import calibrate_entry
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -120,7 +123,7 @@ def darkness(request: Request, place: int) -> float:
     return 10 - 9 * float(np.asarray(request.image).mean()) / 255
 
 
-IMAGES = [postcards.render(postcards.sample_scene(random.Random(i)), random.Random(i)) for i in range(4)]
+IMAGES = [world.render(world.sample_scene(random.Random(i)), random.Random(i)) for i in range(4)]
 ROWS = [CaptionRow(caption_id=i, image_id=i, caption=f"caption {i}", image="") for i in range(4)]
 
 
@@ -191,11 +194,11 @@ def drawn_rows(count: int, first: int = 0) -> tuple[list[CaptionRow], list[Scene
     rows, scenes = [], []
     for i in range(first, first + count):
         rng = random.Random(i)
-        scene = postcards.sample_scene(rng)
-        text, facts = postcards.caption(scene, rng, "medium")
+        scene = world.sample_scene(rng)
+        text, facts = world.caption(scene, rng, "medium")
         image = paths.DATASET / "images" / f"{i}.png"
         image.parent.mkdir(parents=True, exist_ok=True)
-        postcards.render(scene, rng).save(image)
+        world.render(scene, rng).save(image)
         rows.append(CaptionRow(caption_id=i, image_id=i, caption=text, image=f"images/{i}.png", facts=facts.to_json()))
         scenes.append(scene)
     return rows, scenes
@@ -222,7 +225,7 @@ def test_altered_claims_are_false_of_their_images_and_the_others_true(
 def test_annotations_give_captions_that_state_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shortest captions, which are the default's, state no sizes and columns: longer ones of the image do."""
     monkeypatch.chdir(tmp_path)
-    for _ in postcards.write_dataset(paths.DATASET, {"val": 6}, seed=1):
+    for _ in world.write_dataset(paths.DATASET, {"val": 6}, seed=1):
         pass
     entries = json.loads((paths.DATASET / "annotations" / "captions_val.json").read_text())["annotations"]
     rows = [
@@ -288,9 +291,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llava_folder: Pa
     raw["calibrate"] |= {"images": 4, "levels": 3}
     paths.PARAMS.write_text(yaml.safe_dump(raw))
     rows, _ = drawn_rows(12)
-    records.write(paths.REFERENCE_CAPTIONS, rows[:8])
-    records.write(paths.EVALUATION_CAPTIONS, rows[:4])
-    records.write(paths.FINETUNE_CAPTIONS, rows[8:])
+    write_rows(paths.REFERENCE_CAPTIONS, rows[:8])
+    write_rows(paths.EVALUATION_CAPTIONS, rows[:4])
+    write_rows(paths.FINETUNE_CAPTIONS, rows[8:])
     return tmp_path
 
 
@@ -310,7 +313,7 @@ def test_a_judge_without_valid_scores_stops_finetune_which_names_a_plot_that_is_
 
 @pytest.mark.parametrize("correlation", [-0.9, 0.0, 0.49])
 def test_a_correlation_below_the_limit_is_named_with_the_plot(repository: Path, correlation: float) -> None:
-    records.write_json(paths.CALIBRATION_METRICS, {"tiny": {"rank_correlation": correlation}})
+    write_json(paths.CALIBRATION_METRICS, {"tiny": {"rank_correlation": correlation}})
     with pytest.raises(UserError) as refused:
         finetune.main()
     assert f"correlation of {correlation:.2f}, below calibrate.min_rank_correlation 0.5" in str(refused.value)
@@ -321,7 +324,7 @@ def test_a_correlation_below_the_limit_is_named_with_the_plot(repository: Path, 
 def test_a_judge_that_ranks_well_or_cannot_be_measured_is_let_through(
     repository: Path, correlation: float | None
 ) -> None:
-    records.write_json(paths.CALIBRATION_METRICS, {"tiny": {"rank_correlation": correlation}})
+    write_json(paths.CALIBRATION_METRICS, {"tiny": {"rank_correlation": correlation}})
     finetune.require_calibrated(params.load())
 
 
@@ -359,7 +362,7 @@ def test_an_unknown_entry_is_named_with_the_known_ones(repository: Path) -> None
 
 
 def test_calibration_images_are_not_evaluated_on(repository: Path) -> None:
-    evaluated = {row.caption_id for row in records.read(paths.EVALUATION_CAPTIONS, CaptionRow)}
+    evaluated = {row.caption_id for row in read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)}
     few, many = (calibration_rows(count, seed=0) for count in (4, 100))
     assert {row.caption_id for row in few} == {4, 5, 6, 7}  # reference images come first
     assert {row.caption_id for row in many} == {4, 5, 6, 7, 8, 9, 10, 11}

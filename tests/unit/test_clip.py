@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
-from t2i_feedback.errors import UserError
 from t2i_feedback.evaluation import clip, extractors
+from t2i_feedback.foundation.errors import UserError
 
 SEED = 3  # of weights by which some cosines are positive; by those of seed 0 none is
 TEXTS = ["a red house", "two trees below the moon", "a " + "very " * 100 + "long text"]

@@ -8,7 +8,7 @@ from PIL import Image
 
 from t2i_feedback.datasets import coco
 from t2i_feedback.datasets.captioned import store
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation.errors import UserError
 
 
 @pytest.fixture

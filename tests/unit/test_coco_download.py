@@ -20,12 +20,12 @@ import yaml
 from coco_server import CocoServer, captions, dataset, jpeg, zipped
 from PIL import Image
 
-from t2i_feedback import paths, records
 from t2i_feedback.datasets import coco, coco_download, download
 from t2i_feedback.datasets.coco_download import PUBLISHED
 from t2i_feedback.datasets.download import Pin
-from t2i_feedback.errors import UserError
-from t2i_feedback.records import CaptionRow
+from t2i_feedback.foundation import paths
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.rows import CaptionRow, read_rows
 from t2i_feedback.stages.data import main
 
 REPOSITORY = Path(__file__).parents[2]
@@ -62,9 +62,7 @@ def run(server: CocoServer, **changes: object) -> list[CaptionRow]:
     """The data stage; its rows for fine-tuning and for reference."""
     write_params(server, **changes)
     main()
-    return [
-        row for file in (paths.FINETUNE_CAPTIONS, paths.REFERENCE_CAPTIONS) for row in records.read(file, CaptionRow)
-    ]
+    return [row for file in (paths.FINETUNE_CAPTIONS, paths.REFERENCE_CAPTIONS) for row in read_rows(file, CaptionRow)]
 
 
 def refusal(server: CocoServer, **changes: object) -> str:
@@ -169,8 +167,8 @@ def test_fine_tuning_captions_come_from_the_train_split_and_the_others_from_the_
     server: CocoServer,
 ) -> None:
     run(server)
-    finetune = records.read(paths.FINETUNE_CAPTIONS, CaptionRow)
-    reference = records.read(paths.REFERENCE_CAPTIONS, CaptionRow)
+    finetune = read_rows(paths.FINETUNE_CAPTIONS, CaptionRow)
+    reference = read_rows(paths.REFERENCE_CAPTIONS, CaptionRow)
     assert all(row.caption.startswith("train2014 ") for row in finetune)
     assert all(row.caption.startswith("val2014 ") for row in reference)
 
@@ -388,7 +386,7 @@ def test_unusual_images_come_as_upright_rgb(server: CocoServer) -> None:
         server.files[name] = file.getvalue()
     run(server)
     sizes = set()
-    for row in records.read(paths.REFERENCE_CAPTIONS, CaptionRow):
+    for row in read_rows(paths.REFERENCE_CAPTIONS, CaptionRow):
         with Image.open(paths.DATASET / row.image) as image:
             assert image.mode == "RGB"
             sizes.add(image.size)

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from t2i_feedback import paths, records
-from t2i_feedback.errors import UserError
-from t2i_feedback.records import CaptionRow
+from t2i_feedback.foundation import paths
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.rows import CaptionRow, read_rows
 from t2i_feedback.stages.data import main
 
 REPOSITORY = Path(__file__).parents[2]
@@ -33,15 +33,15 @@ def run(source: str = "postcards", seed: int = 1, **changes: object) -> None:
 
 
 def finetune() -> list[CaptionRow]:
-    return records.read(paths.FINETUNE_CAPTIONS, CaptionRow)
+    return read_rows(paths.FINETUNE_CAPTIONS, CaptionRow)
 
 
 def evaluation() -> list[CaptionRow]:
-    return records.read(paths.EVALUATION_CAPTIONS, CaptionRow)
+    return read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)
 
 
 def reference() -> list[CaptionRow]:
-    return records.read(paths.REFERENCE_CAPTIONS, CaptionRow)
+    return read_rows(paths.REFERENCE_CAPTIONS, CaptionRow)
 
 
 def write_folder(count: int, captions: int = 2) -> None:

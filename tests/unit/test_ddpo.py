@@ -9,15 +9,15 @@ import pytest
 import tiny_diffusion
 import torch
 
-from t2i_feedback import records
-from t2i_feedback.ddpo import checkpoint
-from t2i_feedback.ddpo.advantages import advantages
-from t2i_feedback.ddpo.feedback import Feedback
-from t2i_feedback.ddpo.objective import policy_loss
-from t2i_feedback.ddpo.trainer import Trainer, diversity
-from t2i_feedback.diffusion import sampling
-from t2i_feedback.diffusion.load import add_adapter, load_pipeline, save_adapter
-from t2i_feedback.errors import UserError
+from t2i_feedback.finetuning import checkpoint
+from t2i_feedback.finetuning.acquisition import Feedback
+from t2i_feedback.finetuning.advantages import advantages
+from t2i_feedback.finetuning.objectives.ddpo import policy_loss
+from t2i_feedback.finetuning.trainer import Trainer, diversity
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.rows import EpochRow, read_rows
+from t2i_feedback.image_models import base
+from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline, save_adapter
 
 MARGIN = 10.0  # of 255 grey levels; rewards rise by 20 to 30
 PROMPTS = ["a cat", "two dogs", "a red house"]
@@ -260,16 +260,16 @@ def test_14_a_new_adapter_changes_nothing_and_a_saved_one_draws_the_same_after_l
     make, checkpoint_folder, tmp_path
 ):
     setting = {"steps": 4, "guidance": 3.0, "eta": 0.0, "size": tiny_diffusion.SIZE}
-    base = load_pipeline(tiny_diffusion.model(name=str(checkpoint_folder)))
-    drawn = np.asarray(sampling.draw(base, ["a cat"], [3], **setting)[0])
+    untouched = load_pipeline(tiny_diffusion.model(name=str(checkpoint_folder)))
+    drawn = np.asarray(base.draw(untouched, ["a cat"], [3], **setting)[0])
     trainer = make(learning_rate=0.05)
-    assert np.array_equal(drawn, np.asarray(sampling.draw(trainer.pipe, ["a cat"], [3], **setting)[0]))
+    assert np.array_equal(drawn, np.asarray(base.draw(trainer.pipe, ["a cat"], [3], **setting)[0]))
     trainer.run()
-    trained = np.asarray(sampling.draw(trainer.pipe, ["a cat"], [3], **setting)[0])
+    trained = np.asarray(base.draw(trainer.pipe, ["a cat"], [3], **setting)[0])
     assert not np.array_equal(drawn, trained)
     save_adapter(trainer.pipe.unet, tmp_path / "adapter")
     fresh = load_pipeline(tiny_diffusion.model(name=str(checkpoint_folder)), tmp_path / "adapter")
-    again = np.asarray(sampling.draw(fresh, ["a cat"], [3], **setting)[0])
+    again = np.asarray(base.draw(fresh, ["a cat"], [3], **setting)[0])
     assert np.abs(again.astype(int) - trained.astype(int)).max() <= 1
 
 
@@ -421,7 +421,7 @@ def test_19_the_judge_sees_the_pixels_that_would_be_saved(make, tmp_path):
     make(look, epochs=1).run()
     assert len(seen) == 8
     seen[0].save(tmp_path / "a.png")
-    with sampling.Image.open(tmp_path / "a.png") as saved:
+    with base.Image.open(tmp_path / "a.png") as saved:
         assert saved.tobytes() == seen[0].tobytes()
 
 
@@ -493,12 +493,12 @@ def test_18_what_was_learnt_shows_with_the_sampler_of_training_and_with_the_dete
     for policy in (trainer.adapter.base, nullcontext):
         with policy():
             index = torch.arange(12) % 3
-            drawn = sampling.roll_out(trainer.pipe, trainer.policy, trainer.embeddings, index, range(12), size=64)
-            deterministic = sampling.draw(trainer.pipe, trainer.prompts * 4, range(12), **setting)
+            drawn = base.roll_out(trainer.pipe, trainer.policy, trainer.embeddings, index, range(12), size=64)
+            deterministic = base.draw(trainer.pipe, trainer.prompts * 4, range(12), **setting)
         found.append([np.mean(darkness(images, [])) for images in (drawn.images, deterministic)])
-    base, trained = found
-    assert trained[0] > base[0] + MARGIN
-    assert trained[1] > base[1] + MARGIN
+    before, trained = found
+    assert trained[0] > before[0] + MARGIN
+    assert trained[1] > before[1] + MARGIN
 
 
 def test_more_processes_than_pictures_of_an_update_are_refused(make, monkeypatch):
@@ -527,7 +527,7 @@ def test_a_bound_on_noise_that_leaves_no_step_is_refused(make):
 
 
 def test_diversity_is_0_for_copies_and_grows_with_difference():
-    dark, light = (sampling.Image.new("RGB", (4, 4), (value,) * 3) for value in (0, 100))
+    dark, light = (base.Image.new("RGB", (4, 4), (value,) * 3) for value in (0, 100))
     assert diversity([dark, dark], ["a", "a"]) == 0
     assert diversity([dark, light], ["a", "a"]) == 100
     assert diversity([dark, light], ["a", "b"]) == 0
@@ -536,4 +536,4 @@ def test_diversity_is_0_for_copies_and_grows_with_difference():
 def test_history_survives_on_disk(make):
     trainer = make(epochs=2)
     history = trainer.run()
-    assert records.read(trainer.folder / "history.jsonl", records.EpochRow) == history
+    assert read_rows(trainer.folder / "history.jsonl", EpochRow) == history

@@ -2,7 +2,7 @@
 
 import pytest
 
-from t2i_feedback.evaluation.discrimination import (
+from t2i_feedback.calibration.discrimination import (
     auc,
     balanced_accuracy,
     best_threshold,

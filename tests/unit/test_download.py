@@ -13,7 +13,7 @@ from coco_server import CocoServer
 from tqdm import tqdm
 
 from t2i_feedback.datasets.download import Pin, Server
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation.errors import UserError
 
 CONTENT = random.Random(1).randbytes(700_000)
 PIN = Pin(len(CONTENT), hashlib.sha256(CONTENT).hexdigest(), "the test publishes")

@@ -7,9 +7,9 @@ from PIL import Image
 from test_roles import Prepared, p_yes
 
 from t2i_feedback import params
+from t2i_feedback.foundation.rows import CaptionRow
+from t2i_feedback.loop.studio import Studio
 from t2i_feedback.mllm.base import Reply
-from t2i_feedback.records import CaptionRow
-from t2i_feedback.stages.drawing import Studio
 
 REPOSITORY = Path(__file__).parents[2]
 CAPTIONS = [CaptionRow(caption_id=i, image_id=i, caption=f"a fish and {i} suns", image="a.png") for i in (1, 2)]

@@ -12,7 +12,8 @@ import pytest
 from dvc.dependency.param import ParamsDependency
 from dvc.repo import Repo
 
-from t2i_feedback import params, paths
+from t2i_feedback import params
+from t2i_feedback.foundation import paths
 from t2i_feedback.reporting import calibration
 
 REPOSITORY = Path(__file__).parents[2]

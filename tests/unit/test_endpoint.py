@@ -11,7 +11,7 @@ from chat_server import Server, entry, running, said
 from PIL import Image
 
 from t2i_feedback import mllm
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Request
 from t2i_feedback.mllm.ledger import Ledger

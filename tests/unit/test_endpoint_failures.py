@@ -9,7 +9,7 @@ from chat_server import DROP, Answer, Server, entry, failed, running, said
 from PIL import Image
 
 from t2i_feedback import mllm
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.ledger import Ledger
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from t2i_feedback import estimate, params, paths
-from t2i_feedback.errors import UserError
-from t2i_feedback.estimate import Estimate, Throughputs
+from t2i_feedback import params
+from t2i_feedback.foundation import launching, paths
+from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.params import Params
-from t2i_feedback.stages import launching
+from t2i_feedback.tools.estimate import estimate
+from t2i_feedback.tools.estimate.estimate import Estimate, Throughputs
 
 REPOSITORY = Path(__file__).parents[2]
 README_SECONDS = 510  # README: the default run takes 8 minutes 30 seconds on two cores

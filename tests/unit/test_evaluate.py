@@ -11,11 +11,11 @@ import torch
 import yaml
 from PIL import Image
 
-from t2i_feedback import paths, records
-from t2i_feedback.errors import UserError
 from t2i_feedback.evaluation import extractors
+from t2i_feedback.foundation import paths
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.rows import CaptionRow, EvaluationRow, FidRow, PictureRow, RoundRow, read_rows, write_rows
 from t2i_feedback.mllm import wording
-from t2i_feedback.records import CaptionRow, EvaluationRow, FidRow, PictureRow, RoundRow
 from t2i_feedback.stages import evaluate, reference
 
 REPOSITORY = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ def draw_arm(arm: str, rounds: int) -> None:
     folder = paths.arm(arm)
     (folder / "images").mkdir(parents=True)
     drawn, kept = [], []
-    for caption in records.read(paths.EVALUATION_CAPTIONS, CaptionRow):
+    for caption in read_rows(paths.EVALUATION_CAPTIONS, CaptionRow):
         for number in range(1, rounds + 1):
             name = f"images/{caption.caption_id}-{number}.png"
             (folder / name).write_bytes((paths.DATASET / caption.image).read_bytes())
@@ -51,13 +51,13 @@ def draw_arm(arm: str, rounds: int) -> None:
                 )
             )
         kept.append(drawn[-1])
-    records.write(folder / "rounds.jsonl", drawn)
-    records.write(folder / "pictures.jsonl", reversed(kept))
+    write_rows(folder / "rounds.jsonl", drawn)
+    write_rows(folder / "pictures.jsonl", reversed(kept))
 
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llava_folder: Path) -> Path:
-    from t2i_feedback.datasets import postcards
+    from t2i_feedback.datasets.postcards import world
     from t2i_feedback.evaluation.alignment import Oracle, Vocabulary
     from t2i_feedback.stages import data
 
@@ -66,12 +66,12 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llava_folder: Pat
     write_params(llava_folder)
     data.main()
     vocabulary = Vocabulary(
-        postcards.BACKGROUNDS,
-        postcards.GROUND_KINDS,
-        postcards.SKY_KINDS,
-        tuple(postcards.COLOURS),
-        postcards.SIZES,
-        postcards.COLUMNS,
+        world.BACKGROUNDS,
+        world.GROUND_KINDS,
+        world.SKY_KINDS,
+        tuple(world.COLOURS),
+        world.SIZES,
+        world.COLUMNS,
     )
     Oracle(vocabulary).save_pretrained(paths.ORACLE)
     return tmp_path
@@ -83,11 +83,11 @@ def test_evaluate_measures_every_caption_of_an_arm(workplace: Path) -> None:
     draw_arm("validated", rounds=2)
     for arm in ("raw", "validated"):
         evaluate.main(arm)
-    rows = records.read(paths.evaluation("validated") / "per_image.jsonl", EvaluationRow)
-    captions = records.read(paths.EVALUATION_CAPTIONS, CaptionRow)
+    rows = read_rows(paths.evaluation("validated") / "per_image.jsonl", EvaluationRow)
+    captions = read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)
     assert [row.caption_id for row in rows] == [caption.caption_id for caption in captions]
     assert all(row.accepted and row.rounds == 2 and row.alignment is not None for row in rows)
-    assert len(records.read(paths.evaluation("validated") / "rounds.jsonl", RoundRow)) == 2 * COUNT
+    assert len(read_rows(paths.evaluation("validated") / "rounds.jsonl", RoundRow)) == 2 * COUNT
 
     raw, validated = (json.loads(paths.arm_metrics(arm).read_text()) for arm in ("raw", "validated"))
     assert raw["fid"] == pytest.approx(0, abs=1e-3)  # the arm is the reference
@@ -153,7 +153,7 @@ def test_clip_vqa_and_item_scores_are_measured_where_they_are_asked_for(workplac
     change("evaluate", vqa_score=True, vqa_mllm="postcards", questions=True, clip_score=clip_folder)
     evaluate.main("raw")
     metrics = json.loads(paths.arm_metrics("raw").read_text())
-    rows = records.read(paths.evaluation("raw") / "per_image.jsonl", EvaluationRow)
+    rows = read_rows(paths.evaluation("raw") / "per_image.jsonl", EvaluationRow)
     assert {key: metrics[key] for key in plain} == pytest.approx(plain)  # what was measured before stays the same
     assert metrics.keys() - plain.keys() >= {"clip_score", "invalid_vqa", "invalid_questions"}
     assert metrics["clip_score"] == pytest.approx(np.mean([row.clip_score for row in rows]))
@@ -205,8 +205,8 @@ def test_brightness_and_contrast_are_those_by_hand(workplace: Path) -> None:
     reference.main()
     draw_arm("raw", rounds=1)
     evaluate.main("raw")
-    by_caption = {row.caption_id: row for row in records.read(paths.arm("raw") / "pictures.jsonl", PictureRow)}
-    rows = records.read(paths.evaluation("raw") / "per_image.jsonl", EvaluationRow)
+    by_caption = {row.caption_id: row for row in read_rows(paths.arm("raw") / "pictures.jsonl", PictureRow)}
+    rows = read_rows(paths.evaluation("raw") / "per_image.jsonl", EvaluationRow)
     for row in rows:
         with Image.open(paths.arm("raw") / by_caption[row.caption_id].image) as picture:
             red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB"), dtype=np.float64), -1, 0)
@@ -232,7 +232,7 @@ def test_fid_against_n_ends_at_the_fid(workplace: Path) -> None:
     reference.main()
     draw_arm("raw", rounds=1)
     evaluate.main("raw")
-    points = records.read(paths.evaluation("raw") / "fid_by_n.jsonl", FidRow)
+    points = read_rows(paths.evaluation("raw") / "fid_by_n.jsonl", FidRow)
     assert [point.n for point in points] == [2, 3, 4, 5, 6, 7, 8]
     assert points[-1].fid == json.loads(paths.arm_metrics("raw").read_text())["fid"]
 
@@ -244,7 +244,7 @@ def test_a_stage_1_model_of_text_alone_is_not_asked_to_validate(workplace: Path)
     reference.main()
     draw_arm("enhanced", rounds=1)
     evaluate.main("enhanced")
-    rows = records.read(paths.evaluation("enhanced") / "per_image.jsonl", EvaluationRow)
+    rows = read_rows(paths.evaluation("enhanced") / "per_image.jsonl", EvaluationRow)
     assert {(row.p_yes, row.accepted) for row in rows} == {(None, None)}
     metrics = json.loads(paths.arm_metrics("enhanced").read_text())
     assert "invalid_judge" in metrics
@@ -264,10 +264,10 @@ def test_problems_are_one_line_each(workplace: Path) -> None:
 def test_a_black_picture_of_the_safety_checker_never_enters_a_metric(workplace: Path) -> None:
     reference.main()
     draw_arm("raw", rounds=1)
-    pictures = records.read(paths.arm("raw") / "rounds.jsonl", PictureRow)
+    pictures = read_rows(paths.arm("raw") / "rounds.jsonl", PictureRow)
     seen = [row.model_copy(update={"flagged": row is pictures[1]}) for row in pictures]
     for name in ("rounds", "pictures"):
-        records.write(paths.arm("raw") / f"{name}.jsonl", seen)
+        write_rows(paths.arm("raw") / f"{name}.jsonl", seen)
     changed = yaml.safe_load(paths.PARAMS.read_text())
     changed["model"]["safety_checker"] = "on"
     paths.PARAMS.write_text(yaml.safe_dump(changed))

@@ -12,13 +12,14 @@ import tiny_diffusion
 import torch
 from PIL import Image
 
-from t2i_feedback import photometry
-from t2i_feedback.ddpo.advantages import advantages
-from t2i_feedback.ddpo.feedback import Budget, Feedback, Scores
-from t2i_feedback.ddpo.trainer import Trainer
-from t2i_feedback.diffusion.load import add_adapter, load_pipeline
-from t2i_feedback.errors import UserError
-from t2i_feedback.stages import asking, finetune
+from t2i_feedback.finetuning.acquisition import Budget, Feedback, Scores
+from t2i_feedback.finetuning.advantages import advantages
+from t2i_feedback.finetuning.trainer import Trainer
+from t2i_feedback.foundation import photometry
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline
+from t2i_feedback.rewards import human
+from t2i_feedback.stages import finetune
 
 PROMPTS = ["a cat", "two dogs", "a red house"]
 GROUPS = [prompt for prompt in ("a cat", "two dogs") for _ in range(8)]
@@ -186,7 +187,7 @@ def make(checkpoint_folder):
         pipe = load_pipeline(model)
         parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, 5)
         folder.mkdir(exist_ok=True)
-        feedback = asking.feedback(config, size=model.size, seed=5, judge=None, captions={}, folder=folder)
+        feedback = human.feedback(config, size=model.size, seed=5, judge=None, captions={}, folder=folder)
         return Trainer(
             pipe, parameters, PROMPTS, feedback, photometry.means, model=model, finetune=config, seed=5, folder=folder
         )
@@ -256,7 +257,7 @@ def test_a_person_stands_in_for_the_user(make, tmp_path, monkeypatch):
     expected = make(tmp_path / "oracle", **setting)
     history = expected.run()
     oracle = expected.feedback.rewards["preference"]
-    sheet = asking.sheet("dark pictures")
+    sheet = human.sheet("dark pictures")
     runs = 0
     while True:
         runs += 1
@@ -265,7 +266,7 @@ def test_a_person_stands_in_for_the_user(make, tmp_path, monkeypatch):
             break
         waiting = sheet.open(list(sheet.read()))
         with pytest.raises(UserError, match=f"{len(waiting)} images await scores"):
-            asking.check_answered(sheet, tmp_path / "person")  # a run that was started too early ends before it draws
+            human.check_answered(sheet, tmp_path / "person")  # a run that was started too early ends before it draws
         looked_at = {name: Image.open(sheet.folder / name) for name in waiting}
         said = dict(zip(looked_at, oracle(list(looked_at.values()), []), strict=True))
         if runs == 1:  # half of them first: the next run asks for the others
@@ -280,11 +281,11 @@ def test_a_person_stands_in_for_the_user(make, tmp_path, monkeypatch):
 def test_rows_that_a_person_deleted_are_entered_again(make, tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     setting = {"user": "file", "acquisition": "random", "feedback_budget": 4}
-    sheet = asking.sheet("dark pictures")
+    sheet = human.sheet("dark pictures")
     assert trainer_waits(make(tmp_path / "person", **setting))
     names = sheet.read().keys()
     sheet.path.unlink()
-    asking.check_answered(sheet, tmp_path / "person")  # nothing that a person could fill in: the run goes on
+    human.check_answered(sheet, tmp_path / "person")  # nothing that a person could fill in: the run goes on
     assert trainer_waits(make(tmp_path / "person", **setting))
     assert sheet.read().keys() == names
 

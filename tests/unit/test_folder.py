@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from t2i_feedback.datasets import folder
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation.errors import UserError
 
 
 def write_jsonl(root: Path, *entries: dict) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageFont
 
-from t2i_feedback.records import PictureRow
+from t2i_feedback.foundation.rows import PictureRow
 from t2i_feedback.reporting import grids
 from t2i_feedback.reporting.evidence import Arm
 

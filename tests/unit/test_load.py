@@ -15,12 +15,11 @@ import torch
 from hub_server import hub
 from PIL import Image
 
-from t2i_feedback import records
-from t2i_feedback.ddpo import optimiser
-from t2i_feedback.diffusion import ddim, gallery, load, sampling
-from t2i_feedback.errors import UserError
-from t2i_feedback.pictures import about_png, open_rgb
-from t2i_feedback.records import PictureRow, PromptRow
+from t2i_feedback.finetuning import optimiser
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.images import about_png, open_rgb
+from t2i_feedback.foundation.rows import PictureRow, PromptRow, read_rows, write_rows
+from t2i_feedback.image_models import base, drawing, stable_diffusion, transitions
 
 REPOSITORY = Path(__file__).parents[2]
 SCHEDULERS = ["ddim", "pndm", "dpmsolver++", "euler"]
@@ -61,12 +60,12 @@ def copy(folder: Path, tmp_path: Path) -> Path:
 
 def draw(pipe, model, prompts=("a cat", "two dogs"), seeds=(1, 2)) -> list[np.ndarray]:
     setting = {key: getattr(model, key) for key in ("steps", "guidance", "eta", "size", "negative_prompt")}
-    return [np.asarray(image).astype(int) for image in sampling.draw(pipe, prompts, seeds, **setting)]
+    return [np.asarray(image).astype(int) for image in base.draw(pipe, prompts, seeds, **setting)]
 
 
 def drawn(folder: Path, **changes) -> list[np.ndarray]:
     model = tiny_diffusion.model(name=str(folder), **changes)
-    return draw(load.load_pipeline(model), model)
+    return draw(stable_diffusion.load_pipeline(model), model)
 
 
 def apart(some: list[np.ndarray], others: list[np.ndarray]) -> int:
@@ -75,7 +74,7 @@ def apart(some: list[np.ndarray], others: list[np.ndarray]) -> int:
 
 def refusal(name: str | Path, **changes) -> str:
     with pytest.raises(UserError) as caught:
-        load.load_pipeline(tiny_diffusion.model(name=str(name), **changes))
+        stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(name), **changes))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -86,7 +85,7 @@ def refusal(name: str | Path, **changes) -> str:
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_a_picture_does_not_depend_on_its_batch(scheduler: str, folder: Path) -> None:
     model = tiny_diffusion.model(name=str(folder), scheduler=scheduler)
-    pipe = load.load_pipeline(model)
+    pipe = stable_diffusion.load_pipeline(model)
     together = draw(pipe, model, ["a", "b c", "d"], [1, 2, 3])
     alone = [draw(pipe, model, [prompt], [seed])[0] for prompt, seed in (("a", 1), ("b c", 2), ("d", 3))]
     assert apart(together, alone) <= 1
@@ -95,12 +94,12 @@ def test_a_picture_does_not_depend_on_its_batch(scheduler: str, folder: Path) ->
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_what_is_drawn_is_what_diffusers_draws(scheduler: str, folder: Path) -> None:
     model = tiny_diffusion.model(name=str(folder), scheduler=scheduler, negative_prompt="dark")
-    pipe = load.load_pipeline(model)
+    pipe = stable_diffusion.load_pipeline(model)
     prompts = ["a cat", "two dogs"]
     theirs = pipe(
         prompts,
         negative_prompt=["dark"] * 2,
-        generator=sampling.noise_sources([1, 2]),
+        generator=base.noise_sources([1, 2]),
         num_inference_steps=model.steps,
         guidance_scale=model.guidance,
         height=model.size,
@@ -115,7 +114,7 @@ def test_what_is_drawn_is_what_diffusers_draws(scheduler: str, folder: Path) -> 
 )
 def test_every_scheduler_keeps_the_checkpoints_noise_schedule(scheduler: str, made_is: str, copy: Path) -> None:
     (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps(SD15_SCHEDULER))
-    made = load.load_pipeline(tiny_diffusion.model(name=str(copy), scheduler=scheduler)).scheduler
+    made = stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(copy), scheduler=scheduler)).scheduler
     assert type(made).__name__ == f"{made_is}Scheduler"
     cumulative = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
     torch.testing.assert_close(made.alphas_cumprod.double(), cumulative, rtol=1e-4, atol=1e-6)
@@ -123,8 +122,8 @@ def test_every_scheduler_keeps_the_checkpoints_noise_schedule(scheduler: str, ma
 
 def test_the_published_schedule_of_sd_15_can_be_trained_with(copy: Path) -> None:
     (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps(SD15_SCHEDULER))
-    made = load.load_pipeline(tiny_diffusion.model(name=str(copy))).scheduler
-    schedule = ddim.Schedule.of(made, 50, 1.0)
+    made = stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(copy))).scheduler
+    schedule = transitions.Schedule.of(made, 50, 1.0)
     assert schedule.clip_range is None  # latents lie beyond +-1
     assert (schedule.sigma > 0).all()
     assert schedule.timesteps[[0, -1]].tolist() == [981, 1]
@@ -135,13 +134,15 @@ def test_a_checkpoint_that_does_not_say_is_not_clipped_either(copy: Path) -> Non
     (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps(silent))
     index = copy / "model_index.json"
     index.write_text(index.read_text().replace("DDIMScheduler", "EulerDiscreteScheduler"))
-    schedule = ddim.Schedule.of(load.load_pipeline(tiny_diffusion.model(name=str(copy))).scheduler, 50, 1.0)
+    schedule = transitions.Schedule.of(
+        stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(copy))).scheduler, 50, 1.0
+    )
     assert schedule.clip_range is None and (schedule.sigma > 0).all()
 
 
 def test_training_takes_ddims_steps_whatever_draws_the_arms(checked: Path) -> None:
     model = tiny_diffusion.model(name=str(checked), scheduler="euler", safety_checker="report")
-    pipe = load.load_pipeline(model, training=True)
+    pipe = stable_diffusion.load_pipeline(model, training=True)
     assert type(pipe.scheduler).__name__ == "DDIMScheduler"
     assert pipe.safety_checker is None
 
@@ -149,12 +150,12 @@ def test_training_takes_ddims_steps_whatever_draws_the_arms(checked: Path) -> No
 def test_a_policy_follows_a_negative_prompt(folder: Path) -> None:
     """Its null embedding is the negative prompt's: then a rollout draws what the arms draw."""
     model = tiny_diffusion.model(name=str(folder), negative_prompt="dark", eta=1.0)
-    pipe = load.load_pipeline(model, training=True)
+    pipe = stable_diffusion.load_pipeline(model, training=True)
     prompts, seeds = ["a cat", "two dogs"], [1, 2]
-    null = sampling.embed(pipe, [model.negative_prompt])
-    policy = sampling.Policy(pipe.unet, ddim.Schedule.of(pipe.scheduler, model.steps, 1.0), model.guidance, null)
-    given, index = sampling.embed(pipe, prompts), torch.tensor([0, 1])
-    rollout = sampling.roll_out(pipe, policy, given, index, seeds, size=model.size)
+    null = base.embed(pipe, [model.negative_prompt])
+    policy = base.Policy(pipe.unet, transitions.Schedule.of(pipe.scheduler, model.steps, 1.0), model.guidance, null)
+    given, index = base.embed(pipe, prompts), torch.tensor([0, 1])
+    rollout = base.roll_out(pipe, policy, given, index, seeds, size=model.size)
     assert apart([np.asarray(image).astype(int) for image in rollout.images], draw(pipe, model, prompts, seeds)) <= 1
 
 
@@ -169,7 +170,7 @@ def test_slicing_saves_memory_and_changes_no_picture(switch: str, folder: Path) 
 
 def test_the_switches_reach_the_parts(folder: Path) -> None:
     on = {"attention_slicing": True, "vae_slicing": True, "vae_tiling": True}
-    pipe = load.load_pipeline(tiny_diffusion.model(name=str(folder), **on))
+    pipe = stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(folder), **on))
     assert pipe.vae.use_slicing and pipe.vae.use_tiling
     assert {type(one).__name__ for one in pipe.unet.attn_processors.values()} == {"SlicedAttnProcessor"}
 
@@ -182,18 +183,18 @@ def test_tiles_overlap_to_nearly_the_whole_picture(folder: Path) -> None:
 
 def test_what_is_offloaded_comes_when_it_is_called_and_goes_when_it_is_done(folder: Path, monkeypatch) -> None:
     model = tiny_diffusion.model(name=str(folder))
-    pipe = load.load_pipeline(model)
+    pipe = stable_diffusion.load_pipeline(model)
     expected, moves = draw(pipe, model), []
     for name, module in (("text", pipe.text_encoder), ("vae", pipe.vae.decoder)):
         monkeypatch.setattr(module, "to", lambda device, name=name: moves.append((name, device)))
-        load.rest_on_cpu(module, "cuda")
+        stable_diffusion.rest_on_cpu(module, "cuda")
     assert apart(draw(pipe, model), expected) == 0
     text = [("text", "cuda"), ("text", "cpu")]
     assert moves == [*text, *text, ("vae", "cuda"), ("vae", "cpu")]  # the prompts, the negative prompt, the pictures
 
 
 def test_offloading_on_the_cpu_is_said_to_be_idle(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    load.load_pipeline(tiny_diffusion.model(name=str(folder), offload=True))
+    stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(folder), offload=True))
     assert "model.offload: everything is on the CPU already" in caplog.text
 
 
@@ -248,7 +249,7 @@ def test_where_compiling_fails_one_line_says_so_and_it_is_drawn_without(
 
 def flag_the_third(checked: Path, model, pipe) -> None:
     """Make the third prompt's picture the concept that the checkpoint's checker looks for."""
-    seeds = [sampling.noise_seed(7, row.caption_id, row.round) for row in PROMPTS]
+    seeds = [base.noise_seed(7, row.caption_id, row.round) for row in PROMPTS]
     images = [Image.fromarray(a.astype(np.uint8)) for a in draw(pipe, model, [row.prompt for row in PROMPTS], seeds)]
     checker = pipe.safety_checker
     pixels = pipe.feature_extractor(images, return_tensors="pt").pixel_values
@@ -265,18 +266,18 @@ def flag_the_third(checked: Path, model, pipe) -> None:
 def gallery_of(checked: Path, out: Path, word: str) -> list[PictureRow]:
     """Four pictures drawn under that safety checker, of which it flags the third."""
     reporting = tiny_diffusion.model(name=str(checked), safety_checker="report")
-    flag_the_third(checked, reporting, load.load_pipeline(reporting))
+    flag_the_third(checked, reporting, stable_diffusion.load_pipeline(reporting))
     model = tiny_diffusion.model(name=str(checked), safety_checker=word)
-    gallery.draw_missing(lambda: load.load_pipeline(model), PROMPTS, out, model=model, seed=7, title="test")
+    drawing.draw_missing(lambda: stable_diffusion.load_pipeline(model), PROMPTS, out, model=model, seed=7, title="test")
     rows = [
-        PictureRow(caption_id=row.caption_id, round=1, prompt=row.prompt, image=gallery.image_name(row.caption_id, 1))
+        PictureRow(caption_id=row.caption_id, round=1, prompt=row.prompt, image=drawing.image_name(row.caption_id, 1))
         for row in PROMPTS
     ]
-    return gallery.flagged(out, rows)
+    return drawing.flagged(out, rows)
 
 
 def pixels(out: Path) -> list[np.ndarray]:
-    return [np.asarray(open_rgb(out / gallery.image_name(row.caption_id, 1))).astype(int) for row in PROMPTS]
+    return [np.asarray(open_rgb(out / drawing.image_name(row.caption_id, 1))).astype(int) for row in PROMPTS]
 
 
 def test_a_report_counts_flags_and_keeps_the_pictures(checked: Path, tmp_path: Path) -> None:
@@ -298,10 +299,10 @@ def test_a_checker_that_is_on_makes_what_it_flags_black(checked: Path, tmp_path:
 def test_flags_are_those_of_diffusers_own_pipeline(checked: Path, tmp_path: Path) -> None:
     gallery_of(checked, tmp_path / "on", "on")
     model = tiny_diffusion.model(name=str(checked), safety_checker="on")
-    seeds = [sampling.noise_seed(7, row.caption_id, row.round) for row in PROMPTS]
-    theirs = load.load_pipeline(model)(
+    seeds = [base.noise_seed(7, row.caption_id, row.round) for row in PROMPTS]
+    theirs = stable_diffusion.load_pipeline(model)(
         [row.prompt for row in PROMPTS],
-        generator=sampling.noise_sources(seeds),
+        generator=base.noise_sources(seeds),
         num_inference_steps=model.steps,
         guidance_scale=model.guidance,
         height=model.size,
@@ -323,19 +324,19 @@ def draw_gallery(folder: Path, out: Path, loads: list, adapter: Path | None = No
 
     def opened():
         loads.append(model)
-        return load.load_pipeline(model, adapter)
+        return stable_diffusion.load_pipeline(model, adapter)
 
-    gallery.draw_missing(opened, PROMPTS, out, model=model, seed=7, title="test", adapter=adapter)
+    drawing.draw_missing(opened, PROMPTS, out, model=model, seed=7, title="test", adapter=adapter)
 
 
 def test_a_picture_tells_what_it_was_made_of(folder: Path, tmp_path: Path) -> None:
-    pipe = load.load_pipeline(tiny_diffusion.model(name=str(folder)), training=True)
-    load.add_adapter(pipe.unet, 2, 2, ["to_q"], seed=0)
-    load.save_adapter(pipe.unet, tmp_path / "adapter")
+    pipe = stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(folder)), training=True)
+    stable_diffusion.add_adapter(pipe.unet, 2, 2, ["to_q"], seed=0)
+    stable_diffusion.save_adapter(pipe.unet, tmp_path / "adapter")
     draw_gallery(folder, tmp_path / "out", [], adapter=tmp_path / "adapter", scheduler="euler", negative_prompt="dark")
-    about = about_png(tmp_path / "out" / gallery.image_name(2, 1))
+    about = about_png(tmp_path / "out" / drawing.image_name(2, 1))
     assert (about["caption_id"], about["round"], about["prompt"]) == ("2", "1", "c d")
-    assert about["seed"] == str(sampling.noise_seed(7, 2, 1))
+    assert about["seed"] == str(base.noise_seed(7, 2, 1))
     parameters = json.loads(about["parameters"])
     stated = {"name": str(folder), "revision": "main", "steps": 5, "guidance": 3.0, "eta": 0.0, "size": 16}
     stated |= {"scheduler": "euler", "negative_prompt": "dark", "dtype": "float32"}
@@ -350,11 +351,11 @@ def test_drawing_goes_on_with_the_batches_that_are_missing(folder: Path, tmp_pat
     whole = {path.name: path.read_bytes() for path in (tmp_path / "images").iterdir()}
     draw_gallery(folder, tmp_path, loads)
     assert len(loads) == 1  # all there: the model is not even loaded
-    (tmp_path / gallery.image_name(3, 1)).unlink()
-    kept = (tmp_path / gallery.image_name(0, 1)).stat().st_mtime_ns
+    (tmp_path / drawing.image_name(3, 1)).unlink()
+    kept = (tmp_path / drawing.image_name(0, 1)).stat().st_mtime_ns
     draw_gallery(folder, tmp_path, loads)
     assert len(loads) == 2
-    assert (tmp_path / gallery.image_name(0, 1)).stat().st_mtime_ns == kept
+    assert (tmp_path / drawing.image_name(0, 1)).stat().st_mtime_ns == kept
     assert {path.name: path.read_bytes() for path in (tmp_path / "images").iterdir()} == whole
 
 
@@ -375,8 +376,8 @@ def test_a_picture_drawn_more_sparingly_is_done(folder: Path, tmp_path: Path) ->
 
 def test_rows_keep_the_checkers_word(tmp_path: Path) -> None:
     row = PictureRow(caption_id=1, round=1, prompt="a", image="a.png", flagged=True)
-    records.write(tmp_path / "rows.jsonl", [row])
-    assert records.read(tmp_path / "rows.jsonl", PictureRow) == [row]
+    write_rows(tmp_path / "rows.jsonl", [row])
+    assert read_rows(tmp_path / "rows.jsonl", PictureRow) == [row]
 
 
 # ------------------------------------------------------------------------------------------------ what is refused
@@ -502,23 +503,23 @@ def test_nothing_is_logged_of_a_plain_checkpoint(folder: Path, caplog: pytest.Lo
 @pytest.mark.parametrize("steps", [5, 6, 10])
 def test_a_first_step_from_pure_noise_can_be_drawn_at_full_eta(steps):
     """The shipped model's first timestep has no signal at all: sigma^2 = 1 - a_prev, up to rounding."""
-    pipe = load.load_pipeline(tiny_diffusion.model(name="models/postcards/sd", size=64))
-    [image] = sampling.draw(pipe, ["a red house"], [1], steps=steps, guidance=1.0, eta=1.0, size=64)
+    pipe = stable_diffusion.load_pipeline(tiny_diffusion.model(name="models/postcards/sd", size=64))
+    [image] = base.draw(pipe, ["a red house"], [1], steps=steps, guidance=1.0, eta=1.0, size=64)
     assert image.getextrema() != ((0, 0),) * 3
 
 
 def test_targets_that_the_unet_does_not_have_are_told_with_those_that_it_has(folder: Path) -> None:
-    pipe = load.load_pipeline(tiny_diffusion.model(name=str(folder)), training=True)
+    pipe = stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(folder)), training=True)
     with pytest.raises(UserError, match=r"no modules that end in q_proj; there are .*conv1, .*to_k, to_out\.0, to_q"):
-        load.add_adapter(pipe.unet, 4, 4, ["q_proj"], 0)
+        stable_diffusion.add_adapter(pipe.unet, 4, 4, ["q_proj"], 0)
 
 
 def test_an_adapter_of_a_model_of_another_shape_is_refused(folder: Path, tmp_path: Path) -> None:
-    other = load.load_pipeline(tiny_diffusion.model(name="models/postcards/sd", size=64), training=True)
-    load.add_adapter(other.unet, 4, 4, ["to_q"], 0)
-    load.save_adapter(other.unet, tmp_path / "adapter")
+    other = stable_diffusion.load_pipeline(tiny_diffusion.model(name="models/postcards/sd", size=64), training=True)
+    stable_diffusion.add_adapter(other.unet, 4, 4, ["to_q"], 0)
+    stable_diffusion.save_adapter(other.unet, tmp_path / "adapter")
     with pytest.raises(UserError, match=r"is no adapter of .*dvc repro finetune"):
-        load.load_pipeline(tiny_diffusion.model(name=str(folder)), tmp_path / "adapter")
+        stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(folder)), tmp_path / "adapter")
 
 
 def test_an_adapter_is_saved_as_the_same_bytes_by_every_process(folder: Path, tmp_path: Path) -> None:
@@ -536,5 +537,5 @@ for again in "1234":
     for seed in "12":
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(REPOSITORY / "src")}
         subprocess.run([sys.executable, "-c", program, folder, tmp_path / seed], env=environment, check=True)
-    written = [file.read_bytes() for file in tmp_path.glob(f"*/*/{load.ADAPTER_WEIGHTS}")]
+    written = [file.read_bytes() for file in tmp_path.glob(f"*/*/{stable_diffusion.ADAPTER_WEIGHTS}")]
     assert (len(written), len(set(written))) == (8, 1)

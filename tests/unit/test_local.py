@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from t2i_feedback import mllm
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import checkpoint, roles
 from t2i_feedback.mllm.base import Decoding, Reply, Request
 from t2i_feedback.mllm.local import LocalMllm

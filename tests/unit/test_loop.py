@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from t2i_feedback.loop import Roles, best, by_caption, keep, run_rounds
-from t2i_feedback.records import CaptionRow, PictureRow, PromptRow
+from t2i_feedback.foundation.rows import CaptionRow, PictureRow, PromptRow
+from t2i_feedback.loop.rounds import Roles, best, by_caption, keep, run_rounds
 
 CAPTIONS = [CaptionRow(caption_id=i, image_id=i, caption=f"caption {i}", image=f"{i}.png") for i in (1, 2, 3)]
 FIRST = [PromptRow(caption_id=i, round=1, prompt=f"detailed {i}", status="valid") for i in (1, 2, 3)]

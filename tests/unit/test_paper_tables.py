@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from t2i_feedback import paper_tables, params, paths
-from t2i_feedback.errors import UserError
+from t2i_feedback import params
+from t2i_feedback.foundation import paths
+from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.reporting import paper
-from t2i_feedback.tables import compare, experiments, write
-from t2i_feedback.tables.rows import Figure, table1, table2
-from t2i_feedback.tables.write import Measured
+from t2i_feedback.tools.paper import compare, experiments, run, write
+from t2i_feedback.tools.paper.rows import Figure, table1, table2
+from t2i_feedback.tools.paper.write import Measured
 
 REPOSITORY = Path(__file__).parents[2]
 CARD = {"n": 100, "steps": 50, "extractor": "inception-v3-compat", "validator": "gpt4", "judge_reading": "text"}
@@ -245,9 +246,9 @@ def dvc(*arguments: str) -> str:
 def make(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict:
     """The program on table 1 with the smoke profile; the JSON that it wrote. None of its rows wants a GPU here."""
     with monkeypatch.context() as patch, suppress(SystemExit):  # a row has failed
-        patch.setattr(paper_tables, "lacking", lambda p: "")
+        patch.setattr(run, "lacking", lambda p: "")
         patch.setattr(sys, "argv", ["paper_tables", "table1", "--profile", "smoke", *arguments])
-        paper_tables.main()
+        run.main()
     return json.loads(Path("metrics/table1.json").read_text())
 
 
@@ -325,7 +326,7 @@ def test_changed_code_or_parameters_make_a_row_out_of_date(repository: Path, mon
 
 
 def test_metrics_that_an_experiment_did_not_make_are_not_its_own(repository: Path) -> None:
-    one = paper_tables.plan(table1(), "raw", ["smoke"])
+    one = run.plan(table1(), "raw", ["smoke"])
     found = experiments.find(one.name, one.content)
     assert found is not None
     assert isinstance(experiments.read(found, "raw", one.content), Measured)
@@ -350,39 +351,39 @@ def paper_params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> params.Para
     shutil.copy(REPOSITORY / "params.yaml", tmp_path)
     shutil.copytree(REPOSITORY / "profiles", tmp_path / "profiles")
     monkeypatch.chdir(tmp_path)
-    return paper_tables.plan(table1(), "gpt4", ["paper"]).params
+    return run.plan(table1(), "gpt4", ["paper"]).params
 
 
 def test_without_a_gpu_one_line_says_who_wants_one(paper_params, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paper_tables, "_accelerator", lambda: False)
-    said = paper_tables.lacking(paper_params)
+    monkeypatch.setattr(run, "_accelerator", lambda: False)
+    said = run.lacking(paper_params)
     assert "no GPU is seen" in said and "nvidia-smi" in said and "model, mllms.llava16-7b" in said
     assert "\n" not in said
 
 
 def test_without_a_key_or_a_hub_one_line_says_what_to_do(paper_params, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paper_tables, "_accelerator", lambda: True)
-    monkeypatch.setattr(paper_tables, "_cached", lambda model, file: False)
-    monkeypatch.setattr(paper_tables, "_hub_answers", lambda: False)
+    monkeypatch.setattr(run, "_accelerator", lambda: True)
+    monkeypatch.setattr(run, "_cached", lambda model, file: False)
+    monkeypatch.setattr(run, "_hub_answers", lambda: False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    assert "mllms.gpt4: the environment variable OPENAI_API_KEY is not set" in paper_tables.lacking(paper_params)
+    assert "mllms.gpt4: the environment variable OPENAI_API_KEY is not set" in run.lacking(paper_params)
     monkeypatch.setenv("OPENAI_API_KEY", "key")
-    assert "hf download stable-diffusion-v1-5/stable-diffusion-v1-5 && hf download llava-hf/" in paper_tables.lacking(
+    assert "hf download stable-diffusion-v1-5/stable-diffusion-v1-5 && hf download llava-hf/" in run.lacking(
         paper_params
     )
-    monkeypatch.setattr(paper_tables, "_hub_answers", lambda: True)
-    assert paper_tables.lacking(paper_params) == ""
+    monkeypatch.setattr(run, "_hub_answers", lambda: True)
+    assert run.lacking(paper_params) == ""
 
 
 def test_the_default_run_lacks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr(paper_tables, "_accelerator", lambda: False)
-    monkeypatch.setattr(paper_tables, "_hub_answers", lambda: False)
-    assert paper_tables.lacking(params.load()) == ""
+    monkeypatch.setattr(run, "_accelerator", lambda: False)
+    monkeypatch.setattr(run, "_hub_answers", lambda: False)
+    assert run.lacking(params.load()) == ""
 
 
 def test_profiles_are_applied_in_their_order(paper_params) -> None:
-    one = paper_tables.plan(table1(), "cogvlm", ["paper", "coco30k"])
+    one = run.plan(table1(), "cogvlm", ["paper", "coco30k"])
     assert (one.name, one.params.data.evaluation_captions) == ("paper-coco30k-cogvlm", 30000)
     assert one.params.stage1.mllm == "cogvlm"
     assert "stage1.mllm=cogvlm" in one.settings and "data.evaluation_captions=30000" in one.settings
@@ -396,7 +397,7 @@ def test_profiles_are_applied_in_their_order(paper_params) -> None:
 def test_bad_options_are_one_line(arguments: list[str], said: str, paper_params, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["paper_tables", "table1", *arguments])
     with pytest.raises(UserError, match=said):
-        paper_tables.main()
+        run.main()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from t2i_feedback import params
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 SIX = {"llava15-7b", "llava15-13b", "llava16-7b", "llava16-13b", "gpt4", "cogvlm"}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from t2i_feedback import photometry
+from t2i_feedback.foundation import photometry
 
 
 def flat(red: int, green: int, blue: int) -> np.ndarray:

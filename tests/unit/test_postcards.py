@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t2i_feedback.datasets import coco, postcards
-from t2i_feedback.datasets.postcards import COLOURS, KINDS, LEVELS, Scene, Thing
-from t2i_feedback.errors import UserError
+from t2i_feedback.datasets import coco
+from t2i_feedback.datasets.postcards import world
+from t2i_feedback.datasets.postcards.world import COLOURS, KINDS, LEVELS, Scene, Thing
+from t2i_feedback.foundation.errors import UserError
 
 
 def write(root: Path, train: int = 6, val: int = 12, seed: int = 0) -> list[str]:
-    return list(postcards.write_dataset(root, {"train": train, "val": val}, seed))
+    return list(world.write_dataset(root, {"train": train, "val": val}, seed))
 
 
 def captions(root: Path, split: str) -> list[str]:
@@ -29,31 +30,31 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 def test_the_same_seed_gives_the_same_scene() -> None:
-    assert postcards.sample_scene(random.Random(1)) == postcards.sample_scene(random.Random(1))
+    assert world.sample_scene(random.Random(1)) == world.sample_scene(random.Random(1))
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_scenes_belong_to_the_split_asked_for(split: str) -> None:
     rng = random.Random(0)
-    assert all(postcards.sample_scene(rng, split).split == split for _ in range(50))
+    assert all(world.sample_scene(rng, split).split == split for _ in range(50))
 
 
 def test_two_things_never_share_a_place() -> None:
     rng = random.Random(0)
     for _ in range(300):
-        things = postcards.sample_scene(rng).things
+        things = world.sample_scene(rng).things
         assert len({(thing.in_sky, thing.column) for thing in things}) == len(things)
 
 
 def test_a_scene_survives_json() -> None:
-    scene = postcards.sample_scene(random.Random(3))
+    scene = world.sample_scene(random.Random(3))
     assert Scene.from_json(json.loads(json.dumps(scene.to_json()))) == scene
 
 
 def test_the_split_does_not_depend_on_the_order_of_things() -> None:
     rng = random.Random(0)
     for _ in range(50):
-        scene = postcards.sample_scene(rng)
+        scene = world.sample_scene(rng)
         assert Scene(scene.background, scene.things[::-1]).split == scene.split
 
 
@@ -61,18 +62,18 @@ def test_the_split_does_not_depend_on_the_order_of_things() -> None:
 
 
 def test_a_picture_is_64_pixels_of_rgb() -> None:
-    picture = postcards.render(postcards.sample_scene(random.Random(0)), random.Random(0))
+    picture = world.render(world.sample_scene(random.Random(0)), random.Random(0))
     assert (picture.size, picture.mode) == ((64, 64), "RGB")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("colour", COLOURS)
 def test_a_thing_shows_in_its_column_and_leaves_the_others_alone(kind: str, colour: str) -> None:
-    empty = np.asarray(postcards.render(Scene("desert", ()), random.Random(8)), dtype=float)
+    empty = np.asarray(world.render(Scene("desert", ()), random.Random(8)), dtype=float)
     for column, where in (("left", slice(0, 27)), ("right", slice(37, 64))):
         scene = Scene("desert", (Thing(kind, colour, "large", column),))
         # The thing's own draws move light and focus: compare with the picture's far side, rescaled to the same light.
-        drawn = np.asarray(postcards.render(scene, random.Random(8)), dtype=float)
+        drawn = np.asarray(world.render(scene, random.Random(8)), dtype=float)
         far = slice(52, 64) if column == "left" else slice(0, 12)
         light = drawn[:8, far].mean() / empty[:8, far].mean()
         changed = np.abs(drawn - empty * light).max(axis=2) > 24
@@ -82,7 +83,7 @@ def test_a_thing_shows_in_its_column_and_leaves_the_others_alone(kind: str, colo
 
 def test_a_large_thing_covers_more_than_a_small_one() -> None:
     def covered(size: str) -> int:
-        picture = postcards.render(Scene("snow", (Thing("house", "blue", size, "centre"),)), random.Random(1))
+        picture = world.render(Scene("snow", (Thing("house", "blue", size, "centre"),)), random.Random(1))
         red, _, blue = np.moveaxis(np.asarray(picture, dtype=int), 2, 0)
         return int(((blue - red) > 90).sum())
 
@@ -91,7 +92,7 @@ def test_a_large_thing_covers_more_than_a_small_one() -> None:
 
 def test_an_unknown_background_is_an_error() -> None:
     with pytest.raises(ValueError, match="moonbase"):
-        postcards.render(Scene("moonbase", ()), random.Random(0))
+        world.render(Scene("moonbase", ()), random.Random(0))
 
 
 # ------------------------------------------------------------------------------------------------ captions
@@ -101,19 +102,19 @@ def test_an_unknown_background_is_an_error() -> None:
 def test_every_thing_is_named_at_every_level(level: str) -> None:
     rng = random.Random(0)
     for _ in range(100):
-        scene = postcards.sample_scene(rng)
-        text, facts = postcards.caption(scene, rng, level)
+        scene = world.sample_scene(rng)
+        text, facts = world.caption(scene, rng, level)
         assert sorted(thing.kind for thing in facts.things) == sorted(thing.kind for thing in scene.things)
         for thing in scene.things:
-            assert any(word in text for word in postcards.KIND_WORDS[thing.kind])
+            assert any(word in text for word in world.KIND_WORDS[thing.kind])
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_what_a_caption_states_is_true_and_said(level: str) -> None:
     rng = random.Random(0)
     for _ in range(100):
-        scene = postcards.sample_scene(rng)
-        text, facts = postcards.caption(scene, rng, level)
+        scene = world.sample_scene(rng)
+        text, facts = world.caption(scene, rng, level)
         assert facts.background in (None, scene.background)
         for stated in facts.things:
             assert any(
@@ -128,20 +129,20 @@ def test_what_a_caption_states_is_true_and_said(level: str) -> None:
 
 def test_a_detailed_caption_states_everything() -> None:
     rng = random.Random(0)
-    scene = postcards.sample_scene(rng)
-    _, facts = postcards.caption(scene, rng, "detailed")
+    scene = world.sample_scene(rng)
+    _, facts = world.caption(scene, rng, "detailed")
     assert facts.background == scene.background
     assert set(facts.things) == set(scene.things)
 
 
 def test_an_unknown_level_is_an_error() -> None:
     with pytest.raises(ValueError, match="chatty"):
-        postcards.caption(postcards.sample_scene(random.Random(0)), random.Random(0), "chatty")
+        world.caption(world.sample_scene(random.Random(0)), random.Random(0), "chatty")
 
 
 def test_remarks_are_true_sentences_about_each_fact() -> None:
     scene = Scene("beach", (Thing("house", "red", "small", "left"),))
-    assert postcards.remarks(scene) == [
+    assert world.remarks(scene) == [
         "there is a house",
         "the house is red",
         "the house is small",
@@ -191,7 +192,7 @@ def test_facts_of_the_written_captions_are_scenes(tmp_path: Path) -> None:
 
 
 def test_a_world_without_new_captions_left_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = postcards.sample_scene(random.Random(0), "val")
-    monkeypatch.setattr(postcards, "sample_scene", lambda rng, split: scene)
+    scene = world.sample_scene(random.Random(0), "val")
+    monkeypatch.setattr(world, "sample_scene", lambda rng, split: scene)
     with pytest.raises(UserError, match="no new captions after"):
         write(tmp_path / "world", train=0, val=500)

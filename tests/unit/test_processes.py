@@ -25,8 +25,8 @@ import torch
 import yaml
 from safetensors.numpy import load_file
 
-from t2i_feedback import paths, processes
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation import distributed, paths
+from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.stages import data
 
 REPOSITORY = Path(__file__).parents[2]
@@ -263,14 +263,14 @@ def test_each_process_sees_the_device_of_its_place_alone(
     monkeypatch: pytest.MonkeyPatch, visible: str | None, own: str
 ) -> None:
     pretend(monkeypatch, devices=2, place=1, visible=visible)
-    processes.use_own_device()
+    distributed.use_own_device()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == own
 
 
 def test_more_processes_than_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, devices=2, place=2, visible=None)
     with pytest.raises(UserError, match="process 3 of this machine has no CUDA device, since it sees 2"):
-        processes.use_own_device()
+        distributed.use_own_device()
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, devices: int, place: int, visible: str | None) -> None:

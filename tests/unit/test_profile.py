@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from t2i_feedback import params, paths, profile
-from t2i_feedback.errors import UserError
+from t2i_feedback import params
+from t2i_feedback.foundation import paths
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.tools import profile
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = sorted(path.stem for path in (REPOSITORY / "profiles").glob("*.yaml"))
@@ -131,6 +133,6 @@ def test_a_profile_that_is_no_mapping_is_refused(text: str) -> None:
 
 def test_it_runs_as_a_program() -> None:
     environment = {"PYTHONPATH": str(REPOSITORY / "src")}
-    command = [sys.executable, "-m", "t2i_feedback.profile", "smoke"]
+    command = [sys.executable, "-m", "t2i_feedback.tools.profile", "smoke"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("dvc exp run -S data.finetune_captions=8 ")

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from t2i_feedback.foundation.rows import Status
 from t2i_feedback.mllm import readings, roles
 from t2i_feedback.mllm.base import Reply
 from t2i_feedback.mllm.readings import clean_prompt, parse_items, parse_reason, parse_score, parse_yes
-from t2i_feedback.records import Status
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from t2i_feedback import records
-from t2i_feedback.errors import UserError
-from t2i_feedback.records import CaptionRow, PictureRow
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.files import write_json
+from t2i_feedback.foundation.rows import CaptionRow, PictureRow, read_rows, write_rows
 
 
 def row(caption_id: int = 1, caption: str = "a dog") -> CaptionRow:
@@ -20,47 +20,47 @@ def row(caption_id: int = 1, caption: str = "a dog") -> CaptionRow:
 )
 def test_what_is_written_is_read_again(tmp_path: Path, caption: str) -> None:
     rows = [row(1, caption), row(2)]
-    records.write(tmp_path / "rows.jsonl", rows)
-    assert records.read(tmp_path / "rows.jsonl", CaptionRow) == rows
+    write_rows(tmp_path / "rows.jsonl", rows)
+    assert read_rows(tmp_path / "rows.jsonl", CaptionRow) == rows
 
 
 def test_no_rows_make_an_empty_file(tmp_path: Path) -> None:
-    records.write(tmp_path / "rows.jsonl", [])
-    assert records.read(tmp_path / "rows.jsonl", CaptionRow) == []
+    write_rows(tmp_path / "rows.jsonl", [])
+    assert read_rows(tmp_path / "rows.jsonl", CaptionRow) == []
 
 
 def test_a_missing_file_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="dvc repro"):
-        records.read(tmp_path / "rows.jsonl", CaptionRow)
+        read_rows(tmp_path / "rows.jsonl", CaptionRow)
 
 
 @pytest.mark.parametrize("line", ["no json", "{}", '{"caption_id": 1}', ""])
 def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "rows.jsonl").write_text(row().model_dump_json() + "\n" + line + "\n")
     with pytest.raises(UserError, match=r"rows\.jsonl:2 is not a CaptionRow"):
-        records.read(tmp_path / "rows.jsonl", CaptionRow)
+        read_rows(tmp_path / "rows.jsonl", CaptionRow)
 
 
 def test_rows_of_another_type_are_refused(tmp_path: Path) -> None:
-    records.write(tmp_path / "rows.jsonl", [row()])
+    write_rows(tmp_path / "rows.jsonl", [row()])
     with pytest.raises(UserError, match="not a PictureRow"):
-        records.read(tmp_path / "rows.jsonl", PictureRow)
+        read_rows(tmp_path / "rows.jsonl", PictureRow)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    records.write(tmp_path / "rows.jsonl", [row(1)])
+    write_rows(tmp_path / "rows.jsonl", [row(1)])
 
     def interrupted():
         yield row(2)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        records.write(tmp_path / "rows.jsonl", interrupted())
-    assert [one.caption_id for one in records.read(tmp_path / "rows.jsonl", CaptionRow)] == [1]
+        write_rows(tmp_path / "rows.jsonl", interrupted())
+    assert [one.caption_id for one in read_rows(tmp_path / "rows.jsonl", CaptionRow)] == [1]
 
 
 def test_writing_leaves_nothing_else_behind(tmp_path: Path) -> None:
-    records.write(tmp_path / "below" / "rows.jsonl", [row()])
+    write_rows(tmp_path / "below" / "rows.jsonl", [row()])
     assert [path.name for path in (tmp_path / "below").iterdir()] == ["rows.jsonl"]
 
 
@@ -72,11 +72,11 @@ def test_rows_cannot_be_changed_or_extended() -> None:
 
 
 def test_json_is_written_with_sorted_keys(tmp_path: Path) -> None:
-    records.write_json(tmp_path / "metrics.json", {"b": 1, "a": {"d": 2, "c": 3}})
+    write_json(tmp_path / "metrics.json", {"b": 1, "a": {"d": 2, "c": 3}})
     assert (tmp_path / "metrics.json").read_text() == json.dumps({"a": {"c": 3, "d": 2}, "b": 1}, indent=2) + "\n"
 
 
 def test_numbers_that_json_does_not_know_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
-        records.write_json(tmp_path / "metrics.json", {"fid": float("nan")})
+        write_json(tmp_path / "metrics.json", {"fid": float("nan")})
     assert not (tmp_path / "metrics.json").exists()

@@ -12,9 +12,10 @@ import pytest
 import yaml
 from made_up_run import history, write_run
 
-from t2i_feedback import params, paths, records
-from t2i_feedback.errors import UserError
-from t2i_feedback.records import PictureRow, RoundRow
+from t2i_feedback import params
+from t2i_feedback.foundation import paths
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.rows import CaptionRow, EvaluationRow, FidRow, PictureRow, RoundRow, read_rows, write_rows
 from t2i_feedback.reporting import alarm, comparisons, page, plots, stories, tables, verdict
 from t2i_feedback.reporting.evidence import Evidence
 from t2i_feedback.stages import report
@@ -92,9 +93,9 @@ def test_the_same_run_gives_the_same_bytes(run: Path) -> None:
 
 
 def test_text_from_outside_is_escaped(run: Path) -> None:
-    rows = records.read(paths.EVALUATION_CAPTIONS, records.CaptionRow)
+    rows = read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)
     evil = '<script>alert(1)</script> & "quotes"'
-    records.write(paths.EVALUATION_CAPTIONS, [row.model_copy(update={"caption": evil}) for row in rows])
+    write_rows(paths.EVALUATION_CAPTIONS, [row.model_copy(update={"caption": evil}) for row in rows])
     text = page.render(gathered())
     assert "<script" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &#34;quotes&#34;" in text
@@ -116,10 +117,10 @@ def test_known_effects_are_found_with_their_sign(run: Path) -> None:
 
 
 def test_verdicts_say_plainly_when_an_arm_does_not_help(run: Path) -> None:
-    raw = records.read(paths.evaluation("raw") / "per_image.jsonl", records.EvaluationRow)
+    raw = read_rows(paths.evaluation("raw") / "per_image.jsonl", EvaluationRow)
     worse = [row.model_copy(update={"alignment": row.alignment - 0.1}) for row in raw]  # type: ignore[operator]
-    records.write(paths.evaluation("enhanced") / "per_image.jsonl", worse)
-    records.write(paths.evaluation("best_of_n") / "per_image.jsonl", raw)
+    write_rows(paths.evaluation("enhanced") / "per_image.jsonl", worse)
+    write_rows(paths.evaluation("best_of_n") / "per_image.jsonl", raw)
     outcomes = {found.title: found.outcome for found in verdict.verdicts(gathered())}
     assert outcomes["Enhanced against raw"] == "hurts"
     assert outcomes["Best of n against raw"] == "no measurable effect"
@@ -190,8 +191,8 @@ def test_an_arm_of_another_protocol_stands_in_no_table_plot_or_comparison_with_o
 
 
 def test_fid_against_n_is_drawn_and_written(run: Path) -> None:
-    rows = [records.FidRow(n=n, fid=60 - n, fid_std=1.5 if n < 24 else 0) for n in (6, 12, 24)]
-    records.write(paths.evaluation("raw") / "fid_by_n.jsonl", rows)
+    rows = [FidRow(n=n, fid=60 - n, fid_std=1.5 if n < 24 else 0) for n in (6, 12, 24)]
+    write_rows(paths.evaluation("raw") / "fid_by_n.jsonl", rows)
     report.main()
     assert "FID of raw is 54.0 with 6 pictures and 36.0 with 24" in paths.REPORT.read_text()
     with (paths.PLOTS / "fid_by_n.csv").open() as file:

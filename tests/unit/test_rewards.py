@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from t2i_feedback import rewards
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Reply, Request
 from t2i_feedback.params import RewardName
+from t2i_feedback.rewards import registry
 
 PREFERENCE = "dark, subdued and blurred pictures"
 
@@ -38,67 +38,67 @@ class Judge:
 
 
 def test_brightness_is_the_mean_luma():
-    assert rewards.PIXELS["brightness"]([plain(0), plain(100), plain(255)], [""] * 3) == pytest.approx([0, 100, 255])
+    assert registry.PIXELS["brightness"]([plain(0), plain(100), plain(255)], [""] * 3) == pytest.approx([0, 100, 255])
 
 
 def test_contrast_is_the_lumas_standard_deviation():
     halves = Image.fromarray(np.repeat(np.array([[[0] * 3, [200] * 3]], dtype=np.uint8), 4, axis=0))
-    assert rewards.PIXELS["contrast"]([plain(50), halves], [""] * 2) == pytest.approx([0, 100], abs=1e-6)
+    assert registry.PIXELS["contrast"]([plain(50), halves], [""] * 2) == pytest.approx([0, 100], abs=1e-6)
 
 
 def test_sharpness_falls_when_a_picture_is_blurred():
-    sharp, blurred = rewards.PIXELS["sharpness"]([noisy(), noisy().filter(ImageFilter.GaussianBlur(2))], [""] * 2)
+    sharp, blurred = registry.PIXELS["sharpness"]([noisy(), noisy().filter(ImageFilter.GaussianBlur(2))], [""] * 2)
     assert 0 <= blurred < sharp <= 1
 
 
 def test_jpeg_size_counts_thousands_of_bytes_at_quality_95():
     file = io.BytesIO()
     noisy().save(file, format="JPEG", quality=95)
-    flat, found = rewards.PIXELS["jpeg_size"]([plain(9, 64), noisy()], [""] * 2)
+    flat, found = registry.PIXELS["jpeg_size"]([plain(9, 64), noisy()], [""] * 2)
     assert found == len(file.getvalue()) / 1000
     assert flat < found / 5
 
 
 def test_alignment_is_p_yes_of_the_caption_behind_the_prompt():
     judge = Judge(caption="a red house")
-    reward = rewards.alignment(judge, {"a red house, oil on canvas": "a red house", "a cat, detailed": "a cat"})
+    reward = registry.alignment(judge, {"a red house, oil on canvas": "a red house", "a cat, detailed": "a cat"})
     found = reward([plain(1), plain(2)], ["a red house, oil on canvas", "a cat, detailed"])
     assert found == [0.75, 0.25]
 
 
 def test_alignment_without_a_valid_verdict_masks_the_picture_and_tells_what_was_said():
     heard = []
-    masked = rewards.alignment(Judge(status="refusal"), {"a": "a"}, heard)
+    masked = registry.alignment(Judge(status="refusal"), {"a": "a"}, heard)
     assert masked([plain(1)], ["a"]) == [None]
     assert roles.most_frequent(heard).startswith(" (1 refusal). Most frequent: ")
 
 
 def test_the_oracle_likes_what_the_preference_names():
     """Black and flat has every trait in full but for blur: a flat picture's blur effect is what it is."""
-    dark = rewards.oracle("dark pictures")
+    dark = registry.oracle("dark pictures")
     assert dark([plain(0), plain(51), plain(255)], [""] * 3) == pytest.approx([10, 8.2, 1])
-    bright = rewards.oracle("bright pictures")
+    bright = registry.oracle("bright pictures")
     assert bright([plain(0), plain(51)], [""] * 2) == pytest.approx([1, 2.8])
-    blurred = rewards.oracle(PREFERENCE)
+    blurred = registry.oracle(PREFERENCE)
     before, after = blurred([noisy(), noisy().filter(ImageFilter.GaussianBlur(2))], [""] * 2)
     assert 1 <= before < after <= 10
 
 
 def test_the_oracle_refuses_a_preference_without_a_trait():
     with pytest.raises(UserError, match="names nothing that can be measured in pixels"):
-        rewards.oracle("pictures of cats")
+        registry.oracle("pictures of cats")
 
 
 def test_every_reward_of_the_parameters_can_be_made_and_weighed():
-    assert set(get_args(RewardName)) == set(rewards.PIXELS) | {"preference", "alignment"}
-    assert set(rewards.POINTS) | {"jpeg_size"} == set(get_args(RewardName))
+    assert set(get_args(RewardName)) == set(registry.PIXELS) | {"preference", "alignment"}
+    assert set(registry.POINTS) | {"jpeg_size"} == set(get_args(RewardName))
 
 
 def test_the_preference_alone_is_left_as_it_is():
-    assert rewards.total({"preference": 1.0}, 64)({"preference": 6.123456789}) == 6.123456789
+    assert registry.total({"preference": 1.0}, 64)({"preference": 6.123456789}) == 6.123456789
 
 
 def test_a_sum_weighs_each_reward_in_points():
     weights = {"preference": 2.0, "brightness": -1.0, "jpeg_size": 0.5}
-    found = rewards.total(weights, 100)({"preference": 3.0, "brightness": 51.0, "jpeg_size": 4.0})
+    found = registry.total(weights, 100)({"preference": 3.0, "brightness": 51.0, "jpeg_size": 4.0})
     assert found == pytest.approx(2 * 3 - 51 / 25.5 + 0.5 * 4.0 / 1.0)  # 0.1 byte x 100 x 100 pixels = 1 kB

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.rows import Reading
 from t2i_feedback.mllm import roles, wording
 from t2i_feedback.mllm.base import Outcome, Reply, Request
-from t2i_feedback.records import Reading
 
 PICTURE = Image.new("RGB", (8, 8), (10, 20, 30))
 

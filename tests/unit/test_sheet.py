@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2i_feedback.errors import UserError
-from t2i_feedback.sheet import Sheet
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.rewards.sheet import Sheet
 
 PROMPTS = ["a cat", "a dog", "a cat"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from t2i_feedback import mllm, params
-from t2i_feedback.datasets.postcards import Scene, Thing, caption, render, sample_scene
+from t2i_feedback.datasets.postcards.world import Scene, Thing, caption, render, sample_scene
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Mllm
 

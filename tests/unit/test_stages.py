@@ -6,10 +6,11 @@ import pytest
 import tiny_diffusion
 import yaml
 
-from t2i_feedback import paths, records, stages
-from t2i_feedback.errors import UserError
-from t2i_feedback.records import CaptionRow, EpochRow
-from t2i_feedback.stages import finetune, generate, preflight, validate
+from t2i_feedback.foundation import paths, running
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.rows import CaptionRow, EpochRow, write_rows
+from t2i_feedback.stages import finetune, generate, validate
+from t2i_feedback.tools import preflight
 
 
 def ending(error: BaseException):
@@ -17,7 +18,7 @@ def ending(error: BaseException):
         raise error
 
     with pytest.raises(SystemExit) as ended:
-        stages.run(main)
+        running.run(main)
     return ended.value.code
 
 
@@ -34,7 +35,7 @@ def test_another_system_error_is_not_hidden():
         raise PermissionError("denied")
 
     with pytest.raises(PermissionError):
-        stages.run(main)
+        running.run(main)
 
 
 def test_an_interrupted_stage_says_that_its_work_is_kept(capsys):
@@ -66,6 +67,6 @@ def test_preflight_looks_at_what_finetune_would_train_whatever_draws_the_arms(tm
     monkeypatch.chdir(tmp_path)
     paths.PARAMS.write_text(yaml.safe_dump(raw), encoding="utf-8")
     row = CaptionRow(caption_id=1, image_id=1, caption="a cat", image="images/1.png")
-    records.write(paths.FINETUNE_CAPTIONS, [row])
+    write_rows(paths.FINETUNE_CAPTIONS, [row])
     preflight.main()
     assert "the importance ratio is 1 within" in capsys.readouterr().out

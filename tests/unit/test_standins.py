@@ -104,7 +104,7 @@ def test_a_served_model_says_what_it_says_in_process(
 
 
 def test_the_stand_in_for_gpt_4_wants_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from t2i_feedback.errors import UserError
+    from t2i_feedback.foundation.errors import UserError
 
     monkeypatch.setenv("REHEARSAL_KEY", "wrong")
     with chat.serving(SHIPPED / "mllm") as server:

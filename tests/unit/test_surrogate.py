@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from t2i_feedback.ddpo import surrogate
+from t2i_feedback.finetuning import surrogate
 
 
 def data(count: int, width: int, noise: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,8 +7,9 @@ import made_up_run
 import pytest
 import yaml
 
-from t2i_feedback import paths, records
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation import paths
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.rows import CaptionRow, as_typed, read_rows, write_rows
 from t2i_feedback.stages import best_of_n, calibrate, enhance, evaluate, finetune, validate
 
 NOWHERE = {"backend": "endpoint", "model": "m", "base_url": "http://127.0.0.1:9/v1", "retries": 0}
@@ -28,9 +29,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     made_up_run.write_run(tmp_path, captions=4)
-    captions = records.read(paths.EVALUATION_CAPTIONS, records.CaptionRow)
+    captions = read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)
     paths.PROMPTS.mkdir()
-    records.write(paths.FIRST_PROMPTS, records.as_typed(captions))
+    write_rows(paths.FIRST_PROMPTS, as_typed(captions))
     for also in (paths.FINETUNE_CAPTIONS, paths.REFERENCE_CAPTIONS):
         shutil.copyfile(paths.EVALUATION_CAPTIONS, also)
     for folder in (paths.REFERENCE, paths.ORACLE):

@@ -5,8 +5,8 @@ import tiny_diffusion
 import torch
 from diffusers import UNet2DConditionModel
 
-from t2i_feedback.diffusion import texts
-from t2i_feedback.diffusion.load import add_adapter
+from t2i_feedback.image_models import texts
+from t2i_feedback.image_models.stable_diffusion import add_adapter
 
 ROWS = torch.tensor([-1, -1, -1, -1, 3, 3, 0, 0])  # neighbours in twos, the first four as two pairs
 

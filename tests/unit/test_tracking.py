@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from made_up_run import REPOSITORY, write_run
 
-from t2i_feedback import params, paths, publish, tracking
+from t2i_feedback import params
+from t2i_feedback.foundation import paths
+from t2i_feedback.tracking import publish, runs
 
 UNREACHABLE = "http://127.0.0.1:9"
 
@@ -37,11 +39,11 @@ def other_params() -> params.Params:
 def client():
     from mlflow.tracking import MlflowClient
 
-    return MlflowClient(tracking.uri())
+    return MlflowClient(runs.uri())
 
 
 def all_runs() -> list:
-    found = client().get_experiment_by_name(tracking.EXPERIMENT)
+    found = client().get_experiment_by_name(runs.EXPERIMENT)
     assert found
     return list(client().search_runs([found.experiment_id]))
 
@@ -62,35 +64,35 @@ def test_identity_follows_code_and_params_and_ignores_results(root: Path, monkey
     git("add", ".")
     git("commit", "--quiet", "--message=first")
     p = default_params()
-    first = tracking.identify(p)
+    first = runs.identify(p)
     assert len(first.sha) == 40
     assert first.dirty == ""
     for name in ("dvc.lock", "metrics/a.json", "README.md"):
         Path(name).write_text("2\n")
     monkeypatch.setenv("DVC_EXP_NAME", "bold-arm")
-    assert tracking.identify(p).key == first.key
-    assert tracking.identify(p).name == "bold-arm"
-    assert tracking.identify(other_params()).key != first.key
+    assert runs.identify(p).key == first.key
+    assert runs.identify(p).name == "bold-arm"
+    assert runs.identify(other_params()).key != first.key
     Path("src/a.py").write_text("2\n")
-    assert tracking.identify(p).key != first.key
+    assert runs.identify(p).key != first.key
 
 
 def test_identity_outside_of_a_repository(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(root.parent))
-    assert tracking.identify(default_params()).sha == "none"
+    assert runs.identify(default_params()).sha == "none"
 
 
 def test_params_are_flat_short_and_only_of_mllms_in_use() -> None:
     p = default_params()
     long = p.finetune.model_copy(update={"preference": "x" * 7000})
-    flat = tracking.flatten(p.model_copy(update={"finetune": long}))
+    flat = runs.flatten(p.model_copy(update={"finetune": long}))
     assert flat["stage1.max_rounds"] == str(p.stage1.max_rounds)
-    assert len(flat["finetune.preference"]) == tracking.VALUE_LIMIT
+    assert len(flat["finetune.preference"]) == runs.VALUE_LIMIT
     assert {key.split(".")[1] for key in flat if key.startswith("mllms.")} == {"postcards", "postcards-judge"}
 
 
 def test_passwords_are_not_shown() -> None:
-    assert tracking.shown("at http://me:secret@host:5000/x") == "at http://host:5000/x"
+    assert runs.shown("at http://me:secret@host:5000/x") == "at http://host:5000/x"
 
 
 # ------------------------------------------------------------------------------------------------ publishing
@@ -118,36 +120,36 @@ def test_publishing_twice_is_once_and_other_params_are_another_run(root: Path) -
 
 def test_publish_after_dvc_exp_run_finds_the_experiment_s_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_EXP_NAME", "bold-arm")
-    during = tracking.parent_run(default_params())
+    during = runs.parent_run(default_params())
     monkeypatch.delenv("DVC_EXP_NAME")
-    assert tracking.parent_run(default_params()).run_id == during.run_id
+    assert runs.parent_run(default_params()).run_id == during.run_id
     monkeypatch.setenv("DVC_EXP_NAME", "calm-leg")
-    assert tracking.parent_run(default_params()).run_id != during.run_id
+    assert runs.parent_run(default_params()).run_id != during.run_id
 
 
 def test_a_stage_streams_into_one_child_however_often_it_starts(root: Path) -> None:
     p = default_params()
 
     def fail_after_one_epoch() -> None:
-        with tracking.stage_run(p, "finetune") as stream:
+        with runs.stage_run(p, "finetune") as stream:
             stream.log(1, {"reward_mean": 4.0})
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail_after_one_epoch()
     assert {run.info.status for run in all_runs()} == {"RUNNING", "FAILED"}
-    with tracking.stage_run(p, "finetune") as stream:
+    with runs.stage_run(p, "finetune") as stream:
         stream.log(2, {"reward_mean": 5.0})
-    [child] = [run for run in all_runs() if tracking.PARENT in run.data.tags]
+    [child] = [run for run in all_runs() if runs.PARENT in run.data.tags]
     assert child.info.status == "FINISHED"
-    assert child.data.tags[tracking.PARENT] == tracking.parent_run(p).run_id
+    assert child.data.tags[runs.PARENT] == runs.parent_run(p).run_id
     steps = client().get_metric_history(child.info.run_id, "reward_mean")
     assert [(point.step, point.value) for point in steps] == [(1, 4.0), (2, 5.0)]
 
 
 def test_parallel_first_use(root: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}
-    command = [sys.executable, "-m", "t2i_feedback.tracking"]
+    command = [sys.executable, "-m", "t2i_feedback.tracking.runs"]
     started = [subprocess.Popen(command, env=environment) for _ in range(2)]
     assert [process.wait(timeout=120) for process in started] == [0, 0]
 
@@ -164,7 +166,7 @@ def test_an_outage_is_one_warning_and_soon_over(
     write_run(Path.cwd(), captions=4)
     started = time.monotonic()
     publish.main()
-    with tracking.stage_run(default_params(), "finetune") as stream:
+    with runs.stage_run(default_params(), "finetune") as stream:
         stream.log(1, {"reward_mean": 4.0})
     assert time.monotonic() - started < 30
     lines = capsys.readouterr().err.splitlines()
@@ -177,7 +179,7 @@ def test_a_stream_that_breaks_warns_once(capsys: pytest.CaptureFixture[str]) -> 
         def log(self, step: int, numbers: dict[str, float]) -> None:
             raise OSError("gone")
 
-    stream = tracking.Stream(Broken())  # type: ignore[arg-type]
+    stream = runs.Stream(Broken())  # type: ignore[arg-type]
     stream.log(1, {})
     stream.log(2, {})
     stream.finish("FINISHED")
@@ -187,7 +189,7 @@ def test_a_stream_that_breaks_warns_once(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(("variable", "value"), [("T2I_NO_TRACKING", "1"), ("RANK", "1")])
 def test_tracking_can_be_off(root: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)
-    with tracking.stage_run(default_params(), "finetune") as stream:
+    with runs.stage_run(default_params(), "finetune") as stream:
         stream.log(1, {"reward_mean": 4.0})
     assert publish.publish(default_params()) is False
     assert not (root / "mlflow.db").exists()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from t2i_feedback import workspace
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation import workspace
+from t2i_feedback.foundation.errors import UserError
 
 
 class Section(BaseModel):

@@ -7,7 +7,7 @@ import pytest
 from coco_server import zipped as make
 
 from t2i_feedback.datasets import zipped
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation.errors import UserError
 
 
 def extract(folder: Path, content: bytes, member: str = "val/a.jpg", limit: int = 10_000) -> bytes:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import permutations
 from typing import Literal, TypeVar, get_args
 
-from t2i_feedback.datasets.postcards import (
+from t2i_feedback.datasets.postcards.world import (
     COLOURS,
     COLUMN_WORDS,
     GROUND_KINDS,

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from t2i_feedback.datasets.postcards import Scene
-from t2i_feedback.errors import UserError
+from t2i_feedback.datasets.postcards.world import Scene
+from t2i_feedback.foundation.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow's other readers are not for files from outside
 

@@ -12,7 +12,7 @@ from t2i_feedback.datasets.captioned import (
     first_repeated,
     read_text,
 )
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation.errors import UserError
 
 
 def read(root: Path, split: str) -> list[CaptionedImage]:

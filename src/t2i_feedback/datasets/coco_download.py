@@ -14,11 +14,11 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from t2i_feedback import records
 from t2i_feedback.datasets import download, zipped
 from t2i_feedback.datasets.captioned import CaptionedImage, check_readable
 from t2i_feedback.datasets.download import Pin, Server
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.rows import Row, read_rows, write_rows
 
 CAPTIONS_BYTES = 2**29  # at most, of a captions file; the largest has about 90 MB
 IMAGE_BYTES = 2**26  # at most, of an image; COCO's have below 1 MB
@@ -47,7 +47,7 @@ PUBLISHED = {
 }
 
 
-class Download(records.Row):
+class Download(Row):
     """A file as it first came. `name` is relative to the folder."""
 
     name: str
@@ -194,13 +194,13 @@ class CocoDownload:
             except BlockingIOError:
                 print(f"waiting for another process that fills {self.folder}")
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            rows = records.read(self._record, Download) if self._record.exists() else []
+            rows = read_rows(self._record, Download) if self._record.exists() else []
             self._first = {row.name: row for row in rows}
             try:
                 yield
             finally:
                 if list(self._first.values()) != rows:
-                    records.write(self._record, self._first.values())
+                    write_rows(self._record, self._first.values())
 
 
 def _check_archive(file: Path) -> None:

@@ -17,7 +17,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation.errors import UserError
 
 CHUNK = 2**16  # bytes per read; at most this much is lost when a connection breaks
 PROGRESS = 2**20  # bytes after which a broken connection counts as the first again

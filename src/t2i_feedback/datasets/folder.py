@@ -20,7 +20,7 @@ from t2i_feedback.datasets.captioned import (
     check_file_name,
     read_text,
 )
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation.errors import UserError
 
 
 def read(root: Path) -> list[CaptionedImage]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation.errors import UserError
 
 PREFIX = "A photo depicts "  # of every text, as in Hessel et al.
 WEIGHT = 2.5  # which stretches cosines of CLIP to about 0..1, as in Hessel et al.

@@ -23,9 +23,9 @@ from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 from tqdm import tqdm
 
-from t2i_feedback import processes
-from t2i_feedback.errors import UserError
 from t2i_feedback.evaluation.reading import ahead, square
+from t2i_feedback.foundation import distributed
+from t2i_feedback.foundation.errors import UserError
 
 SMALL_BATCH, LARGE_BATCH = 8, 64  # of a CPU, whose cache then holds the activations, and of a GPU
 
@@ -146,7 +146,7 @@ def extract(
     """
     device = next(extractor.parameters()).device
     batches = list(_batches(files, SMALL_BATCH if device.type == "cpu" else LARGE_BATCH))
-    own = processes.share(range(len(batches)))
+    own = distributed.shard(range(len(batches)))
 
     def read(number: int) -> Tensor:
         squares = [np.array(square(opened(file), size, resizer)) for file in batches[number]]
@@ -159,7 +159,7 @@ def extract(
             layers = [layer.float().cpu() for layer in extractor(pixels.to(device))]
             found |= {f"{name} {number}": layer for name, layer in zip(("features", "logits"), layers, strict=False)}
             bar.update(len(pixels))
-    for others in processes.exchange(pack(found)) if processes.world() > 1 else ():
+    for others in distributed.all_gather(pack(found)) if distributed.world_size() > 1 else ():
         found |= unpack(others)
 
     def whole(name: str) -> NDArray[np.float32]:

@@ -9,8 +9,8 @@ from typing import Generic, Protocol, TypeVar
 
 from PIL import Image
 
+from t2i_feedback.foundation.rows import Reading, Status
 from t2i_feedback.params import EndpointEntry, LocalEntry
-from t2i_feedback.records import Reading, Status
 
 Value = TypeVar("Value")
 

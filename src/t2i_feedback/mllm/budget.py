@@ -1,6 +1,6 @@
 """What an endpoint may cost: calls and dollars over the life of the ledger, whatever stage or process spends them."""
 
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm.base import Reply, cost_usd
 from t2i_feedback.mllm.ledger import Ledger
 from t2i_feedback.params import EndpointEntry

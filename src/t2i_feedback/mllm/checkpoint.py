@@ -6,7 +6,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.params import LocalEntry
 
 PACKAGE = "package:"  # package:NAME/FILE is a file that a Python package brings along

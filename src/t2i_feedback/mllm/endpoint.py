@@ -17,7 +17,7 @@ import openai
 from openai.types.chat import ChatCompletion
 from PIL import Image
 
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import completion, readings
 from t2i_feedback.mllm.base import Abilities, Decoding, Reply, Request
 from t2i_feedback.mllm.budget import Budget

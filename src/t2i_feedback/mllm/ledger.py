@@ -20,8 +20,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+from t2i_feedback.foundation.rows import Status
 from t2i_feedback.mllm.base import Abilities, Reply
-from t2i_feedback.records import Status
 
 BUSY_SECONDS = 60  # how long a process waits for another one's write
 KEYS_PER_QUERY = 500
@@ -264,7 +264,7 @@ def retry_failed(ledger: Ledger) -> int:
 if __name__ == "__main__":
     import argparse
 
-    from t2i_feedback import paths
+    from t2i_feedback.foundation import paths
 
     parser = argparse.ArgumentParser(description="What the MLLMs were asked: calls, failures, tokens, seconds, cost.")
     parser.add_argument("path", nargs="?", type=Path, default=paths.ledger(), help="the ledger (default: %(default)s)")

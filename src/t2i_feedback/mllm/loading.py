@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import checkpoint
 from t2i_feedback.params import LocalEntry
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature
 
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import loading
 from t2i_feedback.mllm.base import Abilities, Decoding, Reply, Request, chosen
 from t2i_feedback.params import LocalEntry

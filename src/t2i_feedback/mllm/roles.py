@@ -8,11 +8,11 @@ from typing import Protocol
 
 from PIL import Image
 
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.rows import Reading, Status
 from t2i_feedback.mllm import readings, wording
 from t2i_feedback.mllm.base import Mllm, Outcome, Reply, Request, Value
 from t2i_feedback.mllm.readings import SCORES, YES_NO
-from t2i_feedback.records import Reading, Status
 
 REMARK_TOKENS = 48  # feedback and descriptions are one sentence
 VQA_QUESTION = 'Does this figure show "{}"? Please answer yes or no.'  # of VQAScore's definition: no template

@@ -5,7 +5,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from t2i_feedback.errors import UserError
+from t2i_feedback.foundation.errors import UserError
 
 TEMPLATES = Path(__file__).parent / "templates"
 PLACEHOLDERS = {  # template -> what its words must hold

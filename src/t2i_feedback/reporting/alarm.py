@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from t2i_feedback.records import EpochRow
+from t2i_feedback.foundation.rows import EpochRow
 
 ENDS = 3  # epochs averaged at either end of the curve, at most a third of it
 NOTICEABLE = 0.25  # of the first epoch's spread: smaller changes of a score are noise

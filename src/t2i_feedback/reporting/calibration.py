@@ -13,8 +13,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from t2i_feedback.evaluation import discrimination
-from t2i_feedback.records import CalibrationRow
+from t2i_feedback.calibration import discrimination
+from t2i_feedback.foundation.rows import CalibrationRow
 from t2i_feedback.reporting.style import FIRST, GREY, INK, RIGHT, SECOND, STYLE, WRONG
 
 JUDGES = ("sweeps", "retest", "paraphrases")  # names of the files, in the report's order

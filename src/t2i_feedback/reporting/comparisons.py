@@ -7,7 +7,7 @@ import numpy as np
 
 from t2i_feedback.evaluation import intervals
 from t2i_feedback.evaluation.intervals import Interval
-from t2i_feedback.records import RoundRow
+from t2i_feedback.foundation.rows import RoundRow
 from t2i_feedback.reporting.evidence import LOOPS, Arm, Evidence
 
 KEPT_SHARE = 0.9  # of raw's alignment and diversity that fine-tuning must keep, else it counts as collapse

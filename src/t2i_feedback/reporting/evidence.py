@@ -4,8 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from t2i_feedback.foundation.rows import (
+    CalibrationRow,
+    CaptionRow,
+    EpochRow,
+    EvaluationRow,
+    FidRow,
+    PictureRow,
+    RoundRow,
+)
 from t2i_feedback.params import Params
-from t2i_feedback.records import CalibrationRow, CaptionRow, EpochRow, EvaluationRow, FidRow, PictureRow, RoundRow
 
 LABELS = {
     "raw": "raw",

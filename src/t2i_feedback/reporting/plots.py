@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from t2i_feedback.evaluation.intervals import Interval
-from t2i_feedback.records import EpochRow, FidRow
+from t2i_feedback.foundation.rows import EpochRow, FidRow
 from t2i_feedback.reporting.comparisons import RoundSummary
 from t2i_feedback.reporting.evidence import LABELS
 from t2i_feedback.reporting.style import FIRST, INK, SECOND, STYLE

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from t2i_feedback.records import PictureRow
+from t2i_feedback.foundation.rows import PictureRow
 from t2i_feedback.reporting.evidence import Arm, Evidence
 from t2i_feedback.reporting.grids import data_url
 from t2i_feedback.reporting.tables import number

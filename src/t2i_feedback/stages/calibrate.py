@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageEnhance, ImageFilter
 
-from t2i_feedback import params, paths, records, stages, workspace
-from t2i_feedback.pictures import open_rgb
-from t2i_feedback.records import CalibrationRow, CaptionRow
-from t2i_feedback.stages.agreement import (
+from t2i_feedback import params
+from t2i_feedback.calibration.agreement import (
     Agreement,
     Numbers,
     Values,
@@ -27,7 +25,11 @@ from t2i_feedback.stages.agreement import (
     rounded,
     together,
 )
-from t2i_feedback.traits import TRAITS, Trait, directions
+from t2i_feedback.foundation import paths, running, workspace
+from t2i_feedback.foundation.files import write_json
+from t2i_feedback.foundation.images import open_rgb
+from t2i_feedback.foundation.rows import CalibrationRow, CaptionRow, write_rows
+from t2i_feedback.foundation.traits import TRAITS, Trait, directions
 
 if TYPE_CHECKING:
     from t2i_feedback.mllm.base import Mllm
@@ -71,10 +73,10 @@ def main() -> None:
         for name in judges:
             with mllm.open(name, p.mllms[name], paths.ledger()) as judge:
                 found[name] = calibrate(name, judge, images, rows, p)
-        records.write(work / "sweeps" / "sweeps.jsonl", [row for one in found.values() for row in one.sweeps])
+        write_rows(work / "sweeps" / "sweeps.jsonl", [row for one in found.values() for row in one.sweeps])
         workspace.publish(work / "sweeps", paths.CALIBRATION)
     draw(found, p.finetune.preference, paths.JUDGE_PICTURES)
-    records.write_json(paths.CALIBRATION_METRICS, {name: one.numbers for name, one in found.items()})
+    write_json(paths.CALIBRATION_METRICS, {name: one.numbers for name, one in found.items()})
     ranks = ", ".join(f"{name} {_figure(one.numbers['rank_correlation'])}" for name, one in found.items())
     print(f"calibrate: rank correlation with the preferred direction: {ranks}; pictures in {paths.JUDGE_PICTURES}")
 
@@ -194,4 +196,4 @@ def _figure(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    stages.run(main)
+    running.run(main)

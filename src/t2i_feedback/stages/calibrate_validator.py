@@ -15,12 +15,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from t2i_feedback import params, paths, records, stages
-from t2i_feedback.datasets.alterations import ATTRIBUTES, alter, contradicts
-from t2i_feedback.datasets.postcards import Scene
-from t2i_feedback.pictures import open_rgb
-from t2i_feedback.records import CaptionRow
-from t2i_feedback.stages.agreement import (
+from t2i_feedback import params
+from t2i_feedback.calibration.agreement import (
     Agreement,
     Numbers,
     Values,
@@ -31,6 +27,12 @@ from t2i_feedback.stages.agreement import (
     rounded,
     together,
 )
+from t2i_feedback.datasets.alterations import ATTRIBUTES, alter, contradicts
+from t2i_feedback.datasets.postcards.world import Scene
+from t2i_feedback.foundation import paths, running
+from t2i_feedback.foundation.files import write_json
+from t2i_feedback.foundation.images import open_rgb
+from t2i_feedback.foundation.rows import CaptionRow
 
 if TYPE_CHECKING:
     from t2i_feedback.mllm.base import Mllm
@@ -95,7 +97,7 @@ def main() -> None:
         found = calibrate(validator, rows, p)
     draw(name, found, paths.VALIDATOR_PICTURES)
     written = numbers(found)
-    records.write_json(paths.VALIDATOR_METRICS, written)
+    write_json(paths.VALIDATOR_METRICS, written)
     shown = ("balanced_accuracy", "auc", "best_threshold", "retest_agreement")
     text = ", ".join(f"{key} {written[key]:.2f}" for key in shown if written[key] is not None)
     print(f"calibrate_validator: {text or 'no valid answers'}; pictures in {paths.VALIDATOR_PICTURES}")
@@ -184,7 +186,7 @@ def _is_false(other: CaptionRow, own: CaptionRow, shown: Scene | None) -> bool:
 
 def numbers(found: Calibrated) -> Numbers:
     """metrics/validator.json. Accuracies are at the threshold of what was found unless they name another."""
-    from t2i_feedback.evaluation import discrimination
+    from t2i_feedback.calibration import discrimination
 
     true, false, reworded = found.true, found.false, together(found.paraphrases)
     written: Numbers = {
@@ -236,4 +238,4 @@ def draw(name: str, found: Calibrated, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    stages.run(main)
+    running.run(main)

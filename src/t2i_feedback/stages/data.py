@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from t2i_feedback import params, paths, records, stages, workspace
-from t2i_feedback.datasets import coco, folder, postcards
+from t2i_feedback import params
+from t2i_feedback.datasets import coco, folder
 from t2i_feedback.datasets.captioned import Caption, CaptionedImage, store
-from t2i_feedback.errors import UserError
-from t2i_feedback.records import CaptionRow
+from t2i_feedback.datasets.postcards import world
+from t2i_feedback.foundation import paths, running, workspace
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.rows import CaptionRow, write_rows
 
 if TYPE_CHECKING:
     from t2i_feedback.datasets.coco_download import CocoDownload
@@ -46,9 +48,9 @@ def main() -> None:
         evaluation = reference[: p.data.evaluation_captions]
         choice.avoid(row.caption for row in evaluation)
         finetune = choice.draw(train, p.data.finetune_captions, "data.finetune_captions")
-        records.write(out / paths.REFERENCE_CAPTIONS.name, reference)
-        records.write(out / paths.EVALUATION_CAPTIONS.name, evaluation)
-        records.write(out / paths.FINETUNE_CAPTIONS.name, finetune)
+        write_rows(out / paths.REFERENCE_CAPTIONS.name, reference)
+        write_rows(out / paths.EVALUATION_CAPTIONS.name, evaluation)
+        write_rows(out / paths.FINETUNE_CAPTIONS.name, finetune)
         if p.data.source == "postcards":
             shutil.copytree(work / "postcards" / "annotations", out / "annotations")
         workspace.publish(out, paths.DATASET)
@@ -61,7 +63,7 @@ def _downloading(wanted: params.Data) -> "Iterator[CocoDownload | None]":
     if wanted.fetch == "none":
         yield None
         return
-    from t2i_feedback.datasets.coco_download import PUBLISHED, CocoDownload  # loads an HTTP library
+    from t2i_feedback.datasets.coco_download import PUBLISHED, CocoDownload
     from t2i_feedback.datasets.download import Server
 
     published = PUBLISHED if wanted.checksums == "published" else {}
@@ -89,7 +91,7 @@ def _read_pools(
         return (train if wanted.train_split == wanted.val_split else _renumber(train, val)), val
     counts = {"train": wanted.finetune_captions, "val": wanted.reference_images}
     root = work / "postcards"
-    for _ in tqdm(postcards.write_dataset(root, counts, seed), "drawing postcards", sum(counts.values()), disable=None):
+    for _ in tqdm(world.write_dataset(root, counts, seed), "drawing postcards", sum(counts.values()), disable=None):
         pass
     return coco.read(root, "train"), coco.read(root, "val")
 
@@ -182,4 +184,4 @@ class _Choice:
 
 
 if __name__ == "__main__":
-    stages.run(main)
+    running.run(main)

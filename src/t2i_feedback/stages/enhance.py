@@ -1,25 +1,27 @@
 """enhance: the MLLM rewrites every evaluation caption as a detailed prompt (round 1 of stage 1)."""
 
-from t2i_feedback import params, paths, processes, records, stages, workspace
+from t2i_feedback import params
+from t2i_feedback.foundation import distributed, paths, running, workspace
+from t2i_feedback.foundation.rows import CaptionRow, read_rows, write_rows
 
 
 def main() -> None:
     p = params.load()
-    captions = records.read(paths.EVALUATION_CAPTIONS, records.CaptionRow)
+    captions = read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)
     entry = p.mllms[p.stage1.mllm]
     print(f"enhance: {p.stage1.mllm} rewrites {len(captions)} captions")
-    from t2i_feedback.stages import sharing
-    from t2i_feedback.stages.prompting import first_prompts
+    from t2i_feedback.mllm import shared
+    from t2i_feedback.mllm.enhancing import first_prompts
 
     settings: list[workspace.Setting] = [p.stage1, params.decisive(entry), p.model]
     with (
         workspace.partial("enhance", workspace.digest(settings, [paths.EVALUATION_CAPTIONS])) as work,
-        sharing.open(p.stage1.mllm, entry, images=entry.images) as enhancer,
+        shared.open(p.stage1.mllm, entry, images=entry.images) as enhancer,
     ):
         rows = first_prompts(enhancer, captions, p.model, p.stage1.max_invalid_fraction)
-        if processes.first():
+        if distributed.is_main():
             finished = work / "prompts"
-            records.write(finished / paths.FIRST_PROMPTS.name, rows)
+            write_rows(finished / paths.FIRST_PROMPTS.name, rows)
             workspace.publish(finished, paths.PROMPTS)
     cut = [row.tokens_lost for row in rows if row.tokens_lost]
     print(
@@ -29,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    stages.run(main)
+    running.run(main)

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from t2i_feedback import params, paths, photometry, processes, records, stages, workspace
-from t2i_feedback.errors import UserError
+from t2i_feedback import params
 from t2i_feedback.evaluation import reading
-from t2i_feedback.pictures import open_rgb
-from t2i_feedback.records import CaptionRow, EvaluationRow, FidRow, PictureRow, RoundRow
+from t2i_feedback.foundation import distributed, paths, photometry, running, workspace
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.images import open_rgb
+from t2i_feedback.foundation.files import write_json
+from t2i_feedback.foundation.rows import CaptionRow, EvaluationRow, FidRow, PictureRow, RoundRow, read_rows, write_rows
 
 if TYPE_CHECKING:
     from t2i_feedback.evaluation.alignment import Alignment
@@ -35,7 +37,7 @@ class Looked(reading.Pictures):
     """Pictures whose light is measured when they are first opened for it."""
 
     def __init__(self) -> None:
-        super().__init__(open_rgb, reading.KEPT_BYTES // processes.world())
+        super().__init__(open_rgb, reading.KEPT_BYTES // distributed.world_size())
         self._light: dict[Path, dict[str, float]] = {}
 
     def look(self, file: Path) -> Image.Image:
@@ -59,9 +61,9 @@ def main(arm: str = "") -> None:
         if not needed.exists():
             raise UserError(f"{needed} is missing: run `dvc repro`, or `git checkout` for what the repository holds")
     folder = paths.arm(arm)
-    captions = records.read(paths.EVALUATION_CAPTIONS, CaptionRow)
-    rounds = records.read(folder / "rounds.jsonl", PictureRow)
-    pictures = in_order(records.read(folder / "pictures.jsonl", PictureRow), captions, folder)
+    captions = read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)
+    rounds = read_rows(folder / "rounds.jsonl", PictureRow)
+    pictures = in_order(read_rows(folder / "pictures.jsonl", PictureRow), captions, folder)
     refuse_black(p, rounds, folder)
     asked = roles_asked(p)
     who = ", ".join(f"{role.replace('_', '-')} {name}" for role, name in asked.items())
@@ -93,14 +95,14 @@ def main(arm: str = "") -> None:
         metrics = {"n": len(rows)} | fidelity.numbers | means(rows)
         metrics |= {f"invalid_{role}": invalid_share(outcomes) for role, outcomes in answers.items()}
         metrics |= prompt_lengths(pictures) | flags(pictures)
-        if processes.first():
-            records.write(out / "per_image.jsonl", rows)
-            records.write(out / "rounds.jsonl", (round_row(row, alignments[row.image]) for row in rounds))
+        if distributed.is_main():
+            write_rows(out / "per_image.jsonl", rows)
+            write_rows(out / "rounds.jsonl", (round_row(row, alignments[row.image]) for row in rounds))
             curve = (FidRow(n=n, fid=fid.value, fid_std=fid.std) for n, fid in fidelity.by_n)
-            records.write(out / "fid_by_n.jsonl", curve)
-            records.write_json(out / "card.json", protocol(p, len(rows)) | asking(p, asked, answers))
+            write_rows(out / "fid_by_n.jsonl", curve)
+            write_json(out / "card.json", protocol(p, len(rows)) | asking(p, asked, answers))
             workspace.publish(out, paths.evaluation(arm))
-            records.write_json(paths.arm_metrics(arm), metrics)
+            write_json(paths.arm_metrics(arm), metrics)
     shown = (name for name in ("fid", "alignment", "judge_score", "held_out_score") if name in metrics)
     print(f"evaluate {arm}: done, {', '.join(f'{name} {metrics[name]:.4g}' for name in shown)}")
 
@@ -175,7 +177,7 @@ def measure_fidelity(p: params.Params, looked: Looked, files: list[Path], kept: 
         if found.logits is not None:
             tensors["logits"] = found.logits
     measured = fidelity.measure(tensors["features"], tensors.get("logits"), reference, p.evaluate, p.seed)
-    if processes.first():
+    if distributed.is_main():
         partial = kept.with_suffix(".partial")
         save_file(tensors | {"fid_resamples": measured.resamples}, partial)
         partial.replace(kept)
@@ -225,12 +227,11 @@ def ask(
     p: params.Params, asked: dict[str, str], looked: Looked, captions: list[CaptionRow], files: list[Path]
 ) -> dict[str, Sequence["Typed"]]:
     """Role -> its answers about every picture, each model opened once. Raises UserError when too few are valid."""
-    from t2i_feedback.mllm import roles
-    from t2i_feedback.stages import sharing
+    from t2i_feedback.mllm import roles, shared
 
     answers: dict[str, Sequence[Typed]] = {}
     for name in dict.fromkeys(asked.values()):
-        with sharing.open(name, p.mllms[name]) as model:
+        with shared.open(name, p.mllms[name]) as model:
             for role in (role for role, chosen in asked.items() if chosen == name):
                 found: list[Typed] = []
                 for chunk in chunks(list(zip(files, captions, strict=True))):
@@ -376,4 +377,4 @@ def chunks(items: list) -> Iterator[list]:
 
 
 if __name__ == "__main__":
-    stages.run(main, *sys.argv[1:])
+    running.run(main, *sys.argv[1:])

@@ -5,22 +5,27 @@ import time
 from contextlib import ExitStack
 from typing import get_args
 
-from t2i_feedback import params, paths, processes, records, stages, workspace
-from t2i_feedback.errors import UserError
+from t2i_feedback import params
+from t2i_feedback.foundation import distributed, paths, running, workspace
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.files import write_json
+from t2i_feedback.foundation.rows import CalibrationRow, CaptionRow, EpochRow, as_typed, read_rows, write_rows
 
 
 def main() -> None:
     p = params.load()
     config = p.finetune
-    captions = records.read(paths.FINETUNE_CAPTIONS, records.CaptionRow)
+    captions = read_rows(paths.FINETUNE_CAPTIONS, CaptionRow)
     if config.require_calibrated and config.user == "mllm" and "preference" in config.rewards:
         require_calibrated(p)
     print(f"finetune: {plan(config)}", flush=True)
-    from t2i_feedback import photometry, rewards, tracking
-    from t2i_feedback.ddpo.trainer import HISTORY, Trainer
-    from t2i_feedback.diffusion.load import add_adapter, load_pipeline, save_adapter
-    from t2i_feedback.stages import asking, sharing
-    from t2i_feedback.stages.prompting import first_prompts
+    from t2i_feedback.finetuning.trainer import HISTORY, Trainer
+    from t2i_feedback.foundation import photometry
+    from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline, save_adapter
+    from t2i_feedback.mllm import shared
+    from t2i_feedback.mllm.enhancing import first_prompts
+    from t2i_feedback.rewards import human, registry
+    from t2i_feedback.tracking import runs
 
     judge, held_out = p.mllms[config.judge], p.mllms[p.evaluate.judge]
     inputs = [paths.FINETUNE_CAPTIONS, *workspace.weights(p.model.name, judge.model, held_out.model)]
@@ -28,23 +33,23 @@ def main() -> None:
     with ExitStack() as stack:
         work = stack.enter_context(workspace.partial("finetune", workspace.digest(settings, inputs)))
         if config.user == "file":
-            asking.check_answered(asking.sheet(config.preference), work)
-        user = stack.enter_context(sharing.open(config.judge, judge)) if config.asks_judge else None
-        second_user = stack.enter_context(sharing.open(p.evaluate.judge, held_out))
-        run = stack.enter_context(tracking.stage_run(p, "finetune"))
+            human.check_answered(human.sheet(config.preference), work)
+        user = stack.enter_context(shared.open(config.judge, judge)) if config.asks_judge else None
+        second_user = stack.enter_context(shared.open(p.evaluate.judge, held_out))
+        run = stack.enter_context(runs.stage_run(p, "finetune"))
         read = f"scores are read by {user.reading}, " if user else ""
         print(f"finetune: {read}held-out scores by {second_user.reading}", flush=True)
         if user and config.enhance_prompts:
             prompts = first_prompts(user, captions, p.model, config.max_invalid_fraction)
         else:
-            prompts = records.as_typed(captions)
+            prompts = as_typed(captions)
         pipe = load_pipeline(p.model, training=True)
         parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, p.seed)
         trainer = Trainer(
             pipe,
             parameters,
             [row.prompt for row in prompts],
-            asking.feedback(
+            human.feedback(
                 config,
                 size=p.model.size,
                 seed=p.seed,
@@ -57,12 +62,12 @@ def main() -> None:
             finetune=config,
             seed=p.seed,
             folder=work,
-            held_out=rewards.preference(second_user.own, config.preference),  # only watched: it stops nothing
+            held_out=registry.preference(second_user.own, config.preference),  # only watched: it stops nothing
         )
 
         ended = time.monotonic()
 
-        def report(row: records.EpochRow) -> None:
+        def report(row: EpochRow) -> None:
             nonlocal ended
             began, ended = ended, time.monotonic()
             run.log(row.epoch, row.numbers())
@@ -76,11 +81,11 @@ def main() -> None:
         why = trainer.beyond_bounds(history)
         if why:
             print(f"finetune: ended after epoch {len(history)}: {why}; the adapter is the last within it")
-        if processes.first():
+        if distributed.is_main():
             save_adapter(pipe.unet, work / "adapter")
-            records.write(work / "adapter" / HISTORY, history)
+            write_rows(work / "adapter" / HISTORY, history)
             workspace.publish(work / "adapter", paths.ADAPTER)
-            records.write_json(paths.FINETUNE_METRICS, summary(history, stopped=bool(why)))
+            write_json(paths.FINETUNE_METRICS, summary(history, stopped=bool(why)))
     print(f"finetune: reward {history[0].reward_mean:.2f} -> {history[-1].reward_mean:.2f}, adapter in {paths.ADAPTER}")
 
 
@@ -95,7 +100,7 @@ def plan(config: params.Finetune) -> str:
     )
 
 
-def summary(history: list[records.EpochRow], stopped: bool = False) -> dict[str, float]:
+def summary(history: list[EpochRow], stopped: bool = False) -> dict[str, float]:
     """First and last figures. The last update of a run that was `stopped` at a bound is not in the adapter."""
     first, last = history[0], history[-1]
     before = history[-2].kl if len(history) > 1 else 0.0
@@ -119,7 +124,7 @@ def require_calibrated(p: params.Params) -> None:
         found = numbers["rank_correlation"]
     except (FileNotFoundError, KeyError):
         raise UserError(f"{paths.CALIBRATION_METRICS} has no {p.finetune.judge}: run `dvc repro calibrate`") from None
-    named = [trait for trait in get_args(records.CalibrationRow.model_fields["trait"].annotation) if trait in numbers]
+    named = [trait for trait in get_args(CalibrationRow.model_fields["trait"].annotation) if trait in numbers]
     if found is None and named:
         raise UserError(
             f"finetune.judge {p.finetune.judge} gave too few valid scores to say whether it ranks {', '.join(named)}; "
@@ -135,4 +140,4 @@ def require_calibrated(p: params.Params) -> None:
 
 
 if __name__ == "__main__":
-    stages.run(main)
+    running.run(main)

@@ -3,8 +3,10 @@
 import sys
 from pathlib import Path
 
-from t2i_feedback import params, paths, processes, records, stages, workspace
-from t2i_feedback.errors import UserError
+from t2i_feedback import params
+from t2i_feedback.foundation import distributed, paths, running, workspace
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.rows import CaptionRow, PictureRow, PromptRow, as_typed, read_rows, write_rows
 
 ARMS = {  # arm -> where its prompts come from, the adapter it draws with
     "raw": (paths.EVALUATION_CAPTIONS, None),
@@ -21,9 +23,9 @@ def main(arm: str = "") -> None:
     prompts = read_prompts(source)
     drawer = f"{p.model.name} + adapter" if adapter else p.model.name
     print(f"generate {arm}: {len(prompts)} pictures, {p.model.steps} steps each, by {drawer}")
-    from t2i_feedback.diffusion.gallery import draw_missing, flagged, image_name
-    from t2i_feedback.diffusion.load import load_pipeline, load_tokenizer
-    from t2i_feedback.diffusion.sampling import tokens_lost
+    from t2i_feedback.image_models.base import tokens_lost
+    from t2i_feedback.image_models.drawing import draw_missing, flagged, image_name
+    from t2i_feedback.image_models.stable_diffusion import load_pipeline, load_tokenizer
 
     inputs = [source, *([adapter] if adapter else []), *workspace.weights(p.model.name)]
     with workspace.partial(f"generate-{arm}", workspace.digest([p.seed, p.model], inputs)) as work:
@@ -38,7 +40,7 @@ def main(arm: str = "") -> None:
         )
         lost = tokens_lost(load_tokenizer(p.model), [row.prompt for row in prompts])
         rows = [
-            records.PictureRow(
+            PictureRow(
                 caption_id=row.caption_id,
                 round=1,
                 prompt=row.prompt,
@@ -48,20 +50,20 @@ def main(arm: str = "") -> None:
             for row, count in zip(prompts, lost, strict=True)
         ]
         rows = flagged(work / "arm", rows)
-        if processes.first():
-            records.write(work / "arm/rounds.jsonl", rows)
-            records.write(work / "arm/pictures.jsonl", rows)
+        if distributed.is_main():
+            write_rows(work / "arm/rounds.jsonl", rows)
+            write_rows(work / "arm/pictures.jsonl", rows)
             workspace.publish(work / "arm", paths.arm(arm))
     found = sum(bool(row.flagged) for row in rows)
     warned = f"; {found} of {len(rows)} flagged by the safety checker" if found else ""
     print(f"generate {arm}: done, {paths.arm(arm)}/images{warned}")
 
 
-def read_prompts(source: Path) -> list[records.PromptRow]:
+def read_prompts(source: Path) -> list[PromptRow]:
     if source == paths.FIRST_PROMPTS:
-        return records.read(source, records.PromptRow)
-    return records.as_typed(records.read(source, records.CaptionRow))
+        return read_rows(source, PromptRow)
+    return as_typed(read_rows(source, CaptionRow))
 
 
 if __name__ == "__main__":
-    stages.run(main, *sys.argv[1:])
+    running.run(main, *sys.argv[1:])

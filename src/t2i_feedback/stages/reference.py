@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
-from t2i_feedback import params, paths, processes, records, stages, workspace
+from t2i_feedback import params
+from t2i_feedback.foundation import distributed, paths, running, workspace
+from t2i_feedback.foundation.files import write_json
+from t2i_feedback.foundation.rows import CaptionRow, read_rows
 
 
 def main() -> None:
     p = params.load()
-    rows = records.read(paths.REFERENCE_CAPTIONS, records.CaptionRow)
+    rows = read_rows(paths.REFERENCE_CAPTIONS, CaptionRow)
     files = [paths.DATASET / row.image for row in rows]
     size = p.evaluate.size or p.model.size
     print(f"reference: {p.evaluate.extractor} features of {len(files)} real images at {size} x {size}")
@@ -23,7 +26,7 @@ def main() -> None:
         tensors = {"features": extracted.features}
         if extracted.logits is not None:
             tensors["logits"] = extracted.logits
-        if processes.first():
+        if distributed.is_main():
             out = work / "reference"
             out.mkdir(exist_ok=True)
             save_file(tensors, out / "features.safetensors")
@@ -38,10 +41,10 @@ def main() -> None:
                 "feature_dimensions": extracted.features.shape[1],
                 "classes": 0 if extracted.logits is None else extracted.logits.shape[1],
             }
-            records.write_json(out / "card.json", card)
+            write_json(out / "card.json", card)
             workspace.publish(out, paths.REFERENCE)
     print(f"reference: done, {len(files)} x {extracted.features.shape[1]} features in {paths.REFERENCE}")
 
 
 if __name__ == "__main__":
-    stages.run(main)
+    running.run(main)

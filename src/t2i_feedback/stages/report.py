@@ -6,9 +6,23 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from t2i_feedback import params, paths, publish, records, stages
+from t2i_feedback import params
+from t2i_feedback.foundation import paths, running
+from t2i_feedback.foundation.files import write_json, write_text
+from t2i_feedback.foundation.rows import (
+    CalibrationRow,
+    CaptionRow,
+    EpochRow,
+    EvaluationRow,
+    FidRow,
+    PictureRow,
+    RoundRow,
+    RowType,
+    read_rows,
+)
 from t2i_feedback.reporting import alarm, calibration, comparisons, grids, page, protocols
 from t2i_feedback.reporting.evidence import LOOPS, Arm, Evidence
+from t2i_feedback.tracking import publish
 
 
 def main() -> None:
@@ -18,8 +32,8 @@ def main() -> None:
     alarms = alarm.alarms(evidence.history, p.finetune.epochs)
     summary = comparisons.summary(evidence) | {"alarms": float(len(alarms))}
     write_plots(evidence)
-    records.write_json(paths.SUMMARY, summary)
-    records.write_text(paths.REPORT, page.render(evidence))
+    write_json(paths.SUMMARY, summary)
+    write_text(paths.REPORT, page.render(evidence))
     print(f"report: {paths.REPORT}, {paths.REPORT.stat().st_size / 2**20:.1f} MiB")
     publish.publish(p)
 
@@ -29,7 +43,7 @@ def main() -> None:
 
 def gather(p: params.Params) -> Evidence:
     """What the other stages left. Only the captions must be there; whatever else is missing, the page says so."""
-    captions = records.read(paths.EVALUATION_CAPTIONS, records.CaptionRow)
+    captions = read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)
     alike, apart = protocols.split({name: read_arm(name) for name in paths.ARMS if paths.arm_metrics(name).exists()})
     return Evidence(
         params=p,
@@ -37,12 +51,12 @@ def gather(p: params.Params) -> Evidence:
         captions={row.caption_id: row for row in captions},
         arms=alike,
         apart=apart,
-        calibration=_rows(paths.CALIBRATION / "sweeps.jsonl", records.CalibrationRow),
+        calibration=_rows(paths.CALIBRATION / "sweeps.jsonl", CalibrationRow),
         calibration_metrics=_json(paths.CALIBRATION_METRICS),
         validator_metrics=_json(paths.VALIDATOR_METRICS),
         judge_pictures=_pictures(paths.JUDGE_PICTURES, calibration.JUDGES),
         validator_pictures=_pictures(paths.VALIDATOR_PICTURES, calibration.VALIDATORS),
-        history=_rows(paths.ADAPTER / "history.jsonl", records.EpochRow),
+        history=_rows(paths.ADAPTER / "history.jsonl", EpochRow),
     )
 
 
@@ -53,11 +67,11 @@ def read_arm(name: str) -> Arm:
         folder=folder,
         metrics=_json(paths.arm_metrics(name)),
         card=_json(measured / "card.json"),
-        measured={row.caption_id: row for row in records.read(measured / "per_image.jsonl", records.EvaluationRow)},
-        pictures={row.caption_id: row for row in records.read(folder / "pictures.jsonl", records.PictureRow)},
-        rounds=_rows(folder / "rounds.jsonl", records.PictureRow),
-        measured_rounds=_rows(measured / "rounds.jsonl", records.RoundRow),
-        fid_by_n=_rows(measured / "fid_by_n.jsonl", records.FidRow),
+        measured={row.caption_id: row for row in read_rows(measured / "per_image.jsonl", EvaluationRow)},
+        pictures={row.caption_id: row for row in read_rows(folder / "pictures.jsonl", PictureRow)},
+        rounds=_rows(folder / "rounds.jsonl", PictureRow),
+        measured_rounds=_rows(measured / "rounds.jsonl", RoundRow),
+        fid_by_n=_rows(measured / "fid_by_n.jsonl", FidRow),
     )
 
 
@@ -70,8 +84,8 @@ def _pictures(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     return {name: file for name, file in files.items() if file.exists()}
 
 
-def _rows(path: Path, row_type: type[records.RowType]) -> list[records.RowType]:
-    return records.read(path, row_type) if path.exists() else []
+def _rows(path: Path, row_type: type[RowType]) -> list[RowType]:
+    return read_rows(path, row_type) if path.exists() else []
 
 
 # ------------------------------------------------------------------------------------------------ plots for dvc
@@ -81,12 +95,12 @@ def write_plots(evidence: Evidence) -> None:
     """CSV series and the picture grid. Each is written even when empty: DVC wants the same files of every run."""
     arms = evidence.arms.values()
     epochs: list[dict[str, object]] = [{"epoch": row.epoch, **row.numbers()} for row in evidence.history]
-    known = [name for name in records.EpochRow.model_fields if name != "parts"]
+    known = [name for name in EpochRow.model_fields if name != "parts"]
     _csv("reward", known + sorted({name for row in epochs for name in row} - set(known)), epochs)
     keys = sorted({key for arm in arms for key in arm.metrics})
     _csv("arms", ["arm", *keys], [{"arm": arm.name, **arm.metrics} for arm in arms])
     curves = [{"arm": arm.name, **row.model_dump()} for arm in arms for row in arm.fid_by_n]
-    _csv("fid_by_n", ["arm", *records.FidRow.model_fields], curves)
+    _csv("fid_by_n", ["arm", *FidRow.model_fields], curves)
     sweeps = [
         {"judge": judge, "trait": trait, "level": level, "score": score, "standard_error": error}
         for (judge, trait), points in comparisons.sweep_means(evidence).items()
@@ -105,8 +119,8 @@ def _csv(name: str, columns: Sequence[str], rows: Sequence[Mapping[str, object]]
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    records.write_text(paths.PLOTS / f"{name}.csv", buffer.getvalue())
+    write_text(paths.PLOTS / f"{name}.csv", buffer.getvalue())
 
 
 if __name__ == "__main__":
-    stages.run(main)
+    running.run(main)

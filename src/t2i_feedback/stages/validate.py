@@ -6,8 +6,11 @@
 import shutil
 import sys
 
-from t2i_feedback import loop, params, paths, processes, records, stages, workspace
-from t2i_feedback.errors import UserError
+from t2i_feedback import params
+from t2i_feedback.foundation import distributed, paths, running, workspace
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.rows import CaptionRow, PromptRow, read_rows, write_rows
+from t2i_feedback.loop import rounds
 
 ADAPTERS = {"validated": None, "combined": paths.ADAPTER}
 
@@ -18,12 +21,12 @@ def main(arm: str = "") -> None:
     adapter = ADAPTERS[arm]
     p = params.load()
     entry = p.mllms[p.stage1.mllm]
-    captions = records.read(paths.EVALUATION_CAPTIONS, records.CaptionRow)
-    prompts = records.read(paths.FIRST_PROMPTS, records.PromptRow)
+    captions = read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)
+    prompts = read_rows(paths.FIRST_PROMPTS, PromptRow)
     print(f"validate {arm}: {len(captions)} captions, at most {p.stage1.max_rounds} rounds, judged by {p.stage1.mllm}")
-    from t2i_feedback.diffusion.gallery import flagged, image_name
-    from t2i_feedback.stages import sharing
-    from t2i_feedback.stages.drawing import Studio
+    from t2i_feedback.image_models.drawing import flagged, image_name
+    from t2i_feedback.loop.studio import Studio
+    from t2i_feedback.mllm import shared
 
     first_round = adapter or paths.arm("enhanced")
     weights = workspace.weights(p.model.name, entry.model)
@@ -31,17 +34,17 @@ def main(arm: str = "") -> None:
     settings: list[workspace.Setting] = [p.seed, p.model, p.stage1, params.decisive(entry)]
     with (
         workspace.partial(f"validate-{arm}", workspace.digest(settings, inputs)) as work,
-        sharing.open(p.stage1.mllm, entry) as validator,
+        shared.open(p.stage1.mllm, entry) as validator,
     ):
         folder = work / "arm"
         (folder / "images").mkdir(parents=True, exist_ok=True)
         if arm == "validated":
-            for row in processes.share(prompts):
+            for row in distributed.shard(prompts):
                 name = image_name(row.caption_id, 1)
                 shutil.copyfile(paths.arm("enhanced") / name, folder / name)
-            processes.meet()
+            distributed.barrier()
         studio = Studio(p, adapter, folder, validator, prompts)
-        pictures = loop.run_rounds(
+        pictures = rounds.run_rounds(
             captions,
             prompts,
             studio.loop_roles(),
@@ -50,14 +53,14 @@ def main(arm: str = "") -> None:
             feedback=p.stage1.feedback,
         )
         pictures = flagged(folder, pictures)
-        final = [loop.keep(rows) for rows in loop.by_caption(pictures).values()]
-        if processes.first():
-            records.write(folder / "rounds.jsonl", pictures)
-            records.write(folder / "pictures.jsonl", final)
+        final = [rounds.keep(rows) for rows in rounds.by_caption(pictures).values()]
+        if distributed.is_main():
+            write_rows(folder / "rounds.jsonl", pictures)
+            write_rows(folder / "pictures.jsonl", final)
             workspace.publish(folder, paths.arm(arm))
     accepted = sum(bool(row.accepted) for row in final)
     print(f"validate {arm}: {accepted} of {len(final)} accepted, {len(pictures) / len(final):.2f} rounds on average")
 
 
 if __name__ == "__main__":
-    stages.run(main, *sys.argv[1:])
+    running.run(main, *sys.argv[1:])

@@ -1,1 +1,0 @@
-"""DDPO: the denoising process as a policy (Black et al., *Training Diffusion Models with Reinforcement Learning*)."""

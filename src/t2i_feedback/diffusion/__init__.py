@@ -1,1 +1,0 @@
-"""Loading a latent diffusion model and drawing with it."""

@@ -1,0 +1,1 @@
+"""What an update minimises: one file for each objective."""

@@ -1,0 +1,70 @@
+"""Files: written whole or not at all, locked, and known by their bytes."""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write what becomes `path` in one step when the block ends well; folders above it are made.
+
+    The bytes are on the disk before they have their name, so that nobody ever reads half a file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    yield partial
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    with whole(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Sorted by key. Raises ValueError when a number is not finite."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold the lock file `path`; it stays when the lock is let go. Raises BlockingIOError if another process has it
+    and `wait` is false."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a file, or of a folder: of the names and bytes of all files below it. Large files are not loaded.
+
+    What Python compiles and what is hidden does not count.
+    """
+    if not path.is_dir():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    hasher = hashlib.sha256()
+    for one in sorted(below(path)):
+        hasher.update(f"{one.relative_to(path).as_posix()}\0{digest(one)}\0".encode())
+    return hasher.hexdigest()
+
+
+def below(folder: Path) -> Iterator[Path]:
+    """The files of a folder and its folders."""
+    for path in folder.rglob("*"):
+        names = path.relative_to(folder).parts
+        if path.is_file() and not any(name == "__pycache__" or name.startswith(".") for name in names):
+            yield path

@@ -1,0 +1,40 @@
+"""The frame of a program: what the user can mend is one line, and several processes speak with one voice."""
+
+import errno
+import logging
+import os
+import sqlite3
+import sys
+from collections.abc import Callable
+
+from t2i_feedback.foundation import launching
+from t2i_feedback.foundation.errors import UserError
+
+
+def run(stage: Callable[..., None], *arguments: str) -> None:
+    """Run a stage's function as a program: what the user can mend is one line on stderr, not a traceback."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "diffusers", "transformers", "PIL"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    name = (
+        stage.__module__.rpartition(".")[2]
+        if stage.__module__ != "__main__"
+        else sys.argv[0].split("/")[-1].removesuffix(".py")
+    )
+    try:
+        if launching.wanted(name):
+            launching.launch(name, arguments)
+        else:
+            with launching.taking_part():
+                stage(*arguments)
+    except UserError as error:
+        launching.stop(f"{name}: {error}", error)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; what was done is kept, and the same command takes it up.", file=sys.stderr)
+        sys.exit(130)
+    except (OSError, sqlite3.OperationalError) as error:
+        if getattr(error, "errno", None) != errno.ENOSPC and "disk is full" not in str(error):
+            raise
+        line = f"{name}: no disk space is left; free some and run the same command again, it goes on where it stopped."
+        launching.stop(line, error)

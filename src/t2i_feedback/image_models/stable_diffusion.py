@@ -1,0 +1,313 @@
+"""Load a text-to-image checkpoint of the Stable Diffusion layout, with or without an adapter."""
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.params import Model, Scheduler
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+
+def pick_device(device: str) -> str:
+    """`auto` means the first of CUDA, Apple's MPS, CPU that is there. Raises UserError for one that is not."""
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, available in there.items() if available)
+    if not there[device]:
+        raise UserError(f"model.device: {device} is not available on this machine; use auto or cpu")
+    return device
+
+
+def load_pipeline(model: Model, adapter: Path | None = None, *, training: bool = False) -> Any:
+    """The pipeline as `model` describes it, ready to draw. Raises UserError if the checkpoint cannot be had.
+
+    `training`: with DDIM's steps whatever `model.scheduler` is, since they alone have the noise that the policy needs;
+    not compiled, since an adapter is still to come; and without a safety checker, which would be a reward of its own.
+    """
+    wanted = PARTS if model.safety_checker == "off" else PARTS + SAFETY_PARTS
+    local = _check(model, wanted)
+    import torch
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import logging
+    from transformers import CLIPImageProcessor
+
+    logging.set_verbosity_error()
+    device = pick_device(model.device)
+    revision = None if local else model.revision
+    parts: dict[str, Any] = {"feature_extractor": None, "safety_checker": None, "requires_safety_checker": False}
+    try:
+        if model.safety_checker != "off" and not training:
+            # by its present name: checkpoints of SD 1.x call it CLIPFeatureExtractor, which transformers 5 has not
+            parts = {
+                "feature_extractor": CLIPImageProcessor.from_pretrained(
+                    model.name, subfolder="feature_extractor", revision=revision or "main"
+                )
+            }
+        pipe = StableDiffusionPipeline.from_pretrained(
+            model.name, revision=revision, dtype=getattr(torch, model.dtype), use_safetensors=True, **parts
+        )
+    except (OSError, ValueError) as error:
+        advice = "" if local else f"; {_fetch(model)}"
+        raise UserError(f"model.name: {model.name!r} cannot be loaded: {_first_line(error)}{advice}") from None
+    pipe.scheduler = _scheduler("ddim" if training else model.scheduler, pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    if model.vae_dtype == "float32":
+        pipe.vae.float()
+    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
+        module.requires_grad_(False).eval()
+    if adapter is not None:
+        _load_adapter(pipe, adapter, model)
+    if model.attention_slicing:
+        pipe.enable_attention_slicing()
+    if model.vae_slicing:
+        pipe.vae.enable_slicing()
+    if model.vae_tiling:
+        pipe.vae.enable_tiling()
+    if model.offload and device == "cpu":
+        log.warning("model.offload: everything is on the CPU already")
+    if model.offload and device != "cpu":
+        _offload(pipe, device)
+    else:
+        pipe.to(device)
+    if model.compile and not training:
+        _compile(pipe, model)
+    return pipe
+
+
+def load_tokenizer(model: Model):
+    """The checkpoint's tokenizer alone: cheap, for counting tokens."""
+    local = _check(model, ("tokenizer",))
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(
+        model.name, subfolder="tokenizer", revision="main" if local else model.revision
+    )
+
+
+# Of DDIM's variance. Where a step starts from pure noise and eta is 1, sigma^2 = 1 - a_prev, and diffusers takes the
+# root of 1 - a_prev - sigma^2: rounding would make that negative, and the whole picture not a number.
+BELOW_1 = 1 - 1e-6
+PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
+SAFETY_PARTS = ("safety_checker", "feature_extractor")
+
+
+def _check(model: Model, parts: Sequence[str]) -> bool:
+    """Whether the checkpoint is a folder here. Raises UserError if it is no SD 1.x or 2.x or lacks a part."""
+    folder = Path(model.name)
+    local = folder.is_dir()
+    if local:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    index = _index(folder / "model_index.json" if local else _fetched_index(model), model.name)
+    named = index.get("_class_name")
+    if named != "StableDiffusionPipeline":
+        raise UserError(
+            f"model.name: {model.name!r} is a {named}; what is needed is a StableDiffusionPipeline (SD 1.x or 2.x)"
+        )
+    for part in parts:
+        if not index.get(part, [None])[0]:
+            why = "; set model.safety_checker to off" if part in SAFETY_PARTS else ""
+            raise UserError(f"model.name: {model.name!r} has no {part}{why}")
+        if local:
+            _check_part(folder / part)
+    return local
+
+
+def _check_part(folder: Path) -> None:
+    """Raises UserError if a part's folder is missing, or has no weights where it should."""
+    name = f"model.name: {str(folder.parent)!r}"
+    if not folder.is_dir():
+        raise UserError(f"{name} has no folder {folder.name}/, though its model_index.json names it")
+    if folder.name in ("tokenizer", "scheduler", "feature_extractor") or any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".ckpt", ".pt"))
+    if pickled:
+        raise UserError(
+            f"{name} has {folder.name} as {pickled[0]} alone, a pickle, which can run any code when it is read; "
+            "save it as safetensors (`pipe.save_pretrained`), or name a revision that has them"
+        )
+    raise UserError(f"{name} has no weights in {folder.name}/: a *.safetensors file is needed")
+
+
+def _index(path: Path, name: str) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"model.name: the folder {name!r} is no diffusers checkpoint: it has no model_index.json"
+        ) from None
+    except ValueError:
+        raise UserError(f"model.name: the model_index.json of {name!r} is not JSON; fetch it again") from None
+
+
+def _fetched_index(model: Model) -> Path:
+    """A hub model's model_index.json, from the cache or the hub. Raises UserError that says what to do."""
+    from huggingface_hub import errors, hf_hub_download
+
+    try:
+        return Path(hf_hub_download(model.name, "model_index.json", revision=model.revision))
+    except errors.HFValidationError:
+        why = "is neither a folder here nor a name that the hub could have (owner/name)"
+    except errors.GatedRepoError:
+        why = f"is gated: accept its terms at https://huggingface.co/{model.name}, then `hf auth login`"
+    except errors.RepositoryNotFoundError:
+        why = "is no folder here, and the hub has no such model; is it misspelt, or private (`hf auth login`)?"
+    except errors.RevisionNotFoundError:
+        raise UserError(f"model.revision: {model.name!r} has no revision {model.revision!r}") from None
+    except errors.LocalEntryNotFoundError:
+        why = f"is neither a folder here nor in the hub cache, and the hub cannot be reached from here; {_fetch(model)}"
+    except errors.EntryNotFoundError:
+        why = "is no diffusers checkpoint: it has no model_index.json"
+    except OSError as error:
+        why = f"could not be fetched: {_first_line(error)}; {_fetch(model)}"
+    raise UserError(f"model.name: {model.name!r} {why}") from None
+
+
+def _fetch(model: Model) -> str:
+    """What to do when a model is not here."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return (
+        f"with internet, `hf download {model.name} --revision {model.revision}` fetches it into the hub cache "
+        f"({HF_HUB_CACHE}; HF_HOME moves it)"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _scheduler(name: Scheduler, config: Any) -> Any:
+    """diffusers' scheduler of that name for the checkpoint's noise schedule.
+
+    What Stable Diffusion's own configuration says is the default where a checkpoint's leaves it out: latents are not
+    clipped to +-1, and the last step ends at the first timestep's noise, not at none.
+    """
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, PNDMScheduler
+
+    if name == "pndm":
+        return PNDMScheduler.from_config(config, skip_prk_steps=True)
+    if name == "dpmsolver++":
+        return DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++")
+    if name == "euler":
+        return EulerDiscreteScheduler.from_config(config)
+    defaults = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+    scheduler = DDIMScheduler.from_config(config, **{key: config.get(key, value) for key, value in defaults.items()})
+    variance = scheduler._get_variance
+    scheduler._get_variance = lambda timestep, previous: variance(timestep, previous) * BELOW_1
+    return scheduler
+
+
+def _offload(pipe: Any, device: str) -> None:
+    """The UNet goes to the device; what works once per batch rests in main memory."""
+    pipe.unet.to(device)
+    once = [pipe.text_encoder, pipe.vae.post_quant_conv, pipe.vae.decoder, pipe.safety_checker]
+    for module in once:
+        if module is not None:
+            rest_on_cpu(module, device)
+
+
+def rest_on_cpu(module: "torch.nn.Module", device: str) -> None:
+    """The module comes to the device when it is called, and goes back when it is done."""
+
+    def come(module: "torch.nn.Module", args: object) -> None:
+        module.to(device)
+
+    def go(module: "torch.nn.Module", args: object, output: object) -> None:
+        module.to("cpu")
+
+    module.register_forward_pre_hook(come)
+    module.register_forward_hook(go)
+
+
+def _compile(pipe: Any, model: Model) -> None:
+    """Compile the UNet, and take one step with it: where that fails, it stays as it was and one line says so."""
+    import torch
+
+    unet, eager = pipe.unet, pipe.unet.forward
+    batch = model.batch_size * (2 if model.guidance > 1 else 1)
+    side = model.size // pipe.vae_scale_factor
+    like = {"device": pipe.device, "dtype": unet.dtype}
+    latents = torch.zeros(batch, unet.config.in_channels, side, side, **like)
+    text = torch.zeros(batch, pipe.tokenizer.model_max_length, unet.config.cross_attention_dim, **like)
+    pipe.scheduler.set_timesteps(model.steps, device=pipe.device)
+    unet.forward = torch.compile(eager)
+    try:
+        with torch.inference_mode():
+            unet(latents, pipe.scheduler.timesteps[0], encoder_hidden_states=text, return_dict=False)
+    except Exception as error:  # a compiler that is missing, an unknown operation: each has a type of its own
+        unet.forward = eager
+        log.warning("model.compile: torch.compile failed, drawing goes on without it (%s)", _first_line(error))
+
+
+ADAPTER_WEIGHTS = "pytorch_lora_weights.safetensors"  # the name under which diffusers itself looks
+
+
+def add_adapter(unet, rank: int, alpha: int, targets: list[str], seed: int) -> list["torch.nn.Parameter"]:
+    """Put a fresh LoRA adapter on the UNet, in float32; at first it changes nothing. Returns its parameters."""
+    import torch
+    from peft import LoraConfig
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, init_lora_weights="gaussian"))
+        except ValueError:
+            raise UserError(
+                f"finetune.lora_targets: the UNet has no modules that end in {', '.join(targets)}; there are "
+                f"{', '.join(_adaptable(unet))}"
+            ) from None
+    parameters = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.data = parameter.data.float()
+    return parameters
+
+
+def _adaptable(unet) -> list[str]:
+    """The endings by which `lora_targets` can name the UNet's linear and convolutional layers."""
+    import torch
+
+    layers = (name for name, module in unet.named_modules() if isinstance(module, torch.nn.Linear | torch.nn.Conv2d))
+    endings = (name.split(".")[-2:] for name in layers)
+    return sorted({".".join(ending) if ending[-1].isdecimal() else ending[-1] for ending in endings})
+
+
+def _load_adapter(pipe: Any, folder: Path, model: Model) -> None:
+    """Raises UserError if it was made for a model of another shape."""
+    try:
+        pipe.load_lora_weights(folder, weight_name=ADAPTER_WEIGHTS)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{folder} is no adapter of {model.name} ({_first_line(error)}): run `dvc repro finetune` to make one"
+        ) from None
+
+
+def save_adapter(unet, folder: Path) -> None:
+    """Write the adapter as diffusers reads it (`pipe.load_lora_weights(folder)`), the same bytes in every process."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+    from peft.utils import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    settings = {
+        f"unet.{key}": sorted(value) if isinstance(value, set) else value
+        for key, value in unet.peft_config["default"].to_dict().items()
+    }
+    # one entry of metadata: safetensors writes several in an order of chance, and diffusers' own writing has two
+    metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps(settings, sort_keys=True)}
+    folder.mkdir(parents=True, exist_ok=True)
+    StableDiffusionPipeline.save_lora_weights(
+        folder,
+        unet_lora_layers=get_peft_model_state_dict(unet),
+        weight_name=ADAPTER_WEIGHTS,
+        save_function=lambda weights, path: save_file(weights, path, metadata=metadata),
+    )

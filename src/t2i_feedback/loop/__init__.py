@@ -1,0 +1,1 @@
+"""Stage 1 of the paper: rounds of enhancing, drawing and validating."""

@@ -1,0 +1,195 @@
+"""A score sheet: a person stands in for the simulated user.
+
+A folder holds the pictures, a page that shows them (index.html), and scores.csv with a row per picture, whose last
+column the person fills in with any spreadsheet program or editor. A picture is known by its pixels: drawn again, it
+finds its score, also where other hardware draws it a grey level apart. Rows are only ever added, at the end of the
+file as it is: nothing that was typed is rewritten.
+"""
+
+import csv
+import hashlib
+import html
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.images import open_rgb, save_png
+
+COLUMNS = ("picture", "prompt", "score")
+LOWEST, HIGHEST = 1.0, 10.0
+SAME = 2  # grey levels by which a picture that is drawn again may differ
+SHOWN = 256  # pixels: how wide the page shows a picture at least
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the sheet."""
+
+    prompt: str
+    score: float | None  # None = not filled in yet
+    number: int  # in the file, from 1
+
+
+class Sheet:
+    """The score sheet in `folder`, for one preference."""
+
+    def __init__(self, folder: Path, preference: str):
+        self.folder, self.preference = folder, preference
+        self.path, self.page = folder / "scores.csv", folder / "index.html"
+
+    def enter(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[str]:
+        """The pictures' names; those that the sheet does not have yet get a row. Raises UserError as `read` does."""
+        lines = self.read()
+        names = [self._name(image, prompt, lines) for image, prompt in zip(images, prompts, strict=True)]
+        given = zip(names, images, prompts, strict=True)
+        new = {name: (image, prompt) for name, image, prompt in given if name not in lines}
+        if new:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name, (image, _) in new.items():
+                save_png(image, self.folder / name, {})
+            self._append([(name, prompt) for name, (_, prompt) in new.items()])
+            self._show(self.read())
+        return names
+
+    def open(self, names: Sequence[str]) -> list[str]:
+        """Those of the pictures that have no score yet, each once."""
+        lines = self.read()
+        return [name for name in dict.fromkeys(names) if name not in lines or lines[name].score is None]
+
+    def read(self) -> dict[str, Line]:
+        """Picture -> its row. Raises UserError that names the line of the first of what is wrong, and how many are."""
+        if not self.path.exists():
+            return {}
+        text, _ = self._text()
+        lines: dict[str, Line] = {}
+        problems: list[str] = []
+        rows = list(csv.reader(io.StringIO(text), delimiter=_delimiter(text)))
+        header = [cell.strip().lower() for cell in rows[0]] if rows else []
+        if missing := [column for column in COLUMNS if column not in header]:
+            raise UserError(f"{self.path} has no column {', '.join(missing)}: its first line must name them")
+        place = [header.index(column) for column in COLUMNS]
+        for number, row in enumerate(rows[1:], 2):
+            picture, prompt, typed = (row[i].strip() if i < len(row) else "" for i in place)
+            if not picture:
+                if typed:
+                    problems.append(f"line {number}: the score {typed} belongs to no picture")
+                continue
+            score, problem = _score(typed)
+            if problem:
+                problems.append(f"line {number}: {problem}")
+            elif picture in lines and None not in (score, lines[picture].score) and score != lines[picture].score:
+                problems.append(f"line {number}: another score for the picture of line {lines[picture].number}")
+            elif picture not in lines or score is not None:
+                lines[picture] = Line(prompt, score, number)
+        if problems:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            raise UserError(f"{self.path}, {problems[0]}{more}; mend it and run again")
+        return lines
+
+    # -------------------------------------------------------------------------------------------- pictures
+
+    def _name(self, image: Image.Image, prompt: str, lines: dict[str, Line]) -> str:
+        """The file name of the picture: one that is there and shows the same, or a new one of its pixels' digest."""
+        name = f"{hashlib.sha256(f'{image.size} {prompt} '.encode() + image.tobytes()).hexdigest()[:16]}.png"
+        if name in lines:
+            return name
+        mine = np.asarray(image.convert("RGB"), dtype=np.int16)
+        for other, line in lines.items():
+            path = self.folder / other
+            if line.prompt == _plain(prompt) and path.exists():
+                theirs = np.asarray(open_rgb(path), dtype=np.int16)
+                if theirs.shape == mine.shape and np.abs(theirs - mine).max() <= SAME:
+                    return other
+        return name
+
+    # -------------------------------------------------------------------------------------------- the file
+
+    def _text(self) -> tuple[str, str]:
+        """The file's text and its encoding: UTF-8, or what spreadsheet programs make of it."""
+        data = self.path.read_bytes()
+        if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            return data.decode("utf-16"), "utf-16-le" if data[0] == 0xFF else "utf-16-be"
+        try:
+            return data.decode("utf-8-sig"), "utf-8"
+        except UnicodeDecodeError:
+            return data.decode("cp1252", errors="replace"), "cp1252"
+
+    def _append(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Add rows without a score behind the bytes that are there, in the file's own style."""
+        if self.path.exists():
+            text, encoding = self._text()
+            before = self.path.read_bytes()
+            start = "" if text.endswith("\n") else "\r\n"
+            delimiter = _delimiter(text)
+            header = [cell.strip().lower() for cell in next(csv.reader(io.StringIO(text), delimiter=delimiter))]
+        else:
+            before, encoding, start, delimiter, header = "\ufeff".encode(), "utf-8", "", ",", list(COLUMNS)
+            start = f"{','.join(COLUMNS)}\r\n"
+        made = io.StringIO(newline="")
+        writer = csv.writer(made, delimiter=delimiter, lineterminator="\r\n")
+        for name, prompt in rows:
+            cells = {"picture": name, "prompt": _plain(prompt)}
+            writer.writerow([cells.get(column, "") for column in header])
+        partial = self.path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            file.write(before + (start + made.getvalue()).encode(encoding, errors="replace"))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.path)
+
+    def _show(self, lines: dict[str, Line]) -> None:
+        """The page: what is not scored yet comes first, in the order of the sheet."""
+        ordered = sorted(lines.items(), key=lambda item: (item[1].score is not None, item[1].number))
+        figures = "\n".join(
+            f'<figure><img src="{html.escape(name)}" alt="{html.escape(line.prompt)}"><figcaption>'
+            f"<code>{html.escape(name)}</code>, line {line.number}: "
+            f"{'to be scored' if line.score is None else f'{line.score:g}'}<br>{html.escape(line.prompt)}"
+            "</figcaption></figure>"
+            for name, line in ordered
+        )
+        page = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Pictures to be scored</title><style>
+body {{ font: 16px sans-serif; margin: 2rem; }} div {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
+figure {{ margin: 0; width: {SHOWN}px; }} img {{ width: 100%; image-rendering: pixelated; }}
+</style></head><body>
+<h1>How well does each picture fit: “{html.escape(self.preference)}”?</h1>
+<p>Write a score from {LOWEST:g} (not at all) to {HIGHEST:g} (perfectly) into the last column of
+<code>{html.escape(self.path.name)}</code>, then run the same command again.</p>
+<div>
+{figures}
+</div></body></html>
+"""
+        partial = self.page.with_suffix(".partial")
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(self.page)
+
+
+def _delimiter(text: str) -> str:
+    """What separates the columns of the first line; spreadsheet programs of many countries write semicolons."""
+    first = text.partition("\n")[0]
+    return max(",;\t", key=first.count)
+
+
+def _score(typed: str) -> tuple[float | None, str]:
+    """The score, or what is wrong with it. A decimal comma is one."""
+    if not typed:
+        return None, ""
+    try:
+        score = float(typed.replace(",", "."))
+    except ValueError:
+        return None, f"the score {typed!r} is not a number from {LOWEST:g} to {HIGHEST:g}"
+    if not LOWEST <= score <= HIGHEST:
+        return None, f"the score {typed} is not from {LOWEST:g} to {HIGHEST:g}"
+    return score, ""
+
+
+def _plain(prompt: str) -> str:
+    """The prompt as a cell: one line, and nothing that a spreadsheet program takes for a formula."""
+    text = " ".join(prompt.split())
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

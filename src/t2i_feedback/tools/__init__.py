@@ -1,0 +1,1 @@
+"""Programs that one starts by hand."""

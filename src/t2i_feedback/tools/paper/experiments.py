@@ -1,0 +1,139 @@
+"""DVC experiments as they are kept in git: run one, find a finished one, read what it measured.
+
+Git holds an experiment's params.yaml, dvc.lock and metrics; DVC's cache holds what is too large for git.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from t2i_feedback.foundation import paths
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.tools.paper.compare import measured
+from t2i_feedback.tools.paper.write import Measured
+
+CODE = ("src", "dvc.yaml", "models")  # what, besides params.yaml, makes an experiment another one
+LOOPS = ("validated", "combined")
+STARTED = "Reproducing experiment"  # DVC's words when it has put the parameters into the experiment's own folder
+_STARTING = threading.Lock()  # until then they stand in the workspace's params.yaml, which another would read
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A finished one."""
+
+    name: str
+    rev: str  # its commit
+    base: str  # the commit that it started from
+
+
+def find(name: str, wanted: Mapping[str, Any]) -> Experiment | None:
+    """The newest experiment of that name with these parameters and the workspace's code, whatever it started from."""
+    listed = _git("for-each-ref", "--sort=-committerdate", "--format=%(objectname) %(refname)", "refs/exps/")
+    for line in listed.splitlines():
+        rev, _, ref = line.partition(" ")
+        parts = ref.split("/")  # refs, exps, two characters of the baseline, its rest, the name
+        if parts[4:] != [name]:
+            continue
+        same_code = subprocess.run(["git", "diff", "--quiet", rev, "--", *CODE], capture_output=True).returncode == 0
+        if same_code and yaml.safe_load(_git("show", f"{rev}:{paths.PARAMS}")) == wanted:
+            return Experiment(name, rev, parts[2] + parts[3])
+    return None
+
+
+def read(found: Experiment, arm: str, wanted: Mapping[str, Any]) -> Measured | str:
+    """An arm's numbers, or why the experiment has none that can be trusted."""
+    metrics = _git("show", f"{found.rev}:{paths.arm_metrics(arm)}")
+    lock = yaml.load(_git("show", f"{found.rev}:dvc.lock"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    reason = _stale(lock["stages"].get(f"evaluate@{arm}", {}), arm, metrics, wanted)
+    if reason:
+        return f"experiment {found.name} {reason}"
+    import dvc.api
+    from dvc.exceptions import DvcException
+
+    folder = paths.evaluation(arm)
+    try:
+        card = json.loads(dvc.api.read(f"{folder}/card.json", rev=found.rev))
+        rows = [json.loads(row) for row in dvc.api.read(f"{folder}/per_image.jsonl", rev=found.rev).splitlines()]
+    except (DvcException, OSError) as error:
+        return f"the protocol card of {found.name} is no longer in DVC's cache ({' '.join(str(error).split())[:120]})"
+    numbers = json.loads(metrics)
+    return Measured(found.rev, measured(numbers, rows, arm in LOOPS), card, len(rows))
+
+
+def _stale(locked: Mapping[str, Any], arm: str, metrics: str, wanted: Mapping[str, Any]) -> str:
+    """Every commit holds metrics of every arm, those of other runs included; dvc.lock says whose they are."""
+    hashes = {out["path"]: out["md5"] for out in locked.get("outs", [])}
+    if hashes.get(str(paths.arm_metrics(arm))) != hashlib.md5(metrics.encode()).hexdigest():
+        return f"holds no numbers of its own for arm {arm}"
+    for key, value in locked.get("params", {}).get(str(paths.PARAMS), {}).items():
+        if _at(wanted, key) != value:
+            return f"measured arm {arm} with another {key}"
+    return ""
+
+
+def _at(tree: Any, key: str) -> Any:
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
+
+
+def metrics_of(found: Experiment, file: Path) -> dict[str, Any]:
+    """A metrics file of the experiment."""
+    return json.loads(_git("show", f"{found.rev}:{file}"))
+
+
+def run(name: str, settings: Sequence[str], targets: Sequence[str], log: Path) -> str:
+    """Run one experiment in a folder of its own. "" when it is done, else the line that says why not.
+
+    An older experiment of that name on the present commit makes room: the caller has found it to be another one.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    head = _git("rev-parse", "HEAD").strip()
+    _git("update-ref", "-d", f"refs/exps/{head[:2]}/{head[2:]}/{name}")
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp", "--name", name]
+    command += [part for setting in settings for part in ("-S", setting)]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    with log.open("w", encoding="utf-8") as output:
+        print(f"{time.strftime('%F %T')} {' '.join(command)} {' '.join(targets)}", file=output, flush=True)
+        with _STARTING:
+            running = subprocess.Popen([*command, *targets], stdout=output, stderr=subprocess.STDOUT, env=environment)
+            while running.poll() is None and STARTED not in log.read_text(encoding="utf-8", errors="replace"):
+                time.sleep(0.2)
+        failed = running.wait() != 0
+    return reason(log) if failed else ""
+
+
+def reason(log: Path) -> str:
+    """Why the run of this log failed: the last line before DVC's own error, which is the stage's, else DVC's."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[1:]]
+    lines = [line for line in lines if line]
+    first = next((i for i, line in enumerate(lines) if line.startswith("ERROR")), len(lines))
+    said = [line for line in lines[:first] if not line.startswith((">", "Running stage", "Stage '", "Updating lock"))]
+    if said and first and not lines[first - 1].startswith((">", "Running stage", "Updating lock")):
+        return said[-1]
+    return lines[first] if first < len(lines) else f"it ended without a word; see {log}"
+
+
+def commit() -> str:
+    """The commit that experiments start from. Raises UserError where there is none."""
+    head = _git("rev-parse", "--verify", "--quiet", "HEAD").strip()
+    if not head:
+        raise UserError("experiments need a git repository with a commit: clone this project, or commit once")
+    return head
+
+
+def _git(*arguments: str) -> str:
+    """What git prints; nothing when it fails."""
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace")
+    return done.stdout if done.returncode == 0 else ""

@@ -1,0 +1,275 @@
+"""The paper's tables by one command: named DVC experiments, their numbers collected, each also an MLflow run.
+
+python -m t2i_feedback.tools.paper.run table1 --profile paper              # seven experiments, 13 rows
+python -m t2i_feedback.tools.paper.run table1 --profile paper --rows gpt4  # these alone (and `raw`, which all share)
+python -m t2i_feedback.tools.paper.run table2 --profile paper --collect    # run nothing, write metrics/table2.* again
+
+An experiment that is finished is not run again, and one that failed does not stop the others: the same command again
+runs what is missing. Stages that experiments share come from DVC's run cache.
+"""
+
+import argparse
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from t2i_feedback import params
+from t2i_feedback.foundation import paths, running
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.files import write_json, write_text
+from t2i_feedback.params import EndpointEntry, LocalEntry, Params
+from t2i_feedback.reporting import paper
+from t2i_feedback.tools import profile
+from t2i_feedback.tools.paper import experiments, write
+from t2i_feedback.tools.paper.experiments import Experiment
+from t2i_feedback.tools.paper.rows import FINETUNED, LAYOUTS, RAW, Layout
+from t2i_feedback.tracking import runs
+
+HUB_SECONDS = 10  # to wait for the model hub
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment to run or to find."""
+
+    row: str  # RAW, FINETUNED or an entry of the catalogue
+    name: str  # of the experiment, and of its MLflow run
+    content: Mapping[str, Any]  # what params.yaml then holds
+    params: Params
+    settings: tuple[str, ...]  # the changes as `dvc exp run -S` takes them
+    targets: tuple[str, ...]
+
+    @property
+    def log(self) -> Path:
+        return paths.cache() / "tables" / f"{self.name}.log"
+
+    @property
+    def failure(self) -> Path:
+        """Why the last attempt failed; not there when it did not."""
+        return self.log.with_suffix(".failed")
+
+
+def plan(layout: Layout, row: str, profiles: Sequence[str]) -> Plan:
+    """Raises UserError where the profiles do not fit together."""
+    import yaml
+
+    changes: dict[str, Any] = {}
+    for one in profiles:
+        changes |= profile.overrides(one)
+    if row in paper.ENTRIES:
+        changes["stage1.mllm"] = row
+    files = [f"{profile.FOLDER / one}.yaml" for one in profiles]
+    called = f"params.yaml with {', '.join(files) or 'nothing changed'}"
+    content = yaml.safe_load(profile.merged(changes, called))
+    targets = tuple(f"evaluate@{arm}" for arm in layout.arms(row))
+    name = "-".join([*(profiles or ["params"]), row])
+    return Plan(row, name, content, params.check(content, called), tuple(profile.settings(changes)), targets)
+
+
+# ------------------------------------------------------------------------------------------------ before
+
+
+def lacking(p: Params) -> str:
+    """What this machine lacks for a run, as one line; "" when nothing is known to be missing."""
+    named = [
+        p.stage1.mllm,
+        p.finetune.judge,
+        p.evaluate.judge,
+        *([p.evaluate.vqa_mllm] if p.evaluate.vqa_score else []),
+    ]
+    used = {name: p.mllms[name] for name in named}
+    local = {name: entry for name, entry in used.items() if isinstance(entry, LocalEntry)}
+    halves = [f"mllms.{name}" for name, entry in local.items() if entry.dtype != "float32" and entry.device != "cpu"]
+    halves = (["model"] if p.model.dtype != "float32" and p.model.device != "cpu" else []) + halves
+    if halves and not _accelerator():
+        return (
+            f"no GPU is seen (torch.cuda.is_available() is False), and dtype is 16 bits for {', '.join(halves)}: check "
+            "`nvidia-smi` and that torch was installed for CUDA, or run on a machine that has one"
+        )
+    for name, entry in used.items():
+        variable = entry.api_key_env if isinstance(entry, EndpointEntry) else None
+        if variable and not os.environ.get(variable, "").strip():
+            return f"mllms.{name}: the environment variable {variable} is not set; put the server's key there"
+    wanted = {p.model.name: "model_index.json"} | {
+        entry.model: "config.json" for entry in local.values() if not entry.model.startswith("package:")
+    }
+    absent = [model for model, file in wanted.items() if not Path(model).is_dir() and not _cached(model, file)]
+    if absent and not _hub_answers():
+        fetch = " && ".join(f"hf download {model}" for model in absent)
+        return (
+            f"{', '.join(absent)} are not in the hub's cache, and the hub cannot be reached; with internet: `{fetch}`"
+        )
+    return ""
+
+
+def _accelerator() -> bool:
+    import torch
+
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+def _cached(model: str, file: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(model, file), str)
+    except HFValidationError:
+        raise UserError(f"there is no folder {model}, and a hub model has no such name") from None
+
+
+def _hub_answers() -> bool:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+        urllib.request.urlopen(request, timeout=HUB_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True  # it is there, whatever it thinks of the question
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+# ------------------------------------------------------------------------------------------------ running
+
+
+def run_missing(plans: Sequence[Plan], jobs: int) -> dict[str, str]:
+    """Run what is not finished. Row -> why it failed. Raises UserError when what all rows share cannot be had."""
+    experiments.commit()
+    missing = [one for one in plans if experiments.find(one.name, one.content) is None]
+    for one in plans:
+        if one not in missing:
+            print(f"{one.row}: done before", flush=True)
+    if not missing:
+        return {}
+    if problem := lacking(plans[0].params):
+        raise UserError(problem)
+    # The first makes what all share. Without it, two at once would both begin that, and one would be turned away.
+    failed = _run_one(missing[0])
+    if failed and missing[0].row == RAW:
+        jobs = 1
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            reasons = [failed, *pool.map(_run_one, missing[1:])]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return {one.row: why for one, why in zip(missing, reasons, strict=True) if why}
+
+
+def _run_one(one: Plan) -> str:
+    """ "" or why it failed."""
+    start = time.monotonic()
+    why = lacking(one.params)
+    if not why:
+        print(f"{one.row}: started; its output is in {one.log}", flush=True)
+        why = experiments.run(one.name, one.settings, one.targets, one.log)
+    if why:
+        write_text(one.failure, f"{why}\n")
+    else:
+        one.failure.unlink(missing_ok=True)
+    minutes = (time.monotonic() - start) / 60
+    print(f"{one.row}: {f'failed: {why}' if why else 'done'} ({minutes:.1f} minutes)", flush=True)
+    return why
+
+
+# ------------------------------------------------------------------------------------------------ collecting
+
+
+def collect(layout: Layout, plans: Iterable[Plan]) -> tuple[list[write.Line], list[tuple[Plan, Experiment]]]:
+    """The table's lines, and the experiments that they come from."""
+    found: dict[tuple[str, str], write.Measured | str] = {}
+    finished = []
+    for one in plans:
+        experiment = experiments.find(one.name, one.content)
+        if experiment:
+            finished.append((one, experiment))
+        for arm in layout.arms(one.row):
+            found[one.row, arm] = (
+                experiments.read(experiment, arm, one.content) if experiment else not_there(layout, one)
+            )
+    return write.lines(layout, found), finished
+
+
+def not_there(layout: Layout, one: Plan) -> str:
+    if one.failure.exists():
+        why = one.failure.read_text(encoding="utf-8").strip()
+        return f"failed: {why} (`make table{layout.number}` with the same options tries it again)"
+    return f"not run with these parameters and this code (`make table{layout.number}` runs it)"
+
+
+def publish(one: Plan, found: Experiment) -> None:
+    """One MLflow run an experiment, named like it; `finetune` has streamed into its child already."""
+    if not runs.wanted():
+        return
+    try:
+        identity = runs.identify(one.params, found.base, found.rev, found.name)
+        run = runs.parent_run(one.params, identity)
+        run.tag({"t2i.row": one.row, "t2i.experiment": found.rev})
+        run.replay({0: numbers(one, found)})
+        run.finish("FINISHED")
+    except Exception as error:  # MLflow, SQLAlchemy, requests and the disk each raise their own
+        runs.warn(error)
+
+
+def numbers(one: Plan, found: Experiment) -> dict[str, float]:
+    """What this experiment measured, under the names that `publish` gives to the same numbers."""
+    arms = [target.partition("@")[2] for target in one.targets]
+    files = {f"arms.{arm}": paths.arm_metrics(arm) for arm in arms}
+    if one.row == FINETUNED:
+        files["finetune"] = paths.FINETUNE_METRICS
+    return {
+        f"{prefix}.{key}": float(value)
+        for prefix, file in files.items()
+        for key, value in experiments.metrics_of(found, file).items()
+        if isinstance(value, (int, float))
+    }
+
+
+# ------------------------------------------------------------------------------------------------ the program
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=sorted(LAYOUTS))
+    parser.add_argument("--profile", nargs="*", default=[], help="files of profiles/, applied in this order")
+    parser.add_argument("--rows", nargs="*", default=[], help="entries of the catalogue; all when none is named")
+    parser.add_argument("--jobs", type=int, default=1, help="experiments at a time")
+    parser.add_argument("--collect", action="store_true", help="run nothing, collect what is there")
+    arguments = parser.parse_args()
+    layout = LAYOUTS[arguments.table]()
+    unknown = sorted(set(arguments.rows) - set(layout.experiments))
+    if unknown:
+        raise UserError(f"ROWS: {', '.join(unknown)}? Table {layout.number} has {', '.join(layout.experiments)}")
+    if arguments.jobs < 1:
+        raise UserError(f"JOBS is {arguments.jobs}; at least 1")
+    plans = [plan(layout, row, arguments.profile) for row in layout.experiments]
+    chosen = [one for one in plans if not arguments.rows or one.row in (RAW, *arguments.rows)]
+    failed = {} if arguments.collect else run_missing(chosen, arguments.jobs)
+
+    made, finished = collect(layout, plans)
+    stamp = plans[0].params.report.stamp
+    target = paths.METRICS / arguments.table
+    write_text(target.with_suffix(".md"), write.markdown(layout, made, stamp, arguments.profile))
+    write_text(target.with_suffix(".csv"), write.comma_separated(layout, made, stamp))
+    write_json(target.with_suffix(".json"), write.plain(layout, made, stamp, arguments.profile))
+    for one, experiment in finished:
+        publish(one, experiment)
+    there = sum(line.ours is not None for line in made)
+    print(f"{write.title(layout, stamp)}: {there} of {len(made)} rows in {target}.md, .csv and .json")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}; the others are done, and the same command runs these again")
+
+
+if __name__ == "__main__":
+    running.run(main)

@@ -1,0 +1,124 @@
+"""Named set-ups: `profiles/<name>.yaml` holds the keys of params.yaml that it changes.
+
+python -m t2i_feedback.tools.profile paper            # print the `dvc exp run -S ...` line that runs it once
+python -m t2i_feedback.tools.profile paper --apply    # write it into params.yaml, comments kept
+"""
+
+import argparse
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from t2i_feedback import params
+from t2i_feedback.foundation import paths, running
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.files import write_text
+
+FOLDER = Path("profiles")
+NULL = "tag:yaml.org,2002:null"  # left alone, it would be written as nothing at all
+Scalar = str | int | float | bool | list | None
+
+
+def overrides(name: str) -> dict[str, Scalar]:
+    """A profile's dotted keys and their values. Raises UserError that lists the profiles if it is none."""
+    import yaml
+
+    available = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+    if name not in available:
+        raise UserError(f"no profile is called {name!r}; there are {', '.join(available) or 'none'}")
+    try:
+        content = yaml.safe_load(available[name].read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{available[name]} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{available[name]} holds no keys")
+    return dict(_flatten(content))
+
+
+def merge(name: str) -> str:
+    """The text of params.yaml with the profile's values in it. Raises UserError if the result is not valid."""
+    return merged(overrides(name), f"params.yaml with {FOLDER / name}.yaml")
+
+
+def merged(changes: Mapping[str, Scalar], called: str) -> str:
+    """The text of params.yaml with these dotted keys changed. Raises UserError, by the name `called`, if not valid."""
+    from ruamel.yaml import YAML, CommentedMap, CommentedSeq
+
+    yaml = YAML()  # keeps comments and order
+    yaml.width = 10_000  # and breaks no line
+    yaml.preserve_quotes = True
+    yaml.representer.add_representer(type(None), lambda this, _: this.represent_scalar(NULL, "null"))
+    content = yaml.load(paths.PARAMS)
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        section = content
+        for part in sections:
+            section = section.setdefault(part, CommentedMap())
+        if isinstance(value, list):
+            value = CommentedSeq(value)
+            value.fa.set_flow_style()  # on one line, as params.yaml has its lists
+        section[last] = value
+        comment = section.ca.items.get(last)
+        if comment:
+            comment[2].column = 0  # one space after the value, however long that was
+    text = StringIO()
+    yaml.dump(content, text)
+    params.check(YAML(typ="safe").load(text.getvalue()), called)
+    return text.getvalue()
+
+
+def command(name: str) -> str:
+    """The shell line that runs the profile as one experiment and leaves params.yaml alone."""
+    merge(name)
+    return " ".join(["dvc exp run", *(f"-S {shlex.quote(setting)}" for setting in settings(overrides(name)))])
+
+
+def settings(changes: Mapping[str, Scalar]) -> list[str]:
+    """What `dvc exp run -S` takes for each dotted key; one that params.yaml does not spell out is added."""
+    import yaml
+
+    present = yaml.safe_load(paths.PARAMS.read_text(encoding="utf-8"))
+    return [f"{'' if _has(present, key) else '+'}{key}={_value(value)}" for key, value in changes.items()]
+
+
+def _flatten(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Scalar]]:
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _has(content: Any, key: str) -> bool:
+    for part in key.split("."):
+        if not isinstance(content, dict) or part not in content:
+            return False
+        content = content[part]
+    return True
+
+
+def _value(value: Scalar) -> str:
+    """A value in the grammar of Hydra's overrides, which `-S` takes."""
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w./-]*", value) and value not in ("true", "false", "null"):
+        return value
+    return json.dumps(value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", nargs="?", default="", help="a file of profiles/, without .yaml")
+    parser.add_argument("--apply", action="store_true", help="write the values into params.yaml")
+    arguments = parser.parse_args()
+    if arguments.apply:
+        write_text(paths.PARAMS, merge(arguments.name))
+        print(f"params.yaml now has the {len(overrides(arguments.name))} values of {FOLDER / arguments.name}.yaml")
+    else:
+        print(command(arguments.name))
+
+
+if __name__ == "__main__":
+    running.run(main)

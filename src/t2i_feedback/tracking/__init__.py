@@ -1,0 +1,1 @@
+"""MLflow: what makes a run another run, and publishing."""
