@@ -30,6 +30,7 @@ from t2i_feedback import mllm, params
 from t2i_feedback.datasets.postcards import world
 from t2i_feedback.finetuning.acquisition import Budget, Feedback
 from t2i_feedback.finetuning.advantages import advantages
+from t2i_feedback.finetuning.section import Finetune
 from t2i_feedback.finetuning.trainer import Trainer
 from t2i_feedback.foundation import photometry
 from t2i_feedback.foundation.rows import EpochRow
@@ -114,7 +115,7 @@ def train(
     """One run, and everything that the user said in it."""
     pictures = SETTING["prompts_per_epoch"] * SETTING["images_per_prompt"]
     choice = {"acquisition": acquisition, "feedback_budget": None if acquisition == "all" else pictures // 2}
-    config = params.Finetune(**(p.finetune.model_dump() | SETTING | choice | {"epochs": epochs}))
+    config = Finetune(**(p.finetune.model_dump() | SETTING | choice | {"epochs": epochs}))
     prompts, watched = captions(PROMPTS, seed), captions(WATCHED, 1000 + seed)
     run, kept = Run(acquisition, seed), []
     score = [registry.preference(who, config.preference) for who in (judge, held_out)]

@@ -27,6 +27,7 @@ from t2i_feedback.datasets.postcards import world
 from t2i_feedback.foundation.images import open_rgb
 from t2i_feedback.foundation.rows import PromptRow
 from t2i_feedback.image_models import base, drawing
+from t2i_feedback.image_models.section import Model
 from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
 RESULT = Path("benchmarks/generation.json")
@@ -93,7 +94,7 @@ def main() -> None:
     RESULT.write_text(json.dumps(figures | {"cores": os.cpu_count()}, indent=2) + "\n")
 
 
-def plain(model: params.Model) -> StableDiffusionPipeline:
+def plain(model: Model) -> StableDiffusionPipeline:
     """What a user of diffusers writes, with the checkpoint's own scheduler."""
     pipe = StableDiffusionPipeline.from_pretrained(
         model.name, dtype=getattr(torch, model.dtype), safety_checker=None, requires_safety_checker=False

@@ -28,6 +28,7 @@ from t2i_feedback import mllm, params
 from t2i_feedback.datasets.postcards import world
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Reply, Request
+from t2i_feedback.mllm.section import EndpointEntry, LocalEntry
 
 RESULT = Path("benchmarks/judges.json")
 NAME = "postcards"  # the entry of the catalogue that ships with the project
@@ -74,7 +75,7 @@ class Written:
         return replies
 
 
-def reading(entry: params.LocalEntry) -> dict[str, float]:
+def reading(entry: LocalEntry) -> dict[str, float]:
     """Yes/no and 1-10 by the probabilities after one prefill, against the written answer.
 
     The target is for one written answer. The shipped model's is a single token, so that writing it costs one step more
@@ -107,7 +108,7 @@ def reading(entry: params.LocalEntry) -> dict[str, float]:
     return figures
 
 
-def batching(entry: params.LocalEntry) -> dict[str, float]:
+def batching(entry: LocalEntry) -> dict[str, float]:
     """Batches of the entry's size against one by one."""
     pictures, captions = postcards()
     alone = entry.model_copy(update={"batch_size": 1})
@@ -119,7 +120,7 @@ def batching(entry: params.LocalEntry) -> dict[str, float]:
     return {"batches against one by one": slow / fast}
 
 
-def cached(entry: params.LocalEntry) -> dict[str, float]:
+def cached(entry: LocalEntry) -> dict[str, float]:
     """A stage's questions once more, when the ledger has every answer: the model is not even loaded."""
     pictures, captions = postcards()
     images = [picture for _ in range(CACHED) for picture in pictures]
@@ -143,7 +144,7 @@ def concurrent() -> dict[str, float]:
     rates = []
     with slow_server() as url:
         for count in (1, CONCURRENCY):
-            entry = params.EndpointEntry(backend="endpoint", model="slow", base_url=url, concurrency=count, retries=0)
+            entry = EndpointEntry(backend="endpoint", model="slow", base_url=url, concurrency=count, retries=0)
             requests = [Request(f"question {i}") for i in range(ROUNDS * count)]
             with opened(entry) as model:
                 started = time.perf_counter()
@@ -168,7 +169,7 @@ def postcards() -> tuple[list[Image.Image], list[str]]:
 
 
 @contextmanager
-def opened(entry: params.LocalEntry | params.EndpointEntry) -> Iterator[mllm.Mllm]:
+def opened(entry: LocalEntry | EndpointEntry) -> Iterator[mllm.Mllm]:
     """The model with an empty ledger, loaded and warm."""
     with tempfile.TemporaryDirectory() as folder, mllm.open(NAME, entry, Path(folder) / "ledger.sqlite") as model:
         model.generate([Request("warm up", Image.new("RGB", (64, 64)))], 1)

@@ -14,6 +14,7 @@ import pytest
 
 from t2i_feedback import params
 from t2i_feedback.mllm.base import Reply, Request
+from t2i_feedback.mllm.section import LocalEntry
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -52,7 +53,7 @@ def figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     judges = load("judges")
 
     @contextmanager
-    def opened(entry: params.LocalEntry) -> Iterator[Known]:
+    def opened(entry: LocalEntry) -> Iterator[Known]:
         yield Known()
 
     monkeypatch.setattr(judges, "opened", opened)

@@ -15,7 +15,7 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Request
 from t2i_feedback.mllm.ledger import Ledger
-from t2i_feedback.params import EndpointEntry
+from t2i_feedback.mllm.section import EndpointEntry
 
 PICTURE = Image.new("RGB", (3, 2), (200, 10, 30))
 PRICES = {"usd_per_million_input_tokens": 10.0, "usd_per_million_output_tokens": 30.0}  # 0.0013 per call

@@ -20,7 +20,7 @@ from t2i_feedback import mllm
 from t2i_feedback.mllm.base import Abilities, Decoding, Reply, Request
 from t2i_feedback.mllm.ledger import Ledger
 from t2i_feedback.mllm.ledgered import Ledgered
-from t2i_feedback.params import EndpointEntry
+from t2i_feedback.mllm.section import EndpointEntry
 
 ENTRY = EndpointEntry(
     backend="endpoint", model="echo", base_url="http://none", usd_per_million_input_tokens=10, max_new_tokens=8
@@ -310,7 +310,7 @@ import json, sys
 from pathlib import Path
 from t2i_feedback import mllm
 from t2i_feedback.mllm.base import Request
-from t2i_feedback.params import EndpointEntry
+from t2i_feedback.mllm.section import EndpointEntry
 entry = EndpointEntry(**json.loads(sys.argv[1]))
 with mllm.open("gpt", entry, Path(sys.argv[2])) as model:
     model.generate([Request(f"question {i:03}") for i in range(400)])

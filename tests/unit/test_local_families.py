@@ -13,7 +13,7 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Decoding, Reply, Request
 from t2i_feedback.mllm.local import LocalMllm
-from t2i_feedback.params import LocalEntry
+from t2i_feedback.mllm.section import LocalEntry
 
 torch.set_num_threads(1)
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from t2i_feedback import params
+from t2i_feedback.evaluation.protocols import PROTOCOLS
 from t2i_feedback.foundation.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -176,7 +177,7 @@ def test_a_named_protocol_tells_every_key_that_breaks_it_with_the_value_it_needs
     raw: dict, tmp_path: Path, protocol: str
 ) -> None:
     message = refusal(tmp_path, set_key(raw, "evaluate.protocol", protocol))
-    for key, needed in params.PROTOCOLS[protocol].items():
+    for key, needed in PROTOCOLS[protocol].items():
         section, name = key.split(".")
         if raw[section][name] != needed:
             assert f"{key}: evaluate.protocol {protocol} needs {needed}, not " in message
@@ -185,7 +186,7 @@ def test_a_named_protocol_tells_every_key_that_breaks_it_with_the_value_it_needs
 
 
 def test_a_named_protocol_accepts_what_it_demands_and_no_other_weights(raw: dict, tmp_path: Path) -> None:
-    for key, needed in params.PROTOCOLS["coco30k-256"].items():
+    for key, needed in PROTOCOLS["coco30k-256"].items():
         raw = set_key(raw, key, needed)
     raw = set_key(raw, "evaluate.protocol", "coco30k-256")
     assert load(tmp_path, raw).evaluate.size == 256

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from t2i_feedback.finetuning.section import RewardName
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Reply, Request
-from t2i_feedback.params import RewardName
 from t2i_feedback.rewards import registry
 
 PREFERENCE = "dark, subdued and blurred pictures"

@@ -8,7 +8,7 @@ import pytest
 from rehearsal import chat, coco, standins
 from t2i_feedback import mllm
 from t2i_feedback.mllm import roles
-from t2i_feedback.params import EndpointEntry, LocalEntry
+from t2i_feedback.mllm.section import EndpointEntry, LocalEntry
 
 SHIPPED = Path(__file__).parents[2] / "models/postcards"
 CAPTIONS = ["a red house", "a yellow sun on a beach"]

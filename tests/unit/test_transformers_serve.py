@@ -18,7 +18,7 @@ from PIL import Image
 from t2i_feedback import mllm
 from t2i_feedback.datasets.postcards import world
 from t2i_feedback.mllm import roles
-from t2i_feedback.params import EndpointEntry, LocalEntry
+from t2i_feedback.mllm.section import EndpointEntry, LocalEntry
 
 CHECKPOINT = Path(__file__).parents[2] / "models/postcards/mllm"
 START_SECONDS = 120

@@ -8,7 +8,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from t2i_feedback.params import Finetune, Model
+from t2i_feedback.finetuning.section import Finetune
+from t2i_feedback.image_models.section import Model
 
 SIZE = 16  # pixels; latents are 8 x 8
 

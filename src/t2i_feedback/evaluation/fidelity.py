@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from t2i_feedback.params import Evaluate
+from t2i_feedback.evaluation.section import Evaluate
 
 Features = NDArray[np.float32]  # [N, D]
 CURVE_STEPS, CURVE_SUBSETS = 8, 10  # FID against n: subsets of 1/8, 2/8, .. of the pictures, so many of each

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import torch
 
+from t2i_feedback.finetuning.section import Finetune
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.params import Finetune
 
 
 def make(config: Finetune, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:

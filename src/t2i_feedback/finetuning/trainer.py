@@ -26,12 +26,13 @@ from t2i_feedback.finetuning import checkpoint, optimiser
 from t2i_feedback.finetuning.acquisition import Feedback, Reward, Scores
 from t2i_feedback.finetuning.advantages import Advantages, advantages
 from t2i_feedback.finetuning.objectives.ddpo import policy_loss
+from t2i_feedback.finetuning.section import Finetune
 from t2i_feedback.foundation import distributed
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import EpochRow, read_rows, write_rows
 from t2i_feedback.image_models import base, texts, transitions
 from t2i_feedback.image_models.merging import Adapter
-from t2i_feedback.params import Finetune, Model
+from t2i_feedback.image_models.section import Model
 
 Measure = Callable[[list[Image.Image]], dict[str, float]]
 
@@ -73,8 +74,8 @@ class Trainer:
         chunk = finetune.pictures_per_epoch // finetune.updates_per_epoch
         if distributed.world_size() > chunk:
             raise UserError(
-                f"finetune.updates_per_epoch: an update's {chunk} pictures cannot be dealt to {distributed.world_size()} "
-                "processes; start fewer, or make fewer updates of more pictures"
+                f"finetune.updates_per_epoch: an update's {chunk} pictures cannot be divided among "
+                f"{distributed.world_size()} processes; start fewer, or make fewer updates of more pictures"
             )
         self.steps = (schedule.sigma >= finetune.min_sigma).nonzero().flatten()  # those that are trained
         if not len(self.steps):

@@ -12,8 +12,8 @@ from t2i_feedback.foundation import distributed
 from t2i_feedback.foundation.images import about_png, save_png
 from t2i_feedback.foundation.rows import PictureRow, PromptRow
 from t2i_feedback.image_models.base import Pipeline, draw, flag, noise_seed
+from t2i_feedback.image_models.section import Model
 from t2i_feedback.image_models.stable_diffusion import ADAPTER_WEIGHTS
-from t2i_feedback.params import Model
 
 
 def image_name(caption_id: int, round: int) -> str:

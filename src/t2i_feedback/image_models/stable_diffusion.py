@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.params import Model, Scheduler
+from t2i_feedback.image_models.section import Model, Scheduler
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from t2i_feedback.mllm.base import Backend, Mllm
-from t2i_feedback.params import EndpointEntry, LocalEntry
+from t2i_feedback.mllm.section import EndpointEntry, LocalEntry
 
 
 @contextmanager

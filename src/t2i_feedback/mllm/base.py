@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 from PIL import Image
 
 from t2i_feedback.foundation.rows import Reading, Status
-from t2i_feedback.params import EndpointEntry, LocalEntry
+from t2i_feedback.mllm.section import EndpointEntry, LocalEntry
 
 Value = TypeVar("Value")
 

@@ -3,7 +3,7 @@
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm.base import Reply, cost_usd
 from t2i_feedback.mllm.ledger import Ledger
-from t2i_feedback.params import EndpointEntry
+from t2i_feedback.mllm.section import EndpointEntry
 
 
 class Budget:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from t2i_feedback.foundation.rows import CaptionRow, PromptRow
+from t2i_feedback.image_models.section import Model
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Mllm, Outcome
-from t2i_feedback.params import Model
 
 
 def enhance(

@@ -14,7 +14,7 @@ from t2i_feedback.foundation.rows import Reading
 from t2i_feedback.mllm import readings, wording
 from t2i_feedback.mllm.base import Abilities, Backend, Decoding, Reply, Request, cost_usd
 from t2i_feedback.mllm.ledger import Entry, Ledger
-from t2i_feedback.params import EndpointEntry, LocalEntry
+from t2i_feedback.mllm.section import EndpointEntry, LocalEntry
 
 MANY = 64  # from so many open questions on, progress is shown
 SAMPLING_TEMPERATURE = 1.0  # of the reading `samples`: answers as often as the model believes them

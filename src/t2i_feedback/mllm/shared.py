@@ -14,7 +14,7 @@ from t2i_feedback import mllm
 from t2i_feedback.foundation import distributed, paths
 from t2i_feedback.foundation.rows import Reading
 from t2i_feedback.mllm.base import Mllm, Reply, Request
-from t2i_feedback.params import EndpointEntry, LocalEntry
+from t2i_feedback.mllm.section import EndpointEntry, LocalEntry
 
 
 class Shared:

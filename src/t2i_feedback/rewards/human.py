@@ -8,11 +8,11 @@ from pathlib import Path
 from PIL import Image
 
 from t2i_feedback.finetuning.acquisition import Budget, Feedback
+from t2i_feedback.finetuning.section import Finetune
 from t2i_feedback.foundation import distributed, paths, photometry
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Mllm
-from t2i_feedback.params import Finetune
 from t2i_feedback.rewards import registry
 from t2i_feedback.rewards.registry import Reward
 from t2i_feedback.rewards.sheet import Sheet

@@ -22,12 +22,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from PIL import Image
 
+from t2i_feedback.finetuning.section import RewardName
 from t2i_feedback.foundation import photometry
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.traits import Trait, directions
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Mllm
-from t2i_feedback.params import RewardName
 
 Reward = Callable[[list[Image.Image], list[str]], list[float | None]]
 

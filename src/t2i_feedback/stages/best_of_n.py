@@ -7,6 +7,7 @@ import shutil
 
 from t2i_feedback import params
 from t2i_feedback.foundation import distributed, paths, running, workspace
+from t2i_feedback.foundation.params import decisive
 from t2i_feedback.foundation.rows import CaptionRow, PictureRow, PromptRow, read_rows, write_rows
 from t2i_feedback.loop import rounds
 
@@ -29,7 +30,7 @@ def main() -> None:
 
     weights = workspace.weights(p.model.name, entry.model)
     inputs = [paths.EVALUATION_CAPTIONS, paths.FIRST_PROMPTS, paths.arm("enhanced"), paths.arm("validated"), *weights]
-    settings: list[workspace.Setting] = [p.seed, p.model, p.stage1, params.decisive(entry)]
+    settings: list[workspace.Setting] = [p.seed, p.model, p.stage1, str(decisive(entry))]
     with (
         workspace.partial("best_of_n", workspace.digest(settings, inputs)) as work,
         shared.open(p.stage1.mllm, entry) as validator,

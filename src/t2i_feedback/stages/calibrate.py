@@ -28,6 +28,7 @@ from t2i_feedback.calibration.agreement import (
 from t2i_feedback.foundation import paths, running, workspace
 from t2i_feedback.foundation.files import write_json
 from t2i_feedback.foundation.images import open_rgb
+from t2i_feedback.foundation.params import decisive
 from t2i_feedback.foundation.rows import CalibrationRow, CaptionRow, write_rows
 from t2i_feedback.foundation.traits import TRAITS, Trait, directions
 
@@ -64,7 +65,7 @@ def main() -> None:
     from t2i_feedback import mllm
 
     images = [open_rgb(paths.DATASET / row.image) for row in rows]
-    entries = [params.decisive(p.mllms[name]) for name in judges]
+    entries = [str(decisive(p.mllms[name])) for name in judges]
     dataset = [paths.REFERENCE_CAPTIONS, paths.EVALUATION_CAPTIONS, paths.FINETUNE_CAPTIONS]
     asked: list[workspace.Setting] = [p.seed, p.calibrate.images, p.calibrate.levels, p.finetune.preference]
     digest = workspace.digest([*asked, *entries], dataset)

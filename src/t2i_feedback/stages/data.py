@@ -19,6 +19,7 @@ from t2i_feedback import params
 from t2i_feedback.datasets import coco, folder
 from t2i_feedback.datasets.captioned import Caption, CaptionedImage, store
 from t2i_feedback.datasets.postcards import world
+from t2i_feedback.datasets.section import Data
 from t2i_feedback.foundation import paths, running, workspace
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import CaptionRow, write_rows
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 @contextmanager
-def _downloading(wanted: params.Data) -> "Iterator[CocoDownload | None]":
+def _downloading(wanted: Data) -> "Iterator[CocoDownload | None]":
     """What fetches COCO's files, if they are to be fetched."""
     if wanted.fetch == "none":
         yield None
@@ -76,7 +77,7 @@ def _all_there(_: Sequence[CaptionedImage]) -> None:
 
 
 def _read_pools(
-    wanted: params.Data, seed: int, work: Path, download: "CocoDownload | None"
+    wanted: Data, seed: int, work: Path, download: "CocoDownload | None"
 ) -> tuple[list[CaptionedImage], list[CaptionedImage]]:
     """The images to draw fine-tuning captions from, and those to draw evaluation captions and references from."""
     if wanted.source == "folder":

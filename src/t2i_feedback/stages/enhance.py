@@ -2,6 +2,7 @@
 
 from t2i_feedback import params
 from t2i_feedback.foundation import distributed, paths, running, workspace
+from t2i_feedback.foundation.params import decisive
 from t2i_feedback.foundation.rows import CaptionRow, read_rows, write_rows
 
 
@@ -13,7 +14,7 @@ def main() -> None:
     from t2i_feedback.mllm import shared
     from t2i_feedback.mllm.enhancing import first_prompts
 
-    settings: list[workspace.Setting] = [p.stage1, params.decisive(entry), p.model]
+    settings: list[workspace.Setting] = [p.stage1, str(decisive(entry)), p.model]
     with (
         workspace.partial("enhance", workspace.digest(settings, [paths.EVALUATION_CAPTIONS])) as work,
         shared.open(p.stage1.mllm, entry, images=entry.images) as enhancer,

@@ -20,8 +20,9 @@ from t2i_feedback import params
 from t2i_feedback.evaluation import reading
 from t2i_feedback.foundation import distributed, paths, photometry, running, workspace
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.foundation.images import open_rgb
 from t2i_feedback.foundation.files import write_json
+from t2i_feedback.foundation.images import open_rgb
+from t2i_feedback.foundation.params import decisive
 from t2i_feedback.foundation.rows import CaptionRow, EvaluationRow, FidRow, PictureRow, RoundRow, read_rows, write_rows
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def main(arm: str = "") -> None:
     who = ", ".join(f"{role.replace('_', '-')} {name}" for role, name in asked.items())
     print(f"evaluate {arm}: {len(pictures)} pictures; {p.evaluate.extractor}, {who}", flush=True)
 
-    entries = [params.decisive(p.mllms[name]) for name in asked.values()]
+    entries = [str(decisive(p.mllms[name])) for name in asked.values()]
     stage1 = [p.stage1.threshold, p.stage1.questions]
     settings: list[workspace.Setting] = [
         p.seed,

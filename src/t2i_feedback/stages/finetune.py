@@ -6,9 +6,11 @@ from contextlib import ExitStack
 from typing import get_args
 
 from t2i_feedback import params
+from t2i_feedback.finetuning.section import Finetune
 from t2i_feedback.foundation import distributed, paths, running, workspace
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_json
+from t2i_feedback.foundation.params import decisive
 from t2i_feedback.foundation.rows import CalibrationRow, CaptionRow, EpochRow, as_typed, read_rows, write_rows
 
 
@@ -29,7 +31,7 @@ def main() -> None:
 
     judge, held_out = p.mllms[config.judge], p.mllms[p.evaluate.judge]
     inputs = [paths.FINETUNE_CAPTIONS, *workspace.weights(p.model.name, judge.model, held_out.model)]
-    settings: list[workspace.Setting] = [p.seed, p.model, config, params.decisive(judge), params.decisive(held_out)]
+    settings: list[workspace.Setting] = [p.seed, p.model, config, str(decisive(judge)), str(decisive(held_out))]
     with ExitStack() as stack:
         work = stack.enter_context(workspace.partial("finetune", workspace.digest(settings, inputs)))
         if config.user == "file":
@@ -89,7 +91,7 @@ def main() -> None:
     print(f"finetune: reward {history[0].reward_mean:.2f} -> {history[-1].reward_mean:.2f}, adapter in {paths.ADAPTER}")
 
 
-def plan(config: params.Finetune) -> str:
+def plan(config: Finetune) -> str:
     """What a run will do, in a line: how much is drawn, what is rewarded, who is asked about what."""
     asked = "all of them" if config.acquisition == "all" else f"{config.feedback_budget} by {config.acquisition}"
     wanted = " + ".join(f"{weight:g} x {name}" for name, weight in config.rewards.items())

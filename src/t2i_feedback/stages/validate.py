@@ -9,6 +9,7 @@ import sys
 from t2i_feedback import params
 from t2i_feedback.foundation import distributed, paths, running, workspace
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.params import decisive
 from t2i_feedback.foundation.rows import CaptionRow, PromptRow, read_rows, write_rows
 from t2i_feedback.loop import rounds
 
@@ -31,7 +32,7 @@ def main(arm: str = "") -> None:
     first_round = adapter or paths.arm("enhanced")
     weights = workspace.weights(p.model.name, entry.model)
     inputs = [paths.EVALUATION_CAPTIONS, paths.FIRST_PROMPTS, first_round, *weights]
-    settings: list[workspace.Setting] = [p.seed, p.model, p.stage1, params.decisive(entry)]
+    settings: list[workspace.Setting] = [p.seed, p.model, p.stage1, str(decisive(entry))]
     with (
         workspace.partial(f"validate-{arm}", workspace.digest(settings, inputs)) as work,
         shared.open(p.stage1.mllm, entry) as validator,

@@ -22,7 +22,8 @@ from t2i_feedback import params
 from t2i_feedback.foundation import launching, paths, running
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import wording
-from t2i_feedback.params import EndpointEntry, LocalEntry, Params
+from t2i_feedback.mllm.section import EndpointEntry, LocalEntry
+from t2i_feedback.params import Params
 from t2i_feedback.stages.calibrate import TRAITS
 from t2i_feedback.stages.calibrate_validator import ASKED_AGAIN, OTHERS
 from t2i_feedback.tools import profile

@@ -24,7 +24,8 @@ from t2i_feedback import params
 from t2i_feedback.foundation import paths, running
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_json, write_text
-from t2i_feedback.params import EndpointEntry, LocalEntry, Params
+from t2i_feedback.mllm.section import EndpointEntry, LocalEntry
+from t2i_feedback.params import Params
 from t2i_feedback.reporting import paper
 from t2i_feedback.tools import profile
 from t2i_feedback.tools.paper import experiments, write

@@ -1,0 +1,34 @@
+"""The section `evaluate` of params.yaml: what is measured of every arm, and how."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from t2i_feedback.foundation.params import CHECKPOINT, FREE, Count, EntryName, Section, Share
+
+
+class Evaluate(Section):
+    judge: EntryName
+    protocol: Literal["own", "paper", "coco30k-256", "coco5k"]
+    size: Annotated[int, Field(ge=8)] | None  # None = model.size
+    resizer: Literal["crop_lanczos", "crop_bicubic", "squash_bicubic"]
+    extractor: Literal["efficientnet-lite0", "inception-v3-compat", "clip"]
+    weights: Annotated[Annotated[str, Field(min_length=1)] | None, CHECKPOINT]  # None = the extractor's own
+    clip_score: Annotated[Annotated[str, Field(min_length=1)] | None, CHECKPOINT]  # None = not measured
+    vqa_score: bool
+    vqa_mllm: EntryName
+    questions: bool
+    resamples: Annotated[int, Field(ge=50)]
+    splits: Count
+    kid_subset: Annotated[int, Field(ge=2)]
+    kid_subsets: Count
+    neighbourhood: Count
+    max_invalid_fraction: Annotated[Share, FREE]
+
+    @model_validator(mode="after")
+    def _weights_fit_the_extractor(self) -> "Evaluate":
+        if self.extractor == "clip" and self.weights is None:
+            raise ValueError("weights: the extractor clip needs a CLIP checkpoint, a folder or a hub id")
+        if self.extractor == "efficientnet-lite0" and self.weights is not None:
+            raise ValueError(f"weights: efficientnet-lite0 has its own and cannot take {self.weights}; set null")
+        return self

@@ -1,0 +1,125 @@
+"""The section `finetune` of params.yaml: DDPO with LoRA, and whom it learns from."""
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, model_validator
+
+from t2i_feedback.foundation.params import FREE, Count, EntryName, Positive, Section, Share
+
+RewardName = Literal["preference", "brightness", "contrast", "sharpness", "jpeg_size", "alignment"]
+
+
+class Finetune(Section):
+    judge: EntryName
+    preference: Annotated[str, Field(min_length=3)]
+    user: Literal["mllm", "pixels", "file"]
+    reward: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
+    acquisition: Literal["all", "random", "uncertainty"]
+    feedback_budget: Count | None
+    surrogate_weight: Share
+    enhance_prompts: bool
+    require_calibrated: Annotated[bool, FREE]
+    epochs: Count
+    prompts_per_epoch: Count
+    images_per_prompt: Annotated[int, Field(ge=2)]
+    eta: Annotated[float, Field(gt=0, le=1)]
+    inner_epochs: Count
+    updates_per_epoch: Count
+    timestep_share: Annotated[float, Field(gt=0, le=1)]
+    min_sigma: Annotated[float, Field(ge=0)]
+    train_batch_size: Count
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    max_grad_norm: Positive
+    clip_range: Positive
+    advantage: Literal["per_prompt", "per_batch"]
+    advantage_clip: Positive
+    kl_weight: Annotated[float, Field(ge=0)]
+    max_kl: Positive | None
+    max_held_out_drop: Positive | None
+    overlap_judging: Annotated[bool, FREE]
+    lora_rank: Count
+    lora_alpha: Count
+    lora_targets: Annotated[list[str], Field(min_length=1)]
+    optimiser: Literal["adamw", "adamw8bit"]
+    gradient_checkpointing: bool
+    keep_last: Annotated[Count, FREE]
+    max_invalid_fraction: Annotated[Share, FREE]
+
+    @property
+    def pictures_per_epoch(self) -> int:
+        return self.prompts_per_epoch * self.images_per_prompt
+
+    @property
+    def rewards(self) -> dict[RewardName, float]:
+        """Name -> weight, without those of weight 0."""
+        return {name: self.reward[name] for name in get_args(RewardName) if self.reward.get(name)}
+
+    @property
+    def judge_calls_per_epoch(self) -> int:
+        """How many questions about pictures the judge's model gets: for the preference, for alignment, or both."""
+        kinds = ("alignment" in self.rewards) + (self.user == "mllm" and "preference" in self.rewards)
+        return kinds * (self.feedback_budget or self.pictures_per_epoch)
+
+    @property
+    def asks_judge(self) -> bool:
+        """Whether the judge's model is needed at all."""
+        return bool(self.judge_calls_per_epoch) or self.enhance_prompts
+
+    @model_validator(mode="after")
+    def _rewards_are_known(self) -> "Finetune":
+        if unknown := [name for name in self.reward if name not in get_args(RewardName)]:
+            raise ValueError(f"reward: {', '.join(unknown)} is no reward; there are {', '.join(get_args(RewardName))}")
+        if not self.rewards:
+            raise ValueError("reward: every weight is 0, so nothing is rewarded; give at least one name a weight")
+        if self.user != "mllm" and "preference" not in self.rewards:
+            raise ValueError(f"user {self.user} scores the preference, which has no weight in finetune.reward")
+        return self
+
+    @model_validator(mode="after")
+    def _budget_goes_with_acquisition(self) -> "Finetune":
+        pictures, budget = self.pictures_per_epoch, self.feedback_budget
+        if budget is not None and budget > pictures:
+            raise ValueError(f"feedback_budget {budget} is more than the {pictures} pictures of an epoch")
+        if self.acquisition == "all":
+            if budget not in (None, pictures):
+                raise ValueError(
+                    f"feedback_budget {budget} is less than the {pictures} pictures of an epoch: choose acquisition "
+                    "random or uncertainty, or feedback_budget null"
+                )
+            return self
+        if budget is None:
+            raise ValueError(
+                f"acquisition {self.acquisition} needs a feedback_budget: how many of the {pictures} pictures of an "
+                "epoch the user is asked about"
+            )
+        if self.advantage == "per_prompt" and not self.surrogate_weight and budget < 2 * self.prompts_per_epoch:
+            raise ValueError(
+                f"feedback_budget {budget} leaves prompts with one answer, which cannot be compared: with "
+                f"surrogate_weight 0 ask at least 2 x prompts_per_epoch = {2 * self.prompts_per_epoch}, or choose "
+                "advantage per_batch"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _overlap_is_possible(self) -> "Finetune":
+        if self.overlap_judging and (self.acquisition != "all" or self.user == "file"):
+            raise ValueError(
+                "overlap_judging needs acquisition all and user mllm or pixels: which pictures to ask about is settled "
+                "when all are drawn"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> "Finetune":
+        if not self.preference.strip():
+            raise ValueError("preference must not be blank")
+        if self.pictures_per_epoch % self.updates_per_epoch:
+            total, wanted = self.pictures_per_epoch, self.updates_per_epoch
+            divisors = [count for count in range(1, total + 1) if total % count == 0]
+            nearest = sorted(divisors, key=lambda count: abs(count - wanted))[:2]
+            raise ValueError(
+                f"updates_per_epoch {wanted} must divide prompts_per_epoch * images_per_prompt = {total}; the nearest "
+                f"that do are {' and '.join(map(str, sorted(nearest)))}"
+            )
+        return self

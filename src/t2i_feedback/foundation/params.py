@@ -1,0 +1,128 @@
+"""params.yaml as typed sections. Each package has its section's class beside its code; a stage loads what it reads.
+
+    class Settings(Keys):                             # of one stage: the keys that its entry of dvc.yaml lists
+        seed: Seed
+        model: Model                                  # a whole section
+        judge: EntryName = key("finetune.judge")      # or one key of a section
+
+    p = load(Settings)
+
+Stage `check` has typed the whole file (`t2i_feedback.params`) before any other stage begins.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from t2i_feedback.foundation import paths
+from t2i_feedback.foundation.errors import UserError
+
+FREE = "no result depends on it"  # marks a field: unfinished work is taken up when it has changed
+CHECKPOINT = "names a checkpoint"  # marks a field: a folder or file here, whose bytes count, or a hub id
+ENTRY = "names an entry of the catalogue mllms"  # marks a field: the bytes of that entry's checkpoint count
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+EntryName = Annotated[str, ENTRY]
+
+
+class Section(BaseModel):
+    """A section of params.yaml: every key is known and none is missing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Keys(BaseModel):
+    """The keys that a stage reads; all others are none of its business."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+Typed = TypeVar("Typed", bound=BaseModel)
+
+
+def key(dotted: str) -> Any:
+    """A field of `Keys` that is one key of a section."""
+    return Field(validation_alias=AliasPath(*dotted.split(".")))
+
+
+def load(kind: type[Typed], path: Path = paths.PARAMS) -> Typed:
+    """The parameters that `kind` names. Raises UserError that lists every problem with its key."""
+    return check(kind, read(path), str(path))
+
+
+def read(path: Path = paths.PARAMS) -> dict[str, Any]:
+    """The file as it is. Raises UserError when it is not there or no YAML."""
+    import yaml
+
+    try:
+        found = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run from the repository's root") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: byte {error.start} cannot be read") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    return found
+
+
+def check(kind: type[Typed], raw: object, source: str) -> Typed:
+    """Type what a YAML file held. Raises UserError that lists every problem of `source` with its key."""
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{source} has problems:\n" + "\n".join(f"  {line}" for line in _problems(error))) from None
+
+
+def _problems(error: ValidationError) -> list[str]:
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"] if part not in ("local", "endpoint"))
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = "unknown key; is it misspelt?"
+        elif problem["type"] != "value_error":
+            message = f"{message[0].lower()}{message[1:]}, not {problem['input']!r}"
+        lines += [f"{where}: {part}" if where else part for part in message.splitlines()]
+    return lines
+
+
+# ------------------------------------------------------------------------------------------------ keys and values
+
+
+def fields(values: BaseModel) -> Iterator[tuple[str, Any, list[Any]]]:
+    """(dotted key, value, marks) of every field, those of sections within as well; entries of a dict have no marks."""
+    for name, field in type(values).model_fields.items():
+        alias = field.validation_alias
+        dotted = ".".join(map(str, alias.path)) if isinstance(alias, AliasPath) else name
+        value = getattr(values, name)
+        yield dotted, value, field.metadata
+        inner = {dotted: value} if isinstance(value, BaseModel) else {}
+        if isinstance(value, dict):
+            inner = {f"{dotted}.{item}": one for item, one in value.items() if isinstance(one, BaseModel)}
+        for prefix, section in inner.items():
+            for below, found, marks in fields(section):
+                yield f"{prefix}.{below}", found, marks
+
+
+def decisive(values: BaseModel) -> dict[str, Any]:
+    """Dotted key -> value as JSON has it, of every leaf that is not marked FREE."""
+    free = [dotted for dotted, _, marks in fields(values) if FREE in marks]
+    return {
+        dotted: TypeAdapter(Any).dump_python(value, mode="json")
+        for dotted, value, _ in fields(values)
+        if not isinstance(value, BaseModel)
+        and not (isinstance(value, dict) and any(isinstance(one, BaseModel) for one in value.values()))
+        and dotted not in free
+    }
+
+
+def at(tree: Any, dotted: str) -> Any:
+    """The value of a dotted key; None where there is none."""
+    for part in dotted.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree

@@ -1,0 +1,48 @@
+"""The section `model` of params.yaml: the text-to-image model and how it samples."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from t2i_feedback.foundation.params import CHECKPOINT, FREE, Count, Section, Share
+
+Scheduler = Literal["ddim", "pndm", "dpmsolver++", "euler"]
+
+
+def _off_or_on(value: object) -> object:
+    """YAML 1.1 reads a bare off or on as false or true."""
+    return {False: "off", True: "on"}.get(value, value) if isinstance(value, bool) else value
+
+
+class Model(Section):
+    name: Annotated[str, Field(min_length=1), CHECKPOINT]
+    revision: str
+    dtype: Literal["float32", "bfloat16", "float16"]
+    vae_dtype: Literal["same", "float32"]
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], FREE]
+    size: Annotated[int, Field(ge=8, multiple_of=8)]
+    scheduler: Scheduler
+    steps: Annotated[int, Field(ge=2, le=1000)]
+    guidance: Annotated[float, Field(ge=1)]
+    negative_prompt: str
+    eta: Share
+    batch_size: Annotated[Count, FREE]
+    safety_checker: Annotated[Literal["off", "report", "on"], BeforeValidator(_off_or_on)]
+    attention_slicing: Annotated[bool, FREE]
+    vae_slicing: Annotated[bool, FREE]
+    vae_tiling: bool
+    offload: Annotated[bool, FREE]
+    compile: Annotated[bool, FREE]
+
+    @property
+    def sampler(self) -> str:
+        """How the arms are drawn, in words."""
+        return f"DDIM, eta {self.eta:g}" if self.scheduler == "ddim" else self.scheduler
+
+    @model_validator(mode="after")
+    def _what_is_set_is_heeded(self) -> "Model":
+        if self.eta and self.scheduler != "ddim":
+            raise ValueError(f"eta {self.eta:g} is DDIM's noise; scheduler {self.scheduler} needs eta: 0")
+        if self.negative_prompt and self.guidance == 1:
+            raise ValueError("negative_prompt has no effect without guidance; set guidance above 1")
+        return self
