@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,22 +49,24 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
 
 
 def digest(path: Path) -> str:
-    """The sha256 of a file, or of a folder: of the names and bytes of all files below it. Large files are not loaded.
-
-    What Python compiles and what is hidden does not count.
-    """
-    if not path.is_dir():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    hasher = hashlib.sha256()
-    for one in sorted(below(path)):
-        hasher.update(f"{one.relative_to(path).as_posix()}\0{digest(one)}\0".encode())
-    return hasher.hexdigest()
+    """The sha256 of a file, or of a folder: of the names and bytes of the files below it. Large files are not loaded."""
+    if path.is_dir():
+        return combined({file.relative_to(path).as_posix(): digest(file) for file in below(path)})
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def below(folder: Path) -> Iterator[Path]:
-    """The files of a folder and its folders."""
-    for path in folder.rglob("*"):
-        names = path.relative_to(folder).parts
-        if path.is_file() and not any(name == "__pycache__" or name.startswith(".") for name in names):
-            yield path
+def combined(digests: Mapping[str, str]) -> str:
+    """One digest of several, by name; their order does not matter."""
+    return text_digest(json.dumps(digests, sort_keys=True))
+
+
+def text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def below(folder: Path) -> list[Path]:
+    """The files of a folder and its folders, without what Python compiles and what is hidden."""
+    found = ((path, path.relative_to(folder).parts) for path in folder.rglob("*"))
+    shown = (path for path, names in found if not any(n == "__pycache__" or n.startswith(".") for n in names))
+    return sorted(path for path in shown if path.is_file())

@@ -6,6 +6,9 @@ from pathlib import Path
 ARMS = ("raw", "enhanced", "best_of_n", "validated", "finetuned", "combined")
 
 PARAMS = Path("params.yaml")
+PIPELINE = Path("dvc.yaml")
+CHECKED = Path("data/checked")  # of stage `check`: a file a key that names a checkpoint, and PARAMETERS
+PARAMETERS = CHECKED / "parameters"  # says that params.yaml is in order; never changes
 DATASET = Path("data/dataset")  # images/, finetune.jsonl, evaluation.jsonl, reference.jsonl
 FINETUNE_CAPTIONS = DATASET / "finetune.jsonl"  # CaptionRow
 EVALUATION_CAPTIONS = DATASET / "evaluation.jsonl"  # CaptionRow

@@ -1,57 +1,55 @@
 """Where unfinished work lives and how finished work becomes a stage's output.
 
-A stage works in a folder under `.cache/` that is named by everything its result depends on, so an interrupted run is
-taken up where it stopped and a changed one starts afresh. `publish` moves the finished folder into place in one step.
+A stage works in a folder under `.cache/` that is named by everything its result depends on: what its entry of dvc.yaml
+lists, and the bytes of the checkpoints that its parameters name. So an interrupted run is taken up where it stopped and
+a changed one starts afresh. `publish` moves the finished folder into place in one step.
 """
 
-import fcntl
-import hashlib
-import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
-from t2i_feedback.foundation import distributed, paths
+from t2i_feedback.foundation import checkpoints, distributed, files, params, paths
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.pipeline import Stage
 
-Setting = BaseModel | str | int | float | None
 FREE_BYTES_NEEDED = 200 * 2**20  # a stage does not start with less
 
 
-def digest(parameters: Sequence[Setting], inputs: Iterable[Path]) -> str:
-    """A name for work: hash of the parameters, of the input files' bytes and of this package's sources."""
-    package = Path(__file__).parent
-    sources = sorted([*package.rglob("*.py"), *package.rglob("*.txt")])
-    hasher = hashlib.sha256()
-    for value in parameters:
-        text = value.model_dump_json() if isinstance(value, BaseModel) else json.dumps(value)
-        hasher.update(text.encode() + b"\0")
-    for path in [*sources, *inputs]:
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        for file in files:
-            hasher.update(str(file.relative_to(package) if file in sources else file).encode() + b"\0")
-            hasher.update(hashlib.sha256(file.read_bytes()).digest())
-    return hasher.hexdigest()[:16]
+def key(stage: Stage, values: BaseModel) -> str:
+    """A name for the stage's work: hash of its inputs' bytes, of the parameters that it lists and that decide a result,
+    and of the checkpoints that they name. `values` holds at least these parameters.
 
+    Raises UserError when an input is missing.
+    """
 
-def weights(*names: str) -> list[Path]:
-    """Those of the models that are folders here: inputs whose bytes count. Hub models are named by their revision."""
-    return [Path(name) for name in dict.fromkeys(names) if Path(name).is_dir()]
+    def listed(dotted: str) -> bool:
+        return any(f"{dotted}.".startswith(f"{one}.") for one in stage.params)
+
+    try:
+        inputs = {dep: files.digest(Path(dep)) for dep in stage.deps}
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing: run `dvc repro` to make it") from None
+    settings = {dotted: value for dotted, value in params.decisive(values).items() if listed(dotted)}
+    weights = {dotted: digest for dotted, digest in checkpoints.digests(values).items() if listed(dotted)}
+    described = {"inputs": inputs, "settings": settings, "checkpoints": weights}
+    return files.text_digest(TypeAdapter(dict).dump_json(described).decode())[:16]
 
 
 @contextmanager
-def partial(stage: str, name: str) -> Iterator[Path]:
+def unfinished(stage: Stage, values: BaseModel) -> Iterator[Path]:
     """The folder of a stage's unfinished work, held by one launch at a time; removed when the stage has succeeded.
 
-    The first process of the launch holds and removes it; the others enter and leave together with it.
+    The main process of the launch names, holds and removes it; the others enter and leave together with it.
 
-    Raises UserError if another process holds it or the disk is nearly full.
+    Raises UserError if another launch holds it, an input is missing, or the disk is nearly full.
     """
-    folder = paths.cache() / "partial" / f"{stage}-{name}"
+    named = distributed.all_gather(key(stage, values).encode() if distributed.is_main() else b"")[0].decode()
+    folder = paths.cache() / "partial" / f"{stage.name}-{named}"
     if not distributed.is_main():
         distributed.barrier()
         yield folder
@@ -61,20 +59,20 @@ def partial(stage: str, name: str) -> Iterator[Path]:
     free = shutil.disk_usage(folder).free
     if free < FREE_BYTES_NEEDED:
         raise UserError(
-            f"only {free / 2**20:.0f} MiB are free on the disk of {folder}; {stage} wants "
+            f"only {free / 2**20:.0f} MiB are free on the disk of {folder}; {stage.name} wants "
             f"{FREE_BYTES_NEEDED / 2**20:.0f}: free some, `make clean` deletes partial work"
         )
-    lock_path = folder.with_suffix(".lock")
-    with lock_path.open("w") as lock:
+    lock = folder.with_suffix(".lock")
+    with ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(files.locked(lock, wait=False))
         except BlockingIOError:
-            raise UserError(f"{stage} is already running with these parameters (it holds {lock_path}).") from None
+            raise UserError(f"{stage.name} is already running with these parameters (it holds {lock}).") from None
         distributed.barrier()
         yield folder
         distributed.barrier()
         shutil.rmtree(folder)
-        lock_path.unlink(missing_ok=True)
+        lock.unlink(missing_ok=True)
 
 
 def publish(finished: Path, out: Path) -> None:

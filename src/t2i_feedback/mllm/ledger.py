@@ -7,7 +7,6 @@ An answer is kept under a hash of all that it depends on. Refusals and answers t
 call that was lost on the way is noted as a failure and asked again the next time.
 """
 
-import fcntl
 import json
 import os
 import sqlite3
@@ -20,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+from t2i_feedback.foundation import files
 from t2i_feedback.foundation.rows import Status
 from t2i_feedback.mllm.base import Abilities, Reply
 
@@ -99,16 +99,13 @@ class Ledger:
     def __init__(self, path: Path):
         self.path = path
         self._own = threading.local()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_suffix(".lock").open("w") as lock:  # SQLite does not wait when two switch to WAL at once
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            with self._connection() as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.executescript(_SCHEMA)
-                for table, columns in _LATER_COLUMNS.items():
-                    there = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
-                    for column in columns.keys() - there:
-                        connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {columns[column]}")
+        with files.locked(path.with_suffix(".lock")), self._connection() as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # SQLite does not wait when two switch at once
+            connection.executescript(_SCHEMA)
+            for table, columns in _LATER_COLUMNS.items():
+                there = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+                for column in columns.keys() - there:
+                    connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {columns[column]}")
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:

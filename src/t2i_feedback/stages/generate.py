@@ -1,34 +1,33 @@
-"""generate ARM: draw one picture per evaluation caption (arms raw, enhanced, finetuned)."""
+"""generate ARM: draw one image per evaluation caption. The arm's entry of dvc.yaml says of which prompts, by which weights."""
 
 import sys
-from pathlib import Path
 
-from t2i_feedback import params
-from t2i_feedback.foundation import distributed, paths, running, workspace
-from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation import distributed, paths, pipeline, running, workspace
+from t2i_feedback.foundation.params import Keys, Seed, load
 from t2i_feedback.foundation.rows import CaptionRow, PictureRow, PromptRow, as_typed, read_rows, write_rows
+from t2i_feedback.image_models.section import Model
 
-ARMS = {  # arm -> where its prompts come from, the adapter it draws with
-    "raw": (paths.EVALUATION_CAPTIONS, None),
-    "enhanced": (paths.FIRST_PROMPTS, None),
-    "finetuned": (paths.EVALUATION_CAPTIONS, paths.ADAPTER),
-}
+
+class Settings(Keys):
+    seed: Seed
+    model: Model
 
 
 def main(arm: str = "") -> None:
-    if arm not in ARMS:
-        raise UserError(f"which arm? one of {', '.join(ARMS)}, not {arm!r}")
-    source, adapter = ARMS[arm]
-    p = params.load()
-    prompts = read_prompts(source)
+    stage = pipeline.running("generate", arm)
+    p = load(Settings)
+    adapter = paths.ADAPTER if stage.needs(paths.ADAPTER) else None
+    if stage.needs(paths.FIRST_PROMPTS):
+        prompts = read_rows(paths.FIRST_PROMPTS, PromptRow)
+    else:
+        prompts = as_typed(read_rows(paths.EVALUATION_CAPTIONS, CaptionRow))
     drawer = f"{p.model.name} + adapter" if adapter else p.model.name
     print(f"generate {arm}: {len(prompts)} pictures, {p.model.steps} steps each, by {drawer}")
     from t2i_feedback.image_models.base import tokens_lost
     from t2i_feedback.image_models.drawing import draw_missing, flagged, image_name
     from t2i_feedback.image_models.stable_diffusion import load_pipeline, load_tokenizer
 
-    inputs = [source, *([adapter] if adapter else []), *workspace.weights(p.model.name)]
-    with workspace.partial(f"generate-{arm}", workspace.digest([p.seed, p.model], inputs)) as work:
+    with workspace.unfinished(stage, p) as work:
         draw_missing(
             lambda: load_pipeline(p.model, adapter),
             prompts,
@@ -57,12 +56,6 @@ def main(arm: str = "") -> None:
     found = sum(bool(row.flagged) for row in rows)
     warned = f"; {found} of {len(rows)} flagged by the safety checker" if found else ""
     print(f"generate {arm}: done, {paths.arm(arm)}/images{warned}")
-
-
-def read_prompts(source: Path) -> list[PromptRow]:
-    if source == paths.FIRST_PROMPTS:
-        return read_rows(source, PromptRow)
-    return as_typed(read_rows(source, CaptionRow))
 
 
 if __name__ == "__main__":

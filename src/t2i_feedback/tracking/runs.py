@@ -7,7 +7,6 @@ t2i_feedback.tracking.publish` brings it up to date later. One parent run stands
 Environment: MLFLOW_TRACKING_URI (else a SQLite file in the repository's root), T2I_NO_TRACKING (any value: off).
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -22,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i_feedback.foundation import paths
+from t2i_feedback.foundation import checkpoints, files, paths, pipeline
 from t2i_feedback.params import Params
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 EXPERIMENT = "t2i-feedback"
 VALUE_LIMIT = 6000  # characters of a parameter that MLflow keeps
 BATCH = 100  # parameters per request that MLflow takes; metrics may be 1000
-CODE = ("src", "dvc.yaml", "models", "pretrain")  # what makes a run another run; results and texts do not
 KEY, NAME, STAGE, PARENT = "t2i.key", "t2i.dvc_exp_name", "t2i.stage", "mlflow.parentRunId"
 STAMP = "t2i.stamp"
 # MLflow would otherwise try for minutes; seconds are enough for a server that is there.
@@ -52,16 +50,20 @@ def uri() -> str:
 
 @dataclass(frozen=True)
 class Identity:
-    """What makes a pipeline execution itself: the commit, what is changed on top of it, and the parameters in use."""
+    """What makes a pipeline execution itself: the commit, what is changed on top of it, the parameters in use, and the
+    checkpoints that they name."""
 
     sha: str
     dirty: str  # digest of the uncommitted changes to the code, "" when there are none
     params: str
+    checkpoints: str
     name: str  # DVC_EXP_NAME, "" outside of `dvc exp run`
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(json.dumps([self.sha, self.dirty, self.params]).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([self.sha, self.dirty, self.params, self.checkpoints]).encode()).hexdigest()[
+            :16
+        ]
 
     @property
     def tags(self) -> dict[str, str]:
@@ -74,11 +76,12 @@ def identify(params: Params, base: str = "HEAD", experiment: str = "", name: str
 
     Of a finished experiment: `base` is the commit that it started from, `experiment` its own, `name` DVC's for it.
     """
-    diff = _git("diff", base, *([experiment] if experiment else []), "--", *CODE)
+    diff = _git("diff", base, *([experiment] if experiment else []), "--", *pipeline.code())
     return Identity(
         sha=_git("rev-parse", base).strip() or "none",
         dirty=hashlib.sha256(diff.encode()).hexdigest()[:16] if diff else "",
         params=hashlib.sha256(json.dumps(flatten(params), sort_keys=True).encode()).hexdigest()[:16],
+        checkpoints=files.combined(checkpoints.digests(params))[:16],
         name=name or os.environ.get("DVC_EXP_NAME", ""),
     )
 
@@ -114,9 +117,7 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
     """First uses of one SQLite file race its migrations, and two seekers of a run would both make it."""
-    paths.cache().mkdir(parents=True, exist_ok=True)
-    with (paths.cache() / "mlflow.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with files.locked(paths.cache() / "mlflow.lock"):
         yield
 
 

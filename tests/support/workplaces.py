@@ -1,0 +1,37 @@
+"""A folder in which a stage can be run by hand: this repository's code, dvc.yaml and parameters, and what `check` leaves."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from t2i_feedback.foundation import checkpoints, files, params, paths
+from t2i_feedback.params import Params
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def enter(folder: Path, monkeypatch: pytest.MonkeyPatch, parameters: Mapping[str, Any] | None = None) -> None:
+    """Make `folder` the current directory and such a place; `parameters` is all of params.yaml, by default ours."""
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    for name in ("src", "models/postcards"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).symlink_to(REPOSITORY / name)
+    (folder / paths.PIPELINE).write_bytes((REPOSITORY / paths.PIPELINE).read_bytes())
+    write_parameters(parameters or ours())
+
+
+def ours() -> dict[str, Any]:
+    """All of this repository's params.yaml."""
+    return params.read(REPOSITORY / paths.PARAMS)
+
+
+def write_parameters(parameters: Mapping[str, Any]) -> None:
+    """As params.yaml of the current directory, and what stage `check` makes of it."""
+    files.write_text(paths.PARAMS, yaml.safe_dump(dict(parameters)))
+    for key, digest in checkpoints.digests(params.load(Params)).items():
+        files.write_text(paths.CHECKED / key, digest)
+    files.write_text(paths.PARAMETERS, "")
