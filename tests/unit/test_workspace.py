@@ -3,91 +3,148 @@
 import shutil
 from collections import namedtuple
 from pathlib import Path
+from typing import Annotated
 
 import pytest
-from pydantic import BaseModel
 
-from t2i_feedback.foundation import workspace
+from t2i_feedback.foundation import pipeline, workspace
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.params import CHECKPOINT, FREE, Keys, Section
+
+PIPELINE = """
+stages:
+  draw:
+    foreach:
+      raw: {prompts: data/captions}
+      enhanced: {prompts: data/prompts}
+    do:
+      cmd: PYTHONPATH=src python -m t2i_feedback.stages.draw ${key}
+      deps: [src/drawing, "${item.prompts}"]
+      params: [seed, model]
+      outs: ["data/arms/${key}"]
+  report:
+    cmd: PYTHONPATH=src python -m t2i_feedback.stages.report
+    deps: [src/reporting.py]
+    params: [report]
+"""
 
 
-class Section(BaseModel):
+class Model(Section):
+    name: Annotated[str, CHECKPOINT] = "checkpoint"
     steps: int = 20
+    batch_size: Annotated[int, FREE] = 8
+
+
+class Settings(Keys):
+    seed: int = 1
+    model: Model = Model()
+    report: str = "grid"
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    (tmp_path / "dvc.yaml").write_text(PIPELINE)
+    (tmp_path / "params.yaml").write_text("seed: 1")
+    for name in ("src/drawing/pen.py", "src/reporting.py", "data/captions", "data/prompts", "checkpoint/weights"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("a")
     return tmp_path
 
 
-def test_the_same_parameters_and_inputs_have_the_same_name(here: Path) -> None:
-    (here / "input").write_text("a")
-    inputs = [here / "input"]
-    assert workspace.digest([Section(), "raw", 7], inputs) == workspace.digest([Section(), "raw", 7], inputs)
+def key(settings: Settings = Settings(), arm: str = "raw") -> str:  # noqa: B008
+    return workspace.key(pipeline.running("draw", arm), settings)
 
 
-def test_another_parameter_has_another_name() -> None:
-    names = {
-        workspace.digest(values, [])
-        for values in ([Section()], [Section(steps=4)], [Section(), None], [Section(), "x"])
-    }
-    assert len(names) == 4
+def test_the_same_parameters_and_inputs_have_the_same_name() -> None:
+    assert key() == key()
 
 
-def test_another_input_has_another_name(here: Path) -> None:
-    (here / "input").write_text("a")
-    before = workspace.digest([], [here / "input"])
-    (here / "input").write_text("b")
-    assert workspace.digest([], [here / "input"]) != before
+def test_a_parameter_that_the_stage_lists_changes_the_name() -> None:
+    assert len({key(), key(Settings(seed=2)), key(Settings(model=Model(steps=4)))}) == 3
 
 
-def test_a_folder_counts_with_everything_below_it(here: Path) -> None:
-    (here / "folder" / "below").mkdir(parents=True)
-    before = workspace.digest([], [here / "folder"])
-    (here / "folder" / "below" / "file").write_text("a")
-    assert workspace.digest([], [here / "folder"]) != before
+def test_a_parameter_that_decides_nothing_or_that_the_stage_does_not_list_leaves_the_name() -> None:
+    assert key() == key(Settings(model=Model(batch_size=1))) == key(Settings(report="none"))
+
+
+@pytest.mark.parametrize("name", ["src/drawing/pen.py", "src/drawing/new.py", "data/captions", "checkpoint/weights"])
+def test_what_the_stage_uses_changes_the_name(name: str, here: Path) -> None:
+    before = key()
+    (here / name).write_text("other bytes")
+    assert key() != before
+
+
+@pytest.mark.parametrize("name", ["src/reporting.py", "src/new.py", "data/prompts", "src/drawing/__pycache__/pen.pyc"])
+def test_what_the_stage_does_not_use_leaves_the_name(name: str, here: Path) -> None:
+    before = key()
+    (here / name).parent.mkdir(exist_ok=True)
+    (here / name).write_text("other bytes")
+    assert key() == before
+
+
+def test_a_checkpoint_counts_wherever_it_lies_and_a_hub_id_by_its_name(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "weights").write_text("a")
+    settings = Settings(model=Model(name=str(elsewhere)))
+    before = key(settings)
+    (elsewhere / "weights").write_text("retrained")
+    assert key(settings) != before
+    assert key(Settings(model=Model(name="owner/model"))) != key(Settings(model=Model(name="owner/other")))
+
+
+def test_a_missing_input_is_named(here: Path) -> None:
+    (here / "data/captions").unlink()
+    with pytest.raises(UserError, match=r"data/captions is missing: run `dvc repro`"):
+        key()
+
+
+def test_an_unknown_argument_is_named_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"no stage that runs .*draw rwa; its draw stages are enhanced, raw"):
+        key(arm="rwa")
+
+
+def unfinished(settings: Settings = Settings()):  # noqa: B008
+    return workspace.unfinished(pipeline.running("draw", "raw"), settings)
 
 
 def test_work_is_found_again_after_an_interruption() -> None:
     def interrupted() -> None:
-        with workspace.partial("generate", "0123") as folder:
+        with unfinished() as folder:
             (folder / "1.png").write_text("done")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    with workspace.partial("generate", "0123") as folder:
+    with unfinished() as folder:
         assert (folder / "1.png").read_text() == "done"
 
 
 def test_work_of_another_name_starts_afresh() -> None:
-    with workspace.partial("generate", "0123") as folder:
+    with unfinished() as folder:
         (folder / "1.png").write_text("done")
-    with workspace.partial("generate", "4567") as folder:
+    with unfinished(Settings(seed=2)) as folder:
         assert not list(folder.iterdir())
 
 
 def test_two_processes_do_not_share_work() -> None:
-    with (
-        workspace.partial("generate", "0123"),
-        pytest.raises(UserError, match="generate is already running"),
-        workspace.partial("generate", "0123"),
-    ):
+    with unfinished(), pytest.raises(UserError, match="draw@raw is already running"), unfinished():
         pass
 
 
 def test_a_full_disk_is_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 2**20))
-    with pytest.raises(UserError, match="only 1 MiB are free"), workspace.partial("generate", "0123"):
+    with pytest.raises(UserError, match="only 1 MiB are free"), unfinished():
         pass
 
 
 def test_the_partial_work_lies_in_the_root_that_dvc_names(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_ROOT", str(here / "elsewhere"))
-    with workspace.partial("generate", "0123") as folder:
+    with unfinished() as folder:
         assert folder.is_relative_to(here / "elsewhere" / ".cache")
 
 
@@ -97,7 +154,7 @@ def test_publishing_replaces_the_old_output_whole(here: Path) -> None:
         (here / name / file).write_text("")
     workspace.publish(here / "finished", here / "out")
     assert [path.name for path in (here / "out").iterdir()] == ["new"]
-    assert sorted(path.name for path in here.iterdir()) == ["out"]
+    assert not (here / "finished").exists() and not list(here.glob(".*.partial"))
 
 
 def test_publishing_makes_the_folders_above(here: Path) -> None:

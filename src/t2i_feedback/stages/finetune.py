@@ -38,7 +38,7 @@ def main() -> None:
             human.check_answered(human.sheet(config.preference), work)
         user = stack.enter_context(shared.open(config.judge, judge)) if config.asks_judge else None
         second_user = stack.enter_context(shared.open(p.evaluate.judge, held_out))
-        run = stack.enter_context(runs.stage_run(p, "finetune"))
+        run = stack.enter_context(runs.stage_run("finetune"))
         read = f"scores are read by {user.reading}, " if user else ""
         print(f"finetune: {read}held-out scores by {second_user.reading}", flush=True)
         if user and config.enhance_prompts:

@@ -21,7 +21,7 @@ def publish(p: params.Params) -> bool:
     if not runs.wanted():
         return False
     try:
-        run = runs.parent_run(p)
+        run = runs.parent_run()
         run.tag(wording())
         run.replay({0: metrics()})
         run.replay(reward_curve())

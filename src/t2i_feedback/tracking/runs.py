@@ -7,7 +7,6 @@ t2i_feedback.tracking.publish` brings it up to date later. One parent run stands
 Environment: MLFLOW_TRACKING_URI (else a SQLite file in the repository's root), T2I_NO_TRACKING (any value: off).
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -19,10 +18,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from t2i_feedback.foundation import checkpoints, files, paths, pipeline
-from t2i_feedback.params import Params
+from t2i_feedback.foundation import files, params, paths, pipeline
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -61,9 +59,7 @@ class Identity:
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(json.dumps([self.sha, self.dirty, self.params, self.checkpoints]).encode()).hexdigest()[
-            :16
-        ]
+        return files.text_digest(json.dumps([self.sha, self.dirty, self.params, self.checkpoints]))[:16]
 
     @property
     def tags(self) -> dict[str, str]:
@@ -71,19 +67,31 @@ class Identity:
         return known | ({NAME: self.name} if self.name else {})
 
 
-def identify(params: Params, base: str = "HEAD", experiment: str = "", name: str = "") -> Identity:
+Parameters = Mapping[str, Any]  # what params.yaml holds
+
+
+def identify(
+    parameters: Parameters, checkpoints: Mapping[str, str], base: str = "HEAD", experiment: str = "", name: str = ""
+) -> Identity:
     """Of the repository around the current directory. dvc.lock and results change while DVC runs and do not count.
 
-    Of a finished experiment: `base` is the commit that it started from, `experiment` its own, `name` DVC's for it.
+    `checkpoints` are the digests of those that the parameters name. Of a finished experiment: `base` is the commit that
+    it started from, `experiment` its own, `name` DVC's for it.
     """
     diff = _git("diff", base, *([experiment] if experiment else []), "--", *pipeline.code())
     return Identity(
         sha=_git("rev-parse", base).strip() or "none",
-        dirty=hashlib.sha256(diff.encode()).hexdigest()[:16] if diff else "",
-        params=hashlib.sha256(json.dumps(flatten(params), sort_keys=True).encode()).hexdigest()[:16],
-        checkpoints=files.combined(checkpoints.digests(params))[:16],
+        dirty=files.text_digest(diff)[:16] if diff else "",
+        params=files.combined(flatten(parameters))[:16],
+        checkpoints=files.combined(checkpoints)[:16],
         name=name or os.environ.get("DVC_EXP_NAME", ""),
     )
+
+
+def checked() -> dict[str, str]:
+    """Key -> digest of the checkpoint that it names, as stage `check` has left them."""
+    found = sorted(paths.CHECKED.glob("*")) if paths.CHECKED.exists() else []
+    return {path.name: path.read_text(encoding="utf-8").strip() for path in found if path != paths.PARAMETERS}
 
 
 def _git(*arguments: str) -> str:
@@ -95,12 +103,14 @@ def _git(*arguments: str) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def flatten(params: Params) -> dict[str, str]:
-    """Dotted key -> text, cut at MLflow's limit. Of the catalogue, only the entries that the run uses."""
-    tree = params.model_dump(mode="json")
-    used = {params.stage1.mllm, params.finetune.judge, params.evaluate.judge}
-    tree["mllms"] = {name: entry for name, entry in tree["mllms"].items() if name in used}
-    return {key: str(value)[:VALUE_LIMIT] for key, value in _leaves(tree)}
+def flatten(parameters: Parameters) -> dict[str, str]:
+    """Dotted key -> text, cut at MLflow's limit, of the parameters that some stage of dvc.yaml lists."""
+    listed = {key for stage in pipeline.stages() for key in stage.params}
+    return {
+        key: str(value)[:VALUE_LIMIT]
+        for key, value in _leaves(parameters)
+        if any(f"{key}.".startswith(f"{one}.") for one in listed)
+    }
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -208,14 +218,16 @@ def _find_or_create(client: "MlflowClient", experiment: str, tags: Mapping[str, 
     return Run(client, experiment, run.info.run_id)
 
 
-def parent_run(params: Params, identity: Identity | None = None) -> Run:
-    """The run of the workspace's present state. Outside of `dvc exp run` it is found whatever its experiment's name."""
-    identity = identity or identify(params)
+def parent_run(parameters: Parameters | None = None, identity: Identity | None = None) -> Run:
+    """The run of these parameters, by default of the workspace's present state. Outside of `dvc exp run` it is found
+    whatever its experiment's name."""
+    parameters = params.read() if parameters is None else parameters
+    identity = identity or identify(parameters, checked())
     name = identity.name or f"{identity.sha[:7]}{'+' if identity.dirty else ''} {identity.params[:7]}"
     run = _find_or_create(*_connect(), {**identity.tags, STAGE: "pipeline"}, name)
-    run.note(flatten(params))
-    if params.report.stamp:
-        run.tag({STAMP: params.report.stamp})
+    run.note(flatten(parameters))
+    if stamp := params.at(parameters, "report.stamp"):
+        run.tag({STAMP: stamp})
     return run
 
 
@@ -245,9 +257,9 @@ class Stream:
 
 
 @contextmanager
-def stage_run(params: Params, stage: str) -> Iterator[Stream]:
+def stage_run(stage: str) -> Iterator[Stream]:
     """A child run for one stage, under the parent of this state; an interrupted stage goes on in the same child."""
-    stream = Stream(_child(params, stage) if wanted() else None)
+    stream = Stream(_child(stage) if wanted() else None)
     try:
         yield stream
     except BaseException as error:
@@ -256,9 +268,9 @@ def stage_run(params: Params, stage: str) -> Iterator[Stream]:
     stream.finish("FINISHED")
 
 
-def _child(params: Params, stage: str) -> Run | None:
+def _child(stage: str) -> Run | None:
     try:
-        return parent_run(params).child(stage)
+        return parent_run().child(stage)
     except Exception as error:
         warn(error)
         return None
