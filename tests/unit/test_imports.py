@@ -5,83 +5,81 @@ import ast
 import imports
 import pytest
 
-FOUNDATIONS = {"errors", "params", "records"}
-
-# Package or module -> the others that it may import. Whoever is not here fails: a new module states its place.
+# Room -> the other rooms that it may know; all know `foundation`. Whoever is not here fails: a new room states its place.
 MAY_KNOW = {
     "": set(),
-    "errors": set(),
-    "processes": {"errors"},
-    "paths": set(),
-    "params": {"errors", "paths"},
-    "records": {"errors"},
-    "workspace": {"errors", "paths", "processes"},
-    "datasets": FOUNDATIONS,
-    "mllm": FOUNDATIONS,
-    "pictures": set(),
-    "diffusion": FOUNDATIONS | {"pictures", "processes"},
-    "evaluation": FOUNDATIONS | {"processes"},
-    "photometry": {"errors"},
-    "traits": set(),
-    "rewards": FOUNDATIONS | {"mllm", "photometry", "traits"},
-    "sheet": {"errors", "pictures"},
-    "ddpo": FOUNDATIONS | {"diffusion", "processes"},
-    "loop": FOUNDATIONS,
-    "reporting": FOUNDATIONS | {"evaluation"},
-    "tables": FOUNDATIONS | {"paths", "reporting"},
-    "tracking": {"errors", "params", "paths"},
+    "foundation": set(),
+    "arms": set(),
+    "datasets": set(),
+    "image_models": set(),
+    "mllm": set(),
+    "evaluation": set(),
+    "loop": set(),  # callables only
+    "calibration": {"datasets", "mllm"},
+    "rewards": {"mllm"},
+    "finetuning": {"image_models"},  # rewards, embeddings and judges reach it as callables
+    "reporting": {"arms", "calibration", "evaluation"},
+    "tracking": {"arms"},
 }
-# Programs beside the stages: they know the DAG's files and are started like stages.
-PROGRAMS = {
-    "estimate": FOUNDATIONS | {"mllm", "paths", "profile", "stages"},
-    "profile": FOUNDATIONS | {"paths", "stages"},
-    "publish": FOUNDATIONS | {"paths", "stages", "tracking"},
-    "paper_tables": FOUNDATIONS | {"paths", "profile", "reporting", "stages", "tables", "tracking"},
-}
-KNOWS_PATHS = {"params", "workspace", "tracking", "mllm.ledger", "tables.experiments", *PROGRAMS}  # besides stages
+EVERYTHING = {"stages", "tools"}  # and nobody knows them
+READ_STAGES = {"tools.estimate", "tools.paper"}
+ALL_PARAMETERS = {"stages.check", "tools"}  # who may know params.yaml as a whole; a stage knows the keys that it reads
+DAG_FILES = {"foundation", "stages", "tools", "tracking"}  # who may know the paths of the DAG's files
 
 
-def place(name: str) -> str:
+def room(name: str) -> str:
     """The package that a module lies in, or itself."""
     return name.partition(".")[0]
 
 
-@pytest.mark.parametrize("name", [name for name in imports.modules() if place(name) != "stages"])
-def test_a_module_knows_only_whom_it_may(name: str) -> None:
-    may = (MAY_KNOW | PROGRAMS)[place(name)] | {place(name)}
-    if name == "mllm.ledger":
-        may = may | {"paths"}  # for its own command line: where the ledger lies
-    assert {place(other) for other in imports.knows(name)} - {""} <= may
+def within(name: str, places: set[str]) -> bool:
+    return any(name == place or name.startswith(f"{place}.") for place in places)
 
 
-def test_only_stages_and_programs_import_stages() -> None:
-    others = [name for name in imports.modules() if place(name) != "stages" and name not in PROGRAMS]
-    assert [name for name in others if any(place(other) == "stages" for other in imports.knows(name))] == []
+@pytest.mark.parametrize("name", [n for n in imports.modules() if room(n) not in EVERYTHING | {"params"}])
+def test_a_module_knows_only_the_rooms_that_it_may(name: str) -> None:
+    may = MAY_KNOW[room(name)] | {room(name), "foundation", ""}
+    assert {room(other) for other in imports.knows(name)} - may == set()
 
 
-def test_only_stages_and_what_runs_beside_them_know_the_paths() -> None:
-    knowing = {name for name in imports.modules() if "paths" in imports.knows(name)}
-    assert {name for name in knowing if place(name) != "stages"} <= KNOWS_PATHS
+def test_params_knows_sections_and_the_names_that_they_choose_among() -> None:
+    others = [name for name in imports.knows("params") if room(name) not in ("foundation", "")]
+    allowed = ("evaluation.protocols", "rewards.registry")
+    assert [name for name in others if not name.endswith(".section") and name not in allowed] == []
 
 
-def test_the_rules_name_no_module_that_is_gone() -> None:
-    present = {place(name) for name in imports.modules()}
-    assert set(MAY_KNOW | PROGRAMS) <= present
-    assert set(imports.modules()) >= KNOWS_PATHS
+@pytest.mark.parametrize("name", imports.modules())
+def test_nobody_imports_a_program(name: str) -> None:
+    known = {other for other in imports.knows(name) if within(other, EVERYTHING) and other not in EVERYTHING}
+    own = room(name) if within(name, {"tools"}) else name
+    allowed = {"stages"} if within(name, READ_STAGES) else set()
+    assert {other for other in known if room(other) != own and room(other) not in allowed} == set()
+
+
+def test_only_check_and_tools_know_all_parameters() -> None:
+    assert [n for n in imports.modules() if "params" in imports.knows(n) and not within(n, ALL_PARAMETERS)] == []
+
+
+def test_only_stages_tools_and_tracking_know_the_paths_of_the_dag() -> None:
+    knowing = [name for name in imports.modules() if "foundation.paths" in imports.knows(name)]
+    assert [name for name in knowing if not within(name, DAG_FILES)] == []
+
+
+def test_the_rules_name_no_room_that_is_gone() -> None:
+    assert set(MAY_KNOW) | EVERYTHING == {room(name) for name in imports.modules()} - {"params"}
+    assert all(any(within(name, {place}) for name in imports.modules()) for place in READ_STAGES | ALL_PARAMETERS)
 
 
 def test_only_tracking_imports_mlflow() -> None:
     importers = [
         name for name in imports.modules() if any(full.partition(".")[0] == "mlflow" for full in imports.imported(name))
     ]
-    assert importers == ["tracking"]
+    assert importers == ["tracking.runs"]
 
 
-def test_params_yaml_is_named_once_read_by_params_rewritten_by_profile_and_found_in_experiments() -> None:
-    naming = [name for name in imports.modules() if "params.yaml" in _strings(name)]
-    using = {name for name in imports.modules() if "PARAMS" in _attributes(name)}
-    assert naming == ["paths"]
-    assert using == {"params", "profile", "tables.experiments"}
+def test_params_yaml_and_dvc_yaml_are_named_once() -> None:
+    for file in ("params.yaml", "dvc.yaml"):
+        assert [name for name in imports.modules() if file in _strings(name)] == ["foundation.paths"]
 
 
 @pytest.mark.parametrize("name", imports.modules())
@@ -103,13 +101,4 @@ def _strings(name: str) -> set[str]:
         node.value
         for node in ast.walk(imports.tree(name))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    }
-
-
-def _attributes(name: str) -> set[str]:
-    """What a module takes from `paths`."""
-    return {
-        node.attr
-        for node in ast.walk(imports.tree(name))
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "paths"
     }
