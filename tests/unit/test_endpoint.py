@@ -86,6 +86,25 @@ def test_without_probabilities_of_the_answer_it_is_parsed(server: Server, ledger
     assert outcomes[1].status == "unparseable"
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e308])
+def test_a_logprob_that_is_no_number_gives_none(server: Server, ledger: Path, number: float) -> None:
+    broken = said("Yes", logprobs=[{"Yes": 0.9, "No": 0.1}])
+    broken["choices"][0]["logprobs"]["content"][0]["top_logprobs"][0]["logprob"] = number
+    server.script = [(200, {}, broken)]
+    with mllm.open("gpt", entry(server), ledger) as model:
+        (verdict,) = roles.validate(model, [PICTURE], ["a fish"])
+    assert (verdict.status, verdict.p_yes) == ("unparseable", None)
+    assert verdict.raw == "the model's probabilities are not finite; it said: Yes"
+
+
+def test_what_is_impossible_by_its_logprob_is_not_broken(server: Server, ledger: Path) -> None:
+    answer = said("Yes", logprobs=[{"Yes": 1.0, "No": 0.5}])
+    answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"][1]["logprob"] = float("-inf")
+    server.script = [(200, {}, answer)]
+    with mllm.open("gpt", entry(server), ledger) as model:
+        assert roles.validate(model, [PICTURE], ["a fish"])[0].p_yes == 1.0
+
+
 # ------------------------------------------------------------------------------------------------ what a server can do
 
 

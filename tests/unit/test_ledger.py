@@ -1,6 +1,7 @@
 """Nothing is asked twice, nothing that was answered is lost, and what failed is asked again."""
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -168,6 +169,25 @@ def test_an_answer_is_kept_with_its_templates_version_and_its_stage(path: Path, 
     model(path, Echo()).generate(requests("a", template="0123abcd"))
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT template, stage FROM answers").fetchall() == [("0123abcd", "evaluate@raw")]
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "mass"), [({"yes": math.nan, "no": math.nan}, math.nan), ({"yes": 1.0, "no": 0.0}, math.inf)]
+)
+def test_a_kept_answer_that_is_no_number_is_asked_again_once(path: Path, probabilities, mass) -> None:
+    """Earlier versions kept NaN as a valid answer."""
+    echo = Echo()
+    echo.answer = lambda request: Reply("valid", "yes", probabilities, mass, 100)
+    model(path, echo).choose(requests("a"), ("yes", "no"))
+    again = Echo()
+    again.answer = lambda request: Reply("valid", "yes", {"yes": 0.75, "no": 0.25}, 0.9, 100)
+    for _ in range(2):
+        (reply,) = model(path, again).choose(requests("a"), ("yes", "no"))
+        assert reply.probabilities == {"yes": 0.75, "no": 0.25}
+    assert again.asked == ["a"]
+    (row,) = Ledger(path).summary()
+    assert (row[2], row[8]) == (2, 200)  # what the first one cost is not forgotten
+    assert Ledger(path).failed() == (0, [])
 
 
 # ------------------------------------------------------------------------------------------------ asked again

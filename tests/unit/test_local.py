@@ -1,5 +1,7 @@
 """A real, tiny LLaVA checkpoint: probabilities against plain teacher forcing, and whatever a user may type."""
 
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +151,92 @@ def test_a_model_behind_the_ledger_is_not_loaded_twice(llava_folder: Path, pictu
     monkeypatch.setattr(LocalMllm, "__init__", refuse)
     with mllm.open("tiny", entry(llava_folder), path) as model:
         assert roles.score_preference(model, pictures, "dark images") == first
+
+
+# ------------------------------------------------------------------------------------------------ no numbers
+
+
+def with_weight(folder: Path, copy: Path, part: str, value: float) -> Path:
+    """A copy of the checkpoint in which the first weight of this name holds `value`."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, copy)
+    weights = load_file(copy / "model.safetensors")
+    weights[next(name for name in weights if part in name)].view(-1)[0] = value
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("dtype", "remedy"),
+    [
+        ("float16", "not finite in float16: try dtype bfloat16 or float32 (mllms.tiny.dtype)"),
+        ("bfloat16", "not finite in bfloat16: try dtype float32 (mllms.tiny.dtype)"),
+        ("float32", "not finite in float32: the checkpoint itself is broken"),
+    ],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_a_number_is_no_answer(
+    llava_folder: Path, pictures, tmp_path: Path, value: float, dtype: str, remedy: str
+) -> None:
+    folder = with_weight(llava_folder, tmp_path / "broken", "multi_modal_projector", value)
+    with mllm.open("tiny", entry(folder, dtype=dtype, max_new_tokens=4), tmp_path / "ledger.sqlite") as model:
+        verdicts = roles.validate(model, pictures, ["a house"] * 6)
+        scores = roles.score_preference(model, pictures, "dark images")
+        texts = roles.explain(model, pictures, ["a house"] * 6)
+        prompts = roles.enhance(model, ["a house"])
+        replies = model.choose([Request("?", picture) for picture in pictures], ("yes", "no"))
+    assert [(v.status, v.p_yes) for v in verdicts] == [("unparseable", None)] * 6
+    assert [(o.status, o.value) for o in scores + texts] == [("unparseable", None)] * 12
+    assert all(remedy in outcome.raw for outcome in [*verdicts, *scores, *texts])
+    assert all(reply.mass is None and reply.probabilities is None for reply in replies)
+    assert [outcome.status for outcome in prompts] == ["truncated"]  # the projector has no part in it
+    with pytest.raises(UserError, match=re.escape(remedy)):
+        roles.check_invalid(verdicts, 0.5, "verdicts")
+
+
+def test_a_picture_that_overflows_leaves_its_neighbours_their_answers(
+    local: LocalMllm, llava_folder: Path, pictures, monkeypatch
+) -> None:
+    """Also where only the second token of a candidate is not a number."""
+    monkeypatch.setattr("t2i_feedback.mllm.base.MIN_MASS", 0.0)
+    broken = LocalMllm("tiny", entry(llava_folder, batch_size=4), "")
+    requests = [Request("rate this", image) for image in pictures[:4]]
+    whole = ask(local, requests, Decoding(8, roles.SCORES))
+    head = broken._model.get_output_embeddings()
+    steps: list[int] = []
+
+    def overflow(_module, _inputs, logits: torch.Tensor) -> torch.Tensor:
+        steps.append(len(steps))
+        logits[1 if len(steps) == 1 else 2] = torch.inf  # row 1 at the answer's first token, row 2 at every later one
+        return logits
+
+    hook = head.register_forward_hook(overflow)
+    replies = ask(broken, requests, Decoding(8, roles.SCORES))
+    hook.remove()
+    assert len(steps) > 1
+    assert [reply.status for reply in replies] == ["valid", "unparseable", "unparseable", "valid"]
+    for i in (0, 3):
+        assert replies[i].probabilities == pytest.approx(whole[i].probabilities, abs=1e-6)
+
+
+def test_what_follows_an_answers_end_does_not_break_it(llava_folder: Path, pictures) -> None:
+    local = LocalMllm("tiny", entry(llava_folder), "")
+    requests = [Request("what?", image) for image in pictures[:2]]
+    written = local._model.generate(**local._inputs(requests), max_new_tokens=5, do_sample=False)[:, -5:].tolist()
+    end = next(token for token in written[0] if token not in written[1])
+    local._model.generation_config.eos_token_id = end
+    steps: list[int] = []
+
+    def overflow(_module, _inputs, logits: torch.Tensor) -> torch.Tensor:
+        steps.append(len(steps))
+        if len(steps) > written[0].index(end) + 1:
+            logits[:] = torch.nan
+        return logits
+
+    local._model.get_output_embeddings().register_forward_hook(overflow)
+    replies = ask(local, requests, Decoding(7))
+    assert [reply.status for reply in replies] == ["valid", "unparseable"]
 
 
 def test_other_weights_are_another_model(llava_folder: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The families of MLLMs behind one backend: pictures of any size and texts of any length, together as alone."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,27 @@ def test_every_family_goes_through_every_role(folder: Path, requests, tmp_path: 
         assert [v.status for v in roles.validate(model, pictures, ["a house"] * 3)] == ["valid"] * 3
         assert len(roles.score_preference(model, pictures, "dark images")) == 3
         assert len(roles.enhance(model, ["a house"]) + roles.explain(model, pictures, ["a house"] * 3)) == 4
+
+
+def test_weights_that_are_not_numbers_give_no_number(folder: Path, requests, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, tmp_path / "broken")
+    weights = load_file(tmp_path / "broken" / "model.safetensors")
+    weights[next(name for name in weights if "norm" in name and "vision" not in name)].fill_(torch.nan)
+    save_file(weights, tmp_path / "broken" / "model.safetensors", metadata={"format": "pt"})
+    pictures = [request.image for request in requests[:3]]
+    wanted = entry(tmp_path / "broken", max_new_tokens=4, templates="postcards")
+    with mllm.open("tiny", wanted, tmp_path / "ledger.sqlite") as model:
+        outcomes = [
+            *roles.validate(model, pictures, ["a house"] * 3),
+            *roles.score_preference(model, pictures, "dark images"),
+            *roles.enhance(model, ["a house"]),
+        ]
+    assert [outcome.status for outcome in outcomes] == ["unparseable"] * 7
+    assert {outcome.raw for outcome in outcomes} == {
+        "the model's probabilities are not finite in float32: the checkpoint itself is broken"
+    }
 
 
 # ------------------------------------------------------------------------------------------------ text alone

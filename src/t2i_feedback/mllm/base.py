@@ -3,6 +3,7 @@
 Only a `valid` reply carries an answer. The other statuses say why there is none, and no number is made of them.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -15,6 +16,7 @@ from t2i_feedback.mllm.section import EndpointEntry, LocalEntry
 Value = TypeVar("Value")
 
 MIN_MASS = 0.05  # an answer whose candidates together have less probability is not one of the candidates
+NOT_FINITE = "the model's probabilities are not finite"
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,14 @@ def cost_usd(entry: LocalEntry | EndpointEntry, reply: Reply) -> float:
     return (read * reply.tokens_in + written * reply.tokens_out) / 1e6
 
 
-def chosen(mass: dict[str, float], text: str) -> Reply:
-    """The reply that candidates' probability masses make: unparseable when they are hardly among the answers."""
+def chosen(mass: dict[str, float], text: str, remark: str = "") -> Reply:
+    """The reply that candidates' probability masses make: unparseable when they are hardly among the answers.
+
+    Where one is NaN or infinite there are none, and the text says so, with the remark behind it.
+    """
     total = sum(mass.values())
+    if not math.isfinite(total):
+        return Reply("unparseable", NOT_FINITE + remark, tokens_out=1, reading="probability")
     if total < MIN_MASS:
         return Reply("unparseable", text, None, total, tokens_out=1, reading="probability")
     shares = {name: value / total for name, value in mass.items()}

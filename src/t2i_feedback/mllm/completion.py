@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 from openai.types.chat import ChatCompletion
@@ -70,7 +71,7 @@ def _read(completion: ChatCompletion, request: Request, decoding: Decoding, seco
     if choice.finish_reason == "content_filter" or choice.message.refusal:
         return Reply("refusal", choice.message.refusal or text, None, None, *tokens, seconds)
     if (found := _chosen(choice, decoding.candidates, text)) is not None:
-        return Reply("valid", text, found.probabilities, found.mass, *tokens, seconds, "probability")
+        return replace(found, tokens_in=tokens[0], tokens_out=tokens[1], seconds=seconds)
     return Reply("truncated" if choice.finish_reason == "length" else "valid", text, None, None, *tokens, seconds)
 
 
@@ -97,16 +98,21 @@ def _chosen(choice: Choice, candidates: tuple[str, ...], text: str) -> Reply | N
     for option in tokens[first].top_logprobs:
         word = option.token.strip(BLANKS).lower()
         if word in mass:
-            mass[word] += math.exp(option.logprob)
+            mass[word] += _probability(option.logprob)
     written = tokens[first].token.strip(BLANKS).lower()
     for option in tokens[first + 1].top_logprobs if first + 1 < len(tokens) else ():
         longer = written + option.token.lower()
         if longer in mass and longer != written:
-            share = math.exp(tokens[first].logprob + option.logprob)
+            share = _probability(tokens[first].logprob + option.logprob)
             mass[longer] += share
             if written in mass:
                 mass[written] = max(0.0, mass[written] - share)
     for name, share in mass.items():
         if share >= MIN_MASS and name != written and any(m == 0 and n.startswith(name) for n, m in mass.items()):
             return None
-    return chosen(mass, text) if sum(mass.values()) >= MIN_MASS else None
+    return None if sum(mass.values()) < MIN_MASS else chosen(mass, text, f"; it said: {text}")
+
+
+def _probability(logprob: float) -> float:
+    """NaN where the logprob is NaN or well above 0, which rounding does not explain."""
+    return math.exp(logprob) if logprob < 1 else math.nan

@@ -8,6 +8,7 @@ call that was lost on the way is noted as a failure and asked again the next tim
 """
 
 import json
+import math
 import os
 import sqlite3
 import subprocess
@@ -53,6 +54,7 @@ _LATER_COLUMNS = {  # what files of earlier versions lack
 _SHARED = "key, model, role, status, tokens_in, tokens_out, seconds, cost_usd, template, stage"
 _KEEP_ANSWER = f"INSERT OR IGNORE INTO answers ({_SHARED}, reply) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _NOTE_FAILURE = f"INSERT INTO failures ({_SHARED}, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_FAILED = f"INSERT INTO failures ({_SHARED}, created, reason) SELECT {_SHARED}, created, reply"
 _NOT_VALID = "FROM answers WHERE status != 'valid' AND COALESCE(stage, '') = ?"
 _OPEN_FAILURES = """(
     SELECT key, COALESCE(stage, '') AS stage, created, rowid AS number FROM answers WHERE status != 'valid'
@@ -118,13 +120,17 @@ class Ledger:
             yield connection
 
     def find(self, keys: Sequence[str]) -> dict[str, Reply]:
-        """The replies that are there, by key."""
+        """The replies that are there, by key; one that holds NaN is moved to the failures, and so asked again."""
         found: dict[str, Reply] = {}
         with self._connection() as connection:
             for start in range(0, len(keys), KEYS_PER_QUERY):
                 some = keys[start : start + KEYS_PER_QUERY]
                 query = f"SELECT key, reply FROM answers WHERE key IN ({','.join('?' * len(some))})"
                 found |= {key: Reply(**json.loads(reply)) for key, reply in connection.execute(query, some)}
+            for key in [key for key, reply in found.items() if not _finite(reply)]:
+                del found[key]
+                connection.execute(f"{_FAILED} FROM answers WHERE key = ?", (key,))
+                connection.execute("DELETE FROM answers WHERE key = ?", (key,))
         return found
 
     def keep(self, model: str, entries: Sequence[Entry]) -> None:
@@ -170,10 +176,7 @@ class Ledger:
     def forget_failed(self, stage: str) -> int:
         """Move the stage's answers that are not valid to the failures; the number of the last failure so far."""
         with self._connection() as connection:
-            connection.execute(
-                f"INSERT INTO failures ({_SHARED}, created, reason) SELECT {_SHARED}, created, reply {_NOT_VALID}",
-                (stage,),
-            )
+            connection.execute(f"{_FAILED} {_NOT_VALID}", (stage,))
             connection.execute(f"DELETE {_NOT_VALID}", (stage,))
             (last,) = connection.execute("SELECT COALESCE(MAX(rowid), 0) FROM failures").fetchone()
             return last
@@ -216,6 +219,11 @@ class Ledger:
                 "INSERT OR REPLACE INTO abilities (identity, found) VALUES (?, ?)",
                 (identity, json.dumps(asdict(found))),
             )
+
+
+def _finite(reply: Reply) -> bool:
+    """Whether its probabilities are numbers: earlier versions kept NaN."""
+    return all(math.isfinite(number) for number in (reply.mass or 0.0, *(reply.probabilities or {}).values()))
 
 
 # ------------------------------------------------------------------------------------------------ command

@@ -9,16 +9,28 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BatchFeature
+from transformers import BatchFeature, LogitsProcessor, LogitsProcessorList
 
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import loading
-from t2i_feedback.mllm.base import Abilities, Decoding, Reply, Request, chosen
+from t2i_feedback.mllm.base import NOT_FINITE, Abilities, Decoding, Reply, Request, chosen
 from t2i_feedback.mllm.section import LocalEntry
 
 MIN_PREFIX = 1e-3  # continuations of less probable beginnings are not looked into; bounds the error of a mass
+WIDER = {"float16": "bfloat16 or float32", "bfloat16": "float32"}  # where a dtype overflows, those that may not
 
 Tokens = tuple[int, ...]
+
+
+class _Finite(LogitsProcessor):
+    """Notes at each step which rows of the batch have finite logits; -inf, of a token that is ruled out, is fine."""
+
+    def __init__(self) -> None:
+        self.steps: list[Tensor] = []  # bool [batch] each
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.steps.append((scores < torch.inf).all(-1))
+        return scores
 
 
 class LocalMllm:
@@ -118,14 +130,25 @@ class LocalMllm:
     # ------------------------------------------------------------------------------------------ out
 
     def _generated(self, inputs: BatchFeature, max_new_tokens: int) -> list[Reply]:
-        """Greedy answers; one without its end is truncated."""
+        """Greedy answers; one without its end is truncated, one from logits that are not finite is unparseable."""
         prompt_length = inputs["input_ids"].shape[1]
-        output = self._model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+        finite = _Finite()
+        output = self._model.generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            logits_processor=LogitsProcessorList([finite]),
+        )
+        steps = torch.stack(finite.steps, 1).tolist()  # bool [batch, new tokens]
         ends = self._model.generation_config.eos_token_id
         ends = {ends} if isinstance(ends, int) else set(ends or ())
         replies = []
-        for row in output[:, prompt_length:].tolist():
+        for row, is_finite in zip(output[:, prompt_length:].tolist(), steps, strict=True):
             length = next((i + 1 for i, token in enumerate(row) if token in ends), None)
+            if not all(is_finite[:length]):
+                replies.append(Reply("unparseable", NOT_FINITE + self._remedy, tokens_out=length or len(row)))
+                continue
             text = self._tokenizer.decode(row[:length], skip_special_tokens=True).strip()
             replies.append(Reply("truncated" if length is None else "valid", text, tokens_out=length or len(row)))
         return replies
@@ -142,15 +165,15 @@ class LocalMllm:
             if prefix[:-1] not in following:
                 continue
             reach[prefix] = reach[prefix[:-1]] + following[prefix[:-1]][:, prefix[-1]]
-            if (reach[prefix].exp() >= MIN_PREFIX).any():
+            if not (reach[prefix].exp() < MIN_PREFIX).all():  # NaN is followed, so that it is not lost
                 following[prefix] = self._continued(inputs, output.past_key_values, prefix)
 
         def probability(sequence: Tokens) -> Tensor:
             prefix = sequence[:-1]
             if prefix not in following:
                 return torch.zeros_like(reach[()])
-            likely = reach[prefix].exp() >= MIN_PREFIX
-            return torch.where(likely, (reach[prefix] + following[prefix][:, sequence[-1]]).exp(), 0.0)
+            unlikely = reach[prefix].exp() < MIN_PREFIX
+            return torch.where(unlikely, 0.0, (reach[prefix] + following[prefix][:, sequence[-1]]).exp())
 
         whole = {sequence: probability(sequence) for sequence in sequences}
         masses = {}
@@ -160,9 +183,17 @@ class LocalMllm:
             masses[candidate] = torch.as_tensor(mass).clamp(min=0).tolist()
         texts = self._tokenizer.batch_decode(first.argmax(-1, keepdim=True))
         return [
-            chosen({candidate: mass[row] for candidate, mass in masses.items()}, text.strip())
+            chosen({candidate: mass[row] for candidate, mass in masses.items()}, text.strip(), self._remedy)
             for row, text in enumerate(texts)
         ]
+
+    @property
+    def _remedy(self) -> str:
+        """What to do about probabilities that are not finite."""
+        dtype = self._entry.dtype
+        if dtype not in WIDER:
+            return f" in {dtype}: the checkpoint itself is broken"
+        return f" in {dtype}: try dtype {WIDER[dtype]} (mllms.{self._name}.dtype)"
 
     def _next(self, **inputs: Any) -> Any:
         """One step of generation: its logits and the cache of what was read."""

@@ -16,6 +16,7 @@ from t2i_feedback.mllm.readings import SCORES, YES_NO
 
 REMARK_TOKENS = 48  # feedback and descriptions are one sentence
 VQA_QUESTION = 'Does this figure show "{}"? Please answer yes or no.'  # of VQAScore's definition: no template
+SHOWN = 120  # characters of an answer that is not valid
 PRESENT = 0.5  # an item is there when P(yes) is at least this
 
 
@@ -143,7 +144,7 @@ def most_frequent(masked: Sequence[Typed]) -> str:
     if not masked:
         return ""
     kinds = ", ".join(f"{count} {status}" for status, count in Counter(o.status for o in masked).most_common())
-    raws = Counter(" ".join(outcome.raw.split())[:80] for outcome in masked).most_common(3)
+    raws = Counter(" ".join(outcome.raw.split())[:SHOWN] for outcome in masked).most_common(3)
     return f" ({kinds}). Most frequent: " + "; ".join(f"{raw!r} ({count}x)" for raw, count in raws)
 
 
