@@ -105,6 +105,68 @@ def test_what_is_impossible_by_its_logprob_is_not_broken(server: Server, ledger:
         assert roles.validate(model, [PICTURE], ["a fish"])[0].p_yes == 1.0
 
 
+# ------------------------------------------------------------------------------------------------ thinking
+
+
+@pytest.mark.parametrize(
+    ("first", "text", "message"),
+    [
+        ({"<think>": 0.9, "8": 0.1}, "<think>An 8?</think>\n3", {}),
+        ({"<": 0.9, "8": 0.1}, "<think>An 8?</think>\n3", {}),
+        ({"8": 1.0}, "8 would be too much.</think>\n3", {}),  # the template began it
+        ({"8": 1.0}, "3", {"reasoning_content": "8 would be too much."}),  # of which the logprobs tell too
+        ({"8": 1.0}, "3", {"reasoning": "8 would be too much."}),
+    ],
+)
+def test_no_probability_is_read_of_what_is_thought(server: Server, ledger: Path, first, text, message) -> None:
+    server.script = [(200, {}, said(text, logprobs=[first, {"k": 1.0}], **message))]
+    with mllm.open("qwen3", entry(server), ledger) as model:
+        (outcome,) = roles.score_preference(model, [PICTURE], "dark images")
+    assert (outcome.status, outcome.value, outcome.reading) == ("valid", 3, "text")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<think>An 8? The score is 8", {}),
+        (None, {"reasoning_content": "An 8? The score is 8"}),
+        ("", {"reasoning": "An 8? The score is 8"}),
+    ],
+)
+@pytest.mark.parametrize("reading", ["probability", "text"])
+def test_thinking_that_uses_up_the_limit_is_truncated_and_says_what_to_raise(
+    server: Server, ledger: Path, text: str | None, message: dict[str, str], reading: str
+) -> None:
+    logprobs = [{"8": 1.0}] if reading == "probability" else None
+    server.script = [(200, {}, said(text, "length", logprobs, **message) | {"usage": None})]
+    wanted = entry(server, reading=reading, max_new_tokens=40)
+    with mllm.open("qwen3", wanted, ledger) as model:
+        (outcome,) = roles.score_preference(model, [PICTURE], "dark images")
+    assert (outcome.status, outcome.value) == ("truncated", None)
+    limit = {"probability": 16, "text": 40}[reading]
+    assert outcome.raw.startswith(f"thinking used up the limit of {limit} tokens: ")
+    assert {"probability": "reading: text", "text": "raise max_new_tokens"}[reading] in outcome.raw
+    (row,) = Ledger(ledger).summary()
+    assert row[9] >= 7  # it was written, and paid for
+
+
+def test_thinking_goes_into_no_prompt_no_list_and_no_remark(server: Server, ledger: Path) -> None:
+    thought = "<think>\na list; of what?\n</think>\n\n"
+    answers = ["A red house", "a house", "There is no house", "The fish is red"]
+    script = [(200, {}, said(f"{thought}{text}")) for text in answers]
+    server.script = [script[0], script[1], (200, {}, said("No")), *script[2:]]
+    wanted = entry(server, reading="text")
+    for _ in range(2):  # from the server, then from the ledger
+        with mllm.open("qwen3", wanted, ledger) as model:
+            assert roles.enhance(model, ["a house"])[0].value == "A red house"
+            (verdict,) = roles.validate(model, [PICTURE], ["a house"], questions=True)
+            assert "think" not in f"{verdict.raw} {verdict.feedback}"
+            assert verdict.p_yes == 0.0
+            assert roles.explain(model, [PICTURE], ["a house"])[0].value == "There is no house"
+            assert roles.describe(model, [PICTURE])[0].value == "The fish is red"
+    assert len(server.seen) == 5
+
+
 # ------------------------------------------------------------------------------------------------ what a server can do
 
 

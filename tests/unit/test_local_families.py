@@ -145,6 +145,17 @@ def test_a_text_model_is_given_no_pictures(text_folder: Path, tmp_path: Path) ->
         pass
 
 
+def test_tags_of_thinking_stay_where_they_are_special_tokens(tmp_path: Path) -> None:
+    """Without them nobody could tell thoughts from the answer."""
+    folder = tiny_mllms.build_text_model(tmp_path / "checkpoint", "[THINK]", "[/THINK]")
+    backend = LocalMllm("small", entry(folder), "")
+    ids = backend._tokenizer.convert_tokens_to_ids
+    spoken = backend._tokenizer.encode("rate 8", add_special_tokens=False)
+    row = [ids("[THINK]"), *spoken, ids("[/THINK]"), *backend._tokenizer.encode("3"), ids("<|im_end|>")]
+    assert backend._text(row) == "[THINK]rate 8[/THINK]3"
+    assert backend._text([*spoken, *row[-2:]]) == "rate 83"
+
+
 # ------------------------------------------------------------------------------------------------ one clear line
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from t2i_feedback.foundation.rows import Status
 from t2i_feedback.mllm import readings, roles
 from t2i_feedback.mllm.base import Reply
-from t2i_feedback.mllm.readings import clean_prompt, parse_items, parse_reason, parse_score, parse_yes
+from t2i_feedback.mllm.readings import clean_prompt, parse_items, parse_reason, parse_score, parse_yes, without_thinking
 
 
 @pytest.mark.parametrize(
@@ -169,12 +169,77 @@ def test_parse_items(text: str, items: list[str]) -> None:
     assert parse_items(text) == items
 
 
+# ------------------------------------------------------------------------------------------------ thinking
+
+TAGS = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<Thought>", "</Thought>"),
+    ("<REASONING>", "</REASONING>"),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+)
+
+
+@pytest.mark.parametrize(("opening", "closing"), TAGS)
+def test_what_a_model_thinks_is_not_its_answer(opening: str, closing: str) -> None:
+    thought = f"{opening}I could say the score is 8, but it is far too bright.{closing}\n3"
+    assert parse_score(thought) == 3
+    assert parse_yes(f"{opening}Is it there? The answer: no... wait, there it is.{closing}\nYes") is True
+    assert parse_reason(f"{opening}no, it is blue{closing}No, the fish is red.") == "the fish is red"
+    assert clean_prompt(f"{opening}\n\n{closing}\n\n**Prompt:** A red house") == "A red house"
+    assert parse_items(f"{opening}\na list;\nof what?\n{closing}\na house; a sun") == ["a house", "a sun"]
+    assert parse_score(f'{opening}8{closing}{{"score": 3}}') == 3
+    assert readings.is_json(f'{opening}8{closing}{{"score": 3}}')
+
+
+@pytest.mark.parametrize(("opening", "closing"), TAGS)
+def test_thinking_whose_beginning_stood_in_the_template_ends_all_the_same(opening: str, closing: str) -> None:
+    assert parse_score(f"The score is 8. No.{closing}\n\n3") == 3
+    assert parse_yes(f"Yes? {opening} no {closing} hm {closing} No.") is False
+    assert clean_prompt(f"They want a house.{closing}A red house") == "A red house"
+
+
+@pytest.mark.parametrize(("opening", "closing"), TAGS)
+def test_after_thinking_that_has_no_end_nothing_was_answered(opening: str, closing: str) -> None:
+    for thought in (f"{opening}The score is 8. Yes", f"Yes: 8 {opening} or", f"{opening}8{closing} 3 {opening}or 4"):
+        assert without_thinking(thought) == ""
+        assert parse_score(thought) is None
+        assert parse_yes(thought) is None
+        assert readings.typed(Reply("valid", thought), "enhance").status == "unparseable"
+
+
+@pytest.mark.parametrize(
+    "text", ["I think it is a 7", "a <b>red</b> house", " a [thinking] man ", "a thought: <7>", ""]
+)
+def test_what_is_no_thinking_stays_as_it_is(text: str) -> None:
+    assert without_thinking(text) == text
+
+
+def test_a_reply_is_typed_by_what_stands_after_the_thinking_and_says_no_more() -> None:
+    reply = readings.typed(Reply("valid", "<think>I'm sorry?</think>\nA red house"), "enhance")
+    assert (reply.status, reply.text) == ("valid", "A red house")
+    assert readings.typed(Reply("valid", "<think>A house</think>I'm sorry, no."), "enhance").status == "refusal"
+    silent = readings.typed(Reply("valid", "<think>The score is 8"), "judge")
+    assert (silent.status, silent.text) == ("unparseable", "<think>The score is 8")  # said where answers are invalid
+
+
+def test_a_probability_that_was_read_where_the_thinking_began_is_none() -> None:
+    """Of a local model that would think first, or kept by an earlier version."""
+    read = {"probabilities": {"yes": 0.9, "no": 0.1}, "mass": 0.1, "reading": "probability"}
+    whole = readings.typed(Reply("valid", "<think>yes?</think>No.", **read), "validate")
+    assert (whole.status, whole.probabilities, whole.reading) == ("valid", None, "text")
+    assert roles._verdict(whole).p_yes == 0.0
+    assert readings.typed(Reply("valid", "<think>", **read), "validate").status == "unparseable"
+
+
 # ------------------------------------------------------------------------------------------------ whatever is said
 
 ROLES = ("enhance", "validate", "feedback", "judge", "describe", "questions", "question")
 SCRAPS = (
     *("7", "10", "0", "7.5", "7/10", " out of 10", "score", "Score:", "rate it", "yes", "no", "No", "Yes", "and", "or"),
     *("answer is", "-", "–", ".", ",", "/", "\n", " ", "{", "}", '"', '{"score":', '{"answer":', "houses", "I'm sorry"),
+    *("<think>", "</think>", "[THINK]", "[/THINK]"),
 )
 said = st.one_of(st.text(), st.lists(st.sampled_from(SCRAPS), max_size=8).map(" ".join))
 count = st.integers(2, 99)
@@ -254,3 +319,11 @@ def test_items_are_few_short_of_lines_and_each_once(text: str) -> None:
     items = parse_items(text)
     assert len(set(items)) == len(items) <= readings.MAX_ITEMS
     assert not any(re.search(r"[;\n]", item) or not item.strip() for item in items)
+
+
+@settings(max_examples=300)
+@given(said)
+def test_thinking_is_taken_out_whole(text: str) -> None:
+    left = without_thinking(text)
+    assert not re.search(r"</?think>|\[/?THINK\]", left, re.IGNORECASE)
+    assert without_thinking(left) == left

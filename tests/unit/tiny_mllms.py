@@ -142,9 +142,10 @@ def build_qwen2_vl(folder: Path) -> Path:
     return _save(folder, Qwen2VLForConditionalGeneration, config, processor)
 
 
-def build_text_model(folder: Path) -> Path:
+def build_text_model(folder: Path, *special: str) -> Path:
     """A language model that takes no pictures."""
-    words = tokenizer()
+    words = tokenizer(*special)
+    words.add_special_tokens({"additional_special_tokens": list(special)})
     words.chat_template = (
         "{% for message in messages %}{{ message['role'] }}\n{{ message['content'] }}{{ eos_token }}{% endfor %}"
         "{% if add_generation_prompt %}assistant\n{% endif %}"

@@ -12,6 +12,7 @@ from openai.types.chat.chat_completion import Choice
 from PIL import Image
 
 from t2i_feedback.mllm.base import MIN_MASS, Decoding, Reply, Request, chosen
+from t2i_feedback.mllm.readings import without_thinking
 
 TOP_LOGPROBS = 20  # as many as the protocol allows
 CHOICE_TOKENS = 16  # room for "Score: 7/10" where the first token is not the answer
@@ -66,13 +67,27 @@ def gives_logprobs(completion: ChatCompletion) -> bool:
 def _read(completion: ChatCompletion, request: Request, decoding: Decoding, seconds: float) -> Reply:
     choice = completion.choices[0]
     text = (choice.message.content or "").strip()
+    apart = str(getattr(choice.message, "reasoning_content", None) or getattr(choice.message, "reasoning", None) or "")
     usage = completion.usage
-    tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else _estimated(request, text)
+    tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else _estimated(request, apart + text)
     if choice.finish_reason == "content_filter" or choice.message.refusal:
         return Reply("refusal", choice.message.refusal or text, None, None, *tokens, seconds)
-    if (found := _chosen(choice, decoding.candidates, text)) is not None:
+    answer = without_thinking(text)
+    thought = apart or answer != text  # what is written first is no answer then
+    if not thought and (found := _chosen(choice, decoding.candidates, text)) is not None:
         return replace(found, tokens_in=tokens[0], tokens_out=tokens[1], seconds=seconds)
-    return Reply("truncated" if choice.finish_reason == "length" else "valid", text, None, None, *tokens, seconds)
+    if choice.finish_reason != "length":
+        return Reply("valid", text, None, None, *tokens, seconds)
+    if thought and not answer:
+        text = f"thinking used up the limit of {_limit(decoding)}: {apart or text}"
+    return Reply("truncated", text, None, None, *tokens, seconds)
+
+
+def _limit(decoding: Decoding) -> str:
+    """How much a model may write, and how that becomes more."""
+    if decoding.candidates:
+        return f"{CHOICE_TOKENS} tokens: choose reading: text, which has max_new_tokens"
+    return f"{decoding.max_new_tokens} tokens: raise max_new_tokens"
 
 
 def _estimated(request: Request, text: str) -> tuple[int, int]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from transformers import BatchFeature, LogitsProcessor, LogitsProcessorList
 
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.mllm import loading
+from t2i_feedback.mllm import loading, readings
 from t2i_feedback.mllm.base import NOT_FINITE, Abilities, Decoding, Reply, Request, chosen
 from t2i_feedback.mllm.section import LocalEntry
 
@@ -44,6 +45,8 @@ class LocalMllm:
         self._tokenizer.padding_side = "left"
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
+        special = zip(self._tokenizer.all_special_tokens, self._tokenizer.all_special_ids, strict=True)
+        self._thinking_tags = {number for token, number in special if readings.THINKING_TAG.fullmatch(token)}
         text_config = self._model.config.get_text_config()
         self._context = getattr(text_config, "max_position_embeddings", None) or 1 << 30
         self._rendered = lru_cache(maxsize=4096)(self._render)
@@ -149,9 +152,14 @@ class LocalMllm:
             if not all(is_finite[:length]):
                 replies.append(Reply("unparseable", NOT_FINITE + self._remedy, tokens_out=length or len(row)))
                 continue
-            text = self._tokenizer.decode(row[:length], skip_special_tokens=True).strip()
+            text = self._text(row[:length])
             replies.append(Reply("truncated" if length is None else "valid", text, tokens_out=length or len(row)))
         return replies
+
+    def _text(self, tokens: list[int]) -> str:
+        """What was written, without special tokens; but tags of thinking stay, by which it is found and taken out."""
+        runs = groupby(tokens, self._thinking_tags.__contains__)
+        return "".join(self._tokenizer.decode(list(run), skip_special_tokens=not tags) for tags, run in runs).strip()
 
     def _chosen(self, inputs: BatchFeature, candidates: tuple[str, ...]) -> list[Reply]:
         """Probabilities of the candidates as answers: the summed probabilities of all their spellings in tokens."""

@@ -16,6 +16,12 @@ _FIELDS: dict[tuple[str, ...], dict] = {  # candidates -> the fields of the JSON
 }
 MAX_ITEMS = 12  # of a list; a caption does not state more
 
+_WORD = "(?:think|thinking|thought|reasoning)"
+_OPENING, _CLOSING = rf"(?:<{_WORD}>|\[THINK\]|◁think▷)", rf"(?:</{_WORD}>|\[/THINK\]|◁/think▷)"
+THINKING_TAG = re.compile(f"{_OPENING}|{_CLOSING}", re.IGNORECASE)
+_THINKING = re.compile(rf"{_OPENING}.*?{_CLOSING}\s*", re.IGNORECASE | re.DOTALL)
+_TO_THE_LAST_END = re.compile(rf"\A.*{_CLOSING}\s*", re.IGNORECASE | re.DOTALL)
+
 _REFUSAL = re.compile(
     r"^\W*(i['’]?m sorry|i am sorry|sorry,|i can ?not|i can['’]t|i['’]m (unable|not able)|i am (unable|not able)|"
     r"as an ai|unfortunately,? i)\b",
@@ -64,8 +70,18 @@ def schema(candidates: tuple[str, ...]) -> str:
     return json.dumps(required)
 
 
+def without_thinking(text: str) -> str:
+    """The text without what a model writes between tags of thinking.
+
+    Before a closing tag alone all is thinking: the opening one stood in the chat template. With an opening tag that is
+    never closed nothing is left: the answer would have come after it.
+    """
+    text = _TO_THE_LAST_END.sub("", _THINKING.sub("", text))
+    return "" if THINKING_TAG.search(text) else text
+
+
 def is_json(text: str) -> bool:
-    return bool(_json(text))
+    return bool(_json(without_thinking(text)))
 
 
 def refuses(text: str) -> bool:
@@ -73,19 +89,27 @@ def refuses(text: str) -> bool:
 
 
 def typed(reply: Reply, role: str) -> Reply:
-    """The reply with the status that its text deserves in that role: a valid reply may be a refusal, or say nothing."""
-    if reply.status != "valid" or reply.probabilities is not None:
+    """The reply with the status that its text deserves in that role: a valid reply may be a refusal, or say nothing.
+
+    The model's thinking is taken out of a valid one. Probabilities that were read where it began are not the answer's.
+    """
+    if reply.status != "valid":
+        return reply
+    text = without_thinking(reply.text)
+    if reply.reading == "probability" and text != reply.text:
+        reply = replace(reply, probabilities=None, mass=None, reading="text")
+    if reply.probabilities is not None:
         return reply
     plain = {
-        "validate": parse_yes(reply.text) is not None,
-        "question": parse_yes(reply.text) is not None,
-        "vqa": parse_yes(reply.text) is not None,
-        "judge": parse_score(reply.text) is not None,
-        "questions": bool(parse_items(reply.text)),
-    }.get(role, re.search(r"\w", clean_prompt(reply.text)) is not None)
-    if plain and not (refuses(reply.text) and role not in ("validate", "question", "vqa", "judge")):
-        return reply
-    return replace(reply, status="refusal" if refuses(reply.text) else "unparseable")
+        "validate": parse_yes(text) is not None,
+        "question": parse_yes(text) is not None,
+        "vqa": parse_yes(text) is not None,
+        "judge": parse_score(text) is not None,
+        "questions": bool(parse_items(text)),
+    }.get(role, re.search(r"\w", clean_prompt(text)) is not None)
+    if plain and not (refuses(text) and role not in ("validate", "question", "vqa", "judge")):
+        return replace(reply, text=text)
+    return replace(reply, status="refusal" if refuses(text) else "unparseable")
 
 
 def shares(candidates: tuple[str, ...], text: str) -> dict[str, float] | None:
@@ -123,7 +147,7 @@ def pooled(candidates: tuple[str, ...], replies: Sequence[Reply]) -> Reply:
 
 def clean_prompt(text: str) -> str:
     """A model's answer without courtesies ("Sure! Here is ...:"), labels, list markers and quotes, on one line."""
-    text = text.replace("**", "").strip()
+    text = without_thinking(text).replace("**", "").strip()
     for preamble in (_COURTESY, _ANNOUNCEMENT, _LABEL):
         text = preamble.sub("", text).strip()
     text = _unquoted(" ".join(_LIST_MARKER.sub("", text).split()))
@@ -136,6 +160,7 @@ def parse_yes(text: str) -> bool | None:
     The first word decides, unless the contrary stands by itself later: "Yes, there are no trees" is a yes, "Yes, but
     the house is red, so no" is neither.
     """
+    text = without_thinking(text)
     if (fields := _json(text)) is not None:
         said = fields.get("answer")
         return said == "yes" if said in ("yes", "no") else None
@@ -152,6 +177,7 @@ def parse_yes(text: str) -> bool | None:
 
 def parse_reason(text: str) -> str | None:
     """What stands behind a yes or no."""
+    text = without_thinking(text)
     if (fields := _json(text)) is not None:
         said = str(fields.get("reason") or "")
     elif first := _FIRST_WORD.match(text.lower()):
@@ -168,6 +194,7 @@ def parse_score(text: str) -> float | None:
     A number that counts something ("3 houses"), a range, an ordinal and a share of anything but ten are no scores, nor
     is the first of several numbers unless it is marked as the score.
     """
+    text = without_thinking(text)
     if (fields := _json(text)) is not None:
         said = fields.get("score")
         if isinstance(said, (int, float)) and not isinstance(said, bool) and 1 <= said <= 10:
@@ -190,7 +217,8 @@ def parse_items(text: str) -> list[str]:
     None of them when there are more than MAX_ITEMS: the list is no list of what a caption states, and the end of one
     that is would go unchecked.
     """
-    parts = [_LIST_MARKER.sub("", part).replace("**", "").strip().rstrip(".;,") for part in re.split(r"[;\n]", text)]
+    lines = re.split(r"[;\n]", without_thinking(text))
+    parts = [_LIST_MARKER.sub("", line).replace("**", "").strip().rstrip(".;,") for line in lines]
     items = [_unquoted(" ".join(part.split())) for part in parts]
     found = list(dict.fromkeys(item for item in items if re.search(r"\w", item) and not item.endswith(":")))
     return found if len(found) <= MAX_ITEMS else []
