@@ -1,9 +1,9 @@
 """A stage in several processes: start it under the launcher that T2I_LAUNCHER names, and say in a line why it failed.
 
 T2I_LAUNCHER is a command prefix that DVC does not track, such as `torchrun --nproc-per-node 2`. A stage that can use
-several processes runs `$T2I_LAUNCHER -m t2i_feedback.stages.NAME ARGUMENTS` in its own place; the others ignore it.
+several processes (`DIVIDED = True` in its module) runs `$T2I_LAUNCHER -m t2i_feedback.stages.NAME ARGUMENTS` in its own place; the others ignore it.
 Between the two lies a folder, named by T2I_LAUNCH, in which every process leaves a file: empty when it has begun, with
-its one line when it had to stop. Not a stage itself.
+its one line when it had to stop.
 """
 
 import os
@@ -24,15 +24,14 @@ from t2i_feedback.foundation import distributed, paths
 from t2i_feedback.foundation.errors import UserError
 
 LAUNCHER, LAUNCH = "T2I_LAUNCHER", "T2I_LAUNCH"
-STAGES = {"reference", "enhance", "generate", "validate", "best_of_n", "finetune", "evaluate"}
 STDERR = "stderr"  # the pipe through which processes of this machine speak past the launcher, which is wordy
 ORPHAN_SECONDS = 1.0  # between looks whether the launcher is still there
 _FAILED = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: (-?\d+)")  # in torchrun's account
 
 
-def wanted(stage: str) -> bool:
-    """Whether the stage is to be started again, in several processes."""
-    return stage in STAGES and bool(os.environ.get(LAUNCHER)) and LAUNCH not in os.environ
+def wanted() -> bool:
+    """Whether a stage that several processes can share is to be started again, in several processes."""
+    return bool(os.environ.get(LAUNCHER)) and LAUNCH not in os.environ
 
 
 # ------------------------------------------------------------------------------------------------ the one that starts
@@ -94,13 +93,13 @@ def _passing_on(pipe: Path) -> Iterator[None]:
 def _why(begun: dict[int, str], told: str, status: int) -> str:
     """What the user should know. `begun`: rank -> its line, empty if it left none; `told`: the launcher's account."""
     lines = list(dict.fromkeys(line for _, line in sorted(begun.items()) if line))
-    if own := [line for line in lines if line != _DESERTED]:
+    if own := [line for line in lines if line != _PEER_EXITED]:
         return "\n".join(own)
     if not begun:
         account = f":\n{told.strip()}" if told.strip() else ""
         return f"{LAUNCHER}: {os.environ[LAUNCHER]!r} ended with status {status} and started nothing{account}"
     ended = {int(rank): int(code) for rank, code in _FAILED.findall(told)}
-    guilty = [rank for rank in ended if begun.get(rank) != _DESERTED and ended[rank] != -signal.SIGTERM]
+    guilty = [rank for rank in ended if begun.get(rank) != _PEER_EXITED and ended[rank] != -signal.SIGTERM]
     which = f"process {guilty[0] + 1} of the launch" if guilty else "a process of the launch"
     code = ended[guilty[0]] if guilty else 1
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else "failed"
@@ -110,7 +109,7 @@ def _why(begun: dict[int, str], told: str, status: int) -> str:
 
 # ------------------------------------------------------------------------------------------------ the started ones
 
-_DESERTED = "deserted"  # what a process leaves that had to stop because of another
+_PEER_EXITED = "peer exited"  # what a process leaves that had to stop because of another
 
 
 @contextmanager
@@ -140,7 +139,7 @@ def stop(line: str, cause: BaseException) -> NoReturn:
     if LAUNCH not in os.environ:
         sys.exit(line)
     try:
-        _own_file().write_text(_DESERTED if isinstance(cause, distributed.PeerExited) else line.partition(": ")[2])
+        _own_file().write_text(_PEER_EXITED if isinstance(cause, distributed.PeerExited) else line.partition(": ")[2])
     except OSError:  # a full disk takes no file either
         sys.exit(line)
     sys.exit(1)

@@ -23,7 +23,8 @@ def run(stage: Callable[..., None], *arguments: str) -> None:
         else sys.argv[0].split("/")[-1].removesuffix(".py")
     )
     try:
-        if launching.wanted(name):
+        divided = getattr(sys.modules[stage.__module__], "DIVIDED", False)  # several processes can share its work
+        if divided and launching.wanted():
             launching.launch(name, arguments)
         else:
             with launching.taking_part():

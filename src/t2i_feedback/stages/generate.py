@@ -1,4 +1,4 @@
-"""generate ARM: draw one image per evaluation caption. The arm's entry of dvc.yaml says of which prompts, by which weights."""
+"""generate ARM: draw one image per evaluation caption. dvc.yaml says of which prompts, and by which weights."""
 
 import sys
 
@@ -6,6 +6,8 @@ from t2i_feedback.foundation import distributed, paths, pipeline, running, works
 from t2i_feedback.foundation.params import Keys, Seed, load
 from t2i_feedback.foundation.rows import CaptionRow, PictureRow, PromptRow, as_typed, read_rows, write_rows
 from t2i_feedback.image_models.section import Model
+
+DIVIDED = True  # among several processes
 
 
 class Settings(Keys):
