@@ -49,7 +49,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
 
 
 def digest(path: Path) -> str:
-    """The sha256 of a file, or of a folder: of the names and bytes of the files below it. Large files are not loaded."""
+    """The sha256 of a file, or of the names and bytes of all files below a folder. Large files are not loaded."""
     if path.is_dir():
         return combined({file.relative_to(path).as_posix(): digest(file) for file in below(path)})
     with path.open("rb") as file:

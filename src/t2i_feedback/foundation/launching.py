@@ -1,8 +1,8 @@
 """A stage in several processes: start it under the launcher that T2I_LAUNCHER names, and say in a line why it failed.
 
 T2I_LAUNCHER is a command prefix that DVC does not track, such as `torchrun --nproc-per-node 2`. A stage that can use
-several processes (`DIVIDED = True` in its module) runs `$T2I_LAUNCHER -m t2i_feedback.stages.NAME ARGUMENTS` in its own place; the others ignore it.
-Between the two lies a folder, named by T2I_LAUNCH, in which every process leaves a file: empty when it has begun, with
+several processes (its module says `DIVIDED = True`) runs `$T2I_LAUNCHER -m t2i_feedback.stages.NAME ARGUMENTS` in its
+own place; the others ignore it. Between the two lies a folder, named by T2I_LAUNCH, in which every process leaves a file: empty when it has begun, with
 its one line when it had to stop.
 """
 
