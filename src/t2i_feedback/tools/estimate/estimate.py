@@ -24,6 +24,7 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import wording
 from t2i_feedback.mllm.section import EndpointEntry, LocalEntry
 from t2i_feedback.params import Params
+from t2i_feedback.rewards import registry
 from t2i_feedback.stages.calibrate import TRAITS
 from t2i_feedback.stages.calibrate_validator import ASKED_AGAIN, OTHERS
 from t2i_feedback.tools import profile
@@ -207,11 +208,8 @@ def finetune(p: Params) -> Work:
     pictures = config.epochs * config.pictures_per_epoch
     trained = max(1, round(p.model.steps * config.timestep_share))
     asked = [Asked("held-out judge", p.evaluate.judge, "question", pictures)]
-    answers = config.epochs * (config.feedback_budget or config.pictures_per_epoch)
-    if config.user == "mllm" and "preference" in config.rewards:
-        asked.append(Asked("judge", config.judge, "question", answers))
-    if "alignment" in config.rewards:
-        asked.append(Asked("validator", config.judge, "question", answers))
+    answers = config.epochs * config.answers_per_epoch
+    asked += [Asked(role, config.judge, "question", answers) for role in registry.questions(config.reward, config.user)]
     if config.enhance_prompts:
         asked.append(Asked("enhancer", config.judge, "prompt", p.data.finetune_captions))
     return Work("finetune", pictures, pictures * config.inner_epochs * trained, asked=tuple(asked))
