@@ -87,8 +87,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         ledger = Path(folder) / "ledger.sqlite"
         with (
-            mllm.open(p.finetune.judge, p.mllms[p.finetune.judge], ledger) as judge,
-            mllm.open(p.evaluate.judge, p.mllms[p.evaluate.judge], ledger) as held_out,
+            mllm.connect(p.finetune.judge, p.mllms[p.finetune.judge], ledger) as judge,
+            mllm.connect(p.evaluate.judge, p.mllms[p.evaluate.judge], ledger) as held_out,
         ):
             for seed in range(given.seeds):
                 for acquisition in ACQUISITIONS:

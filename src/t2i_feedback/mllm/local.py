@@ -13,8 +13,8 @@ from transformers import BatchFeature
 
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import loading
+from t2i_feedback.mllm.backends.local import LocalEntry
 from t2i_feedback.mllm.base import Abilities, Decoding, Reply, Request, chosen
-from t2i_feedback.mllm.section import LocalEntry
 
 MIN_PREFIX = 1e-3  # continuations of less probable beginnings are not looked into; bounds the error of a mass
 

@@ -17,7 +17,7 @@ def main() -> None:
     settings: list[workspace.Setting] = [p.stage1, str(decisive(entry)), p.model]
     with (
         workspace.partial("enhance", workspace.digest(settings, [paths.EVALUATION_CAPTIONS])) as work,
-        shared.open(p.stage1.mllm, entry, images=entry.images) as enhancer,
+        shared.connect(p.stage1.mllm, entry, images=entry.images) as enhancer,
     ):
         rows = first_prompts(enhancer, captions, p.model, p.stage1.max_invalid_fraction)
         if distributed.is_main():

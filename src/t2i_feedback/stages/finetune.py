@@ -46,8 +46,8 @@ def main() -> None:
         if config.user == "file":
             human.check_answered(human.sheet_of(config.preference), work)
         asked = config.enhance_prompts or registry.questions(config.reward, config.user)
-        user = stack.enter_context(shared.open(config.judge, judge)) if asked else None
-        second_user = stack.enter_context(shared.open(p.evaluate.judge, held_out))
+        user = stack.enter_context(shared.connect(config.judge, judge)) if asked else None
+        second_user = stack.enter_context(shared.connect(p.evaluate.judge, held_out))
         run = stack.enter_context(runs.stage_run(p, "finetune"))
         read = f"scores are read by {user.reading}, " if user else ""
         print(f"finetune: {read}held-out scores by {second_user.reading}", flush=True)

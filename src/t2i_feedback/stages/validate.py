@@ -35,7 +35,7 @@ def main(arm: str = "") -> None:
     settings: list[workspace.Setting] = [p.seed, p.model, p.stage1, str(decisive(entry))]
     with (
         workspace.partial(f"validate-{arm}", workspace.digest(settings, inputs)) as work,
-        shared.open(p.stage1.mllm, entry) as validator,
+        shared.connect(p.stage1.mllm, entry) as validator,
     ):
         folder = work / "arm"
         (folder / "images").mkdir(parents=True, exist_ok=True)
