@@ -32,9 +32,10 @@ def main() -> None:
     print(f"finetune: {plan(config)}", flush=True)
     from t2i_feedback.finetuning.trainer import HISTORY, Trainer
     from t2i_feedback.foundation import photometry
-    from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline, save_adapter
+    from t2i_feedback.image_models.base import tokens_lost
+    from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline, load_tokenizer, save_adapter
     from t2i_feedback.mllm import shared
-    from t2i_feedback.mllm.enhancing import first_prompts
+    from t2i_feedback.mllm.enhancing import Enhancer
     from t2i_feedback.rewards.mllm import preference
     from t2i_feedback.tracking import runs
 
@@ -52,7 +53,9 @@ def main() -> None:
         read = f"scores are read by {user.reading}, " if user else ""
         print(f"finetune: {read}held-out scores by {second_user.reading}", flush=True)
         if user and config.enhance_prompts:
-            prompts = first_prompts(user, captions, p.model, config.max_invalid_fraction)
+            prompts = Enhancer(
+                user, lambda texts: tokens_lost(load_tokenizer(p.model), texts), config.max_invalid_fraction
+            ).first_prompts(captions)
         else:
             prompts = as_typed(captions)
         pipe = load_pipeline(p.model, training=True)
