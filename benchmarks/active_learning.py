@@ -38,7 +38,8 @@ from t2i_feedback.image_models import base
 from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline
 from t2i_feedback.mllm.base import Mllm
 from t2i_feedback.reporting.style import STYLE
-from t2i_feedback.rewards import human, registry
+from t2i_feedback.rewards.mllm import preference
+from t2i_feedback.stages import finetune
 
 RESULT = Path("benchmarks/active_learning.json")
 PICTURE = RESULT.with_suffix(".png")
@@ -86,8 +87,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         ledger = Path(folder) / "ledger.sqlite"
         with (
-            mllm.open(p.finetune.judge, p.mllms[p.finetune.judge], ledger) as judge,
-            mllm.open(p.evaluate.judge, p.mllms[p.evaluate.judge], ledger) as held_out,
+            mllm.connect(p.finetune.judge, p.mllms[p.finetune.judge], ledger) as judge,
+            mllm.connect(p.evaluate.judge, p.mllms[p.evaluate.judge], ledger) as held_out,
         ):
             for seed in range(given.seeds):
                 for acquisition in ACQUISITIONS:
@@ -118,7 +119,7 @@ def train(
     config = Finetune(**(p.finetune.model_dump() | SETTING | choice | {"epochs": epochs}))
     prompts, watched = captions(PROMPTS, seed), captions(WATCHED, 1000 + seed)
     run, kept = Run(acquisition, seed), []
-    score = [registry.preference(who, config.preference) for who in (judge, held_out)]
+    score = [preference(who, config.preference) for who in (judge, held_out)]
     pipe = load_pipeline(p.model)
     parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, seed)
 
@@ -145,7 +146,9 @@ def train(
         look()
 
     with tempfile.TemporaryDirectory() as folder:
-        feedback = human.feedback(config, size=p.model.size, seed=seed, judge=judge, captions={}, folder=Path(folder))
+        feedback = finetune.feedback(
+            config, size=p.model.size, seed=seed, judge=judge, captions={}, folder=Path(folder)
+        )
         asked = feedback.rewards["preference"]
 
         def remembered(images: list[Image.Image], texts: list[str]) -> Sequence[float | None]:

@@ -27,8 +27,9 @@ from PIL import Image
 from t2i_feedback import mllm, params
 from t2i_feedback.datasets.postcards import world
 from t2i_feedback.mllm import roles
+from t2i_feedback.mllm.backends.endpoint import EndpointEntry
+from t2i_feedback.mllm.backends.local import LocalEntry
 from t2i_feedback.mllm.base import Reply, Request
-from t2i_feedback.mllm.section import EndpointEntry, LocalEntry
 
 RESULT = Path("benchmarks/judges.json")
 NAME = "postcards"  # the entry of the catalogue that ships with the project
@@ -127,10 +128,10 @@ def cached(entry: LocalEntry) -> dict[str, float]:
     texts = [captions[(i + k) % PICTURES] for k in range(CACHED) for i in range(PICTURES)]
     with tempfile.TemporaryDirectory() as folder:
         ledger = Path(folder) / "ledger.sqlite"
-        with mllm.open(NAME, entry, ledger) as model:
+        with mllm.connect(NAME, entry, ledger) as model:
             first = roles.validate(model, images, texts)
         started = time.perf_counter()
-        with mllm.open(NAME, entry, ledger) as model:
+        with mllm.connect(NAME, entry, ledger) as model:
             again = roles.validate(model, images, texts)
         rate = len(texts) / (time.perf_counter() - started)
     if again != first:
@@ -171,7 +172,7 @@ def postcards() -> tuple[list[Image.Image], list[str]]:
 @contextmanager
 def opened(entry: LocalEntry | EndpointEntry) -> Iterator[mllm.Mllm]:
     """The model with an empty ledger, loaded and warm."""
-    with tempfile.TemporaryDirectory() as folder, mllm.open(NAME, entry, Path(folder) / "ledger.sqlite") as model:
+    with tempfile.TemporaryDirectory() as folder, mllm.connect(NAME, entry, Path(folder) / "ledger.sqlite") as model:
         model.generate([Request("warm up", Image.new("RGB", (64, 64)))], 1)
         yield model
 

@@ -81,7 +81,7 @@ def asking(p: params.Params, files: list[Path], captions: list[str]) -> None:
     images = [open_rgb(file) for file in files]
     again = count(time.time_ns() % 1_000_000_000)  # another sample each time: nothing is asked twice
     for name in dict.fromkeys((p.stage1.mllm, p.evaluate.judge)):
-        with mllm.open(name, p.mllms[name], paths.cache() / "units.sqlite") as model:
+        with mllm.connect(name, p.mllms[name], paths.cache() / "units.sqlite") as model:
             scored = _seconds(partial(_score, model, images, p.finetune.preference, again))
             written = _seconds(partial(_enhance, model, captions, again))
         print(f"mllms.{name}.questions: {len(images) / scored:.1f} per second", flush=True)

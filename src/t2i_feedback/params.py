@@ -19,6 +19,7 @@ from t2i_feedback.image_models.section import Model
 from t2i_feedback.loop.section import Stage1
 from t2i_feedback.mllm.section import Catalogue
 from t2i_feedback.reporting.section import Report
+from t2i_feedback.rewards import registry
 
 
 class Params(Section):
@@ -62,6 +63,7 @@ class Params(Section):
                 f"finetune.prompts_per_epoch: {self.finetune.prompts_per_epoch} prompts cannot be drawn from "
                 f"data.finetune_captions = {self.data.finetune_captions}"
             )
+        problems += registry.problems(self.finetune.reward, self.finetune.user)
         if self.evaluate.kid_subset > self.data.evaluation_captions:
             problems.append(
                 f"evaluate.kid_subset: {self.evaluate.kid_subset} is more than data.evaluation_captions = "

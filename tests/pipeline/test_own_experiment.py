@@ -83,14 +83,15 @@ def test_a_line_of_captions_is_as_the_page_shows_it() -> None:
     assert set(json.loads(line)) == {"image", "caption"}
 
 
-def test_a_new_reward_is_a_function_and_a_weight(own: Clone) -> None:
+def test_a_new_reward_is_a_file_and_a_weight(own: Clone) -> None:
     follow(own, "A new reward")
     chosen = yaml.safe_load((own.folder / "params.yaml").read_text())["finetune"]["reward"]
     assert chosen == {"preference": 0, "colourfulness": 1.0}
     history = (own.folder / "models/lora/history.jsonl").read_text().splitlines()
     script = (
-        "from t2i_feedback.rewards.registry import POINTS, PIXELS; from PIL import Image;"
-        "print(PIXELS['colourfulness']([Image.new('RGB', (8, 8), (90, 90, 90))], [''])[0] / POINTS['colourfulness'])"
+        "from t2i_feedback.rewards import registry; from PIL import Image;"
+        "reward = registry.kinds()['colourfulness'].make(None);"
+        "print(reward([Image.new('RGB', (8, 8), (90, 90, 90))], [''])[0] / 8.0)"
     )
     assert own.run("python", "-c", script).stdout.strip() == "0.0"  # grey is not colourful
     assert all(row["reward_mean"] > 0 for row in map(json.loads, history))

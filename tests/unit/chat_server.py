@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from t2i_feedback.mllm.backends.endpoint import EndpointEntry
 from t2i_feedback.mllm.endpoint import PROBE
-from t2i_feedback.mllm.section import EndpointEntry
 
 DROP = "drop the connection"
 Answer = tuple[int, dict[str, str], dict[str, Any] | str]

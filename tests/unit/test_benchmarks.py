@@ -13,8 +13,8 @@ from types import ModuleType
 import pytest
 
 from t2i_feedback import params
+from t2i_feedback.mllm.backends.local import LocalEntry
 from t2i_feedback.mllm.base import Reply, Request
-from t2i_feedback.mllm.section import LocalEntry
 
 REPOSITORY = Path(__file__).parents[2]
 

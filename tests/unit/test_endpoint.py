@@ -13,9 +13,9 @@ from PIL import Image
 from t2i_feedback import mllm
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import roles
+from t2i_feedback.mllm.backends.endpoint import EndpointEntry
 from t2i_feedback.mllm.base import Request
 from t2i_feedback.mllm.ledger import Ledger
-from t2i_feedback.mllm.section import EndpointEntry
 
 PICTURE = Image.new("RGB", (3, 2), (200, 10, 30))
 PRICES = {"usd_per_million_input_tokens": 10.0, "usd_per_million_output_tokens": 30.0}  # 0.0013 per call
@@ -33,7 +33,7 @@ def ledger(tmp_path: Path) -> Path:
 
 
 def test_the_request_holds_text_and_the_picture_pixel_for_pixel(server: Server, ledger: Path) -> None:
-    with mllm.open("gpt", entry(server), ledger) as model:
+    with mllm.connect("gpt", entry(server), ledger) as model:
         roles.validate(model, [PICTURE], ["a {fish}"])
     _, _, body = server.seen[0]
     picture, text = body["messages"][0]["content"]
@@ -48,14 +48,14 @@ def test_the_request_holds_text_and_the_picture_pixel_for_pixel(server: Server, 
 
 def test_probabilities_gather_all_spellings(server: Server, ledger: Path) -> None:
     server.script = [(200, {}, said("Yes", logprobs=[{" Yes": 0.5, "yes": 0.1, "No": 0.2, "Maybe": 0.1}]))]
-    with mllm.open("gpt", entry(server), ledger) as model:
+    with mllm.connect("gpt", entry(server), ledger) as model:
         (verdict,) = roles.validate(model, [PICTURE], ["a fish"])
     assert verdict.p_yes == pytest.approx(0.6 / 0.8)
 
 
 def test_ten_in_two_tokens_is_not_one(server: Server, ledger: Path) -> None:
     server.script = [(200, {}, said("10", logprobs=[{"1": 0.8, "5": 0.2}, {"0": 0.75, "": 0.25}]))]
-    with mllm.open("gpt", entry(server), ledger) as model:
+    with mllm.connect("gpt", entry(server), ledger) as model:
         (outcome,) = roles.score_preference(model, [PICTURE], "dark images")
     assert outcome.value == pytest.approx(10 * 0.6 + 1 * 0.2 + 5 * 0.2)
 
@@ -72,7 +72,7 @@ def test_a_one_that_was_not_written_is_no_one_where_ten_may_be_two_tokens(
     server: Server, ledger: Path, options: dict[str, float], reading: str, score: float
 ) -> None:
     server.script = [(200, {}, said("9", logprobs=[options]))]
-    with mllm.open("llava", entry(server), ledger) as model:
+    with mllm.connect("llava", entry(server), ledger) as model:
         (outcome,) = roles.score_preference(model, [PICTURE], "dark images")
     assert (outcome.reading, outcome.value) == (reading, pytest.approx(score))
 
@@ -80,7 +80,7 @@ def test_a_one_that_was_not_written_is_no_one_where_ten_may_be_two_tokens(
 @pytest.mark.parametrize("logprobs", [None, [{"Score": 0.99, "I": 0.01}, {":": 1.0}, {" 7": 0.9}]])
 def test_without_probabilities_of_the_answer_it_is_parsed(server: Server, ledger: Path, logprobs) -> None:
     server.script = [(200, {}, said("Score: 7/10", logprobs=logprobs)), (200, {}, said("great"))]
-    with mllm.open("gpt", entry(server), ledger) as model:
+    with mllm.connect("gpt", entry(server), ledger) as model:
         outcomes = roles.score_preference(model, [PICTURE, PICTURE.resize((4, 4))], "dark images")
     assert [outcome.value for outcome in outcomes] == [7, None]
     assert outcomes[1].status == "unparseable"
@@ -172,7 +172,7 @@ def test_thinking_goes_into_no_prompt_no_list_and_no_remark(server: Server, ledg
 
 def test_what_a_server_can_do_is_found_out_once(server: Server, ledger: Path) -> None:
     for _ in range(2):
-        with mllm.open("gpt", entry(server), ledger) as model:
+        with mllm.connect("gpt", entry(server), ledger) as model:
             assert model.reading == "probability"
     assert [sorted(body.keys() & {"logprobs", "response_format"}) for body in server.probes] == [
         ["logprobs"],
@@ -183,13 +183,13 @@ def test_what_a_server_can_do_is_found_out_once(server: Server, ledger: Path) ->
 def test_a_reading_that_a_server_lacks_falls_back_and_is_named(server: Server, ledger: Path) -> None:
     server.gives_logprobs = False
     server.script = [(200, {}, said(text)) for text in ("yes", "No.", "Yes, all of it", "hm", "yes")]
-    with mllm.open("sglang", entry(server), ledger) as model:
+    with mllm.connect("sglang", entry(server), ledger) as model:
         (verdict,) = roles.validate(model, [PICTURE], ["a fish"])
     assert verdict.p_yes == 3 / 4
     assert verdict.reading == "samples"
     assert [body["seed"] for _, _, body in server.seen] == [0, 1, 2, 3, 4]
     assert {body["temperature"] for _, _, body in server.seen} == {1.0}
-    with mllm.open("sglang", entry(server, samples=1), ledger) as model:
+    with mllm.connect("sglang", entry(server, samples=1), ledger) as model:
         (verdict,) = roles.validate(model, [PICTURE], ["a fish"])
     assert (verdict.p_yes, verdict.reading) == (1.0, "text")
     assert len(server.seen) == 6
@@ -198,7 +198,7 @@ def test_a_reading_that_a_server_lacks_falls_back_and_is_named(server: Server, l
 def test_samples_of_scores_are_averaged_and_masked_when_most_are_not_valid(server: Server, ledger: Path) -> None:
     server.gives_logprobs = False
     server.script = [(200, {}, said(text)) for text in ("7", "8/10", "7.5", "7", "dark", "7", "hm", "hm", "9", "hm")]
-    with mllm.open("sglang", entry(server), ledger) as model:
+    with mllm.connect("sglang", entry(server), ledger) as model:
         first = roles.score_preference(model, [PICTURE], "dark images")
         second = roles.score_preference(model, [PICTURE.resize((5, 5))], "dark images")
     assert first[0].value == pytest.approx((7 + 8 + 7.5 + 7) / 4)
@@ -207,7 +207,7 @@ def test_samples_of_scores_are_averaged_and_masked_when_most_are_not_valid(serve
 
 def test_logprobs_that_are_refused_are_not_asked_for_again(server: Server, ledger: Path) -> None:
     server.refuses_logprobs = True
-    with mllm.open("llamacpp", entry(server, samples=2), ledger) as model:
+    with mllm.connect("llamacpp", entry(server, samples=2), ledger) as model:
         roles.validate(model, [PICTURE], ["a fish"])
     assert ["logprobs" in body for body in server.probes] == [True, False, False]  # the last one tries a schema
     assert ["logprobs" in body for _, _, body in server.seen] == [False, False]
@@ -219,7 +219,7 @@ def test_a_server_that_holds_to_a_schema_is_given_one(server: Server, ledger: Pa
         (200, {}, said('{"answer": "no", "reason": "the fish is missing"}')),
         (200, {}, said('{"score": 8}')),
     ]
-    with mllm.open("vllm", entry(server, samples=1), ledger) as model:
+    with mllm.connect("vllm", entry(server, samples=1), ledger) as model:
         (verdict,) = roles.validate(model, [PICTURE], ["a fish"])
         (score,) = roles.score_preference(model, [PICTURE], "dark images")
     assert (verdict.p_yes, verdict.feedback) == (0.0, "the fish is missing")
@@ -233,27 +233,27 @@ def test_probabilities_that_are_demanded_and_not_given_are_one_line(server: Serv
     wanted = entry(server, reading="probability")
     with (
         pytest.raises(UserError, match=r"mllms\.sglang\.reading: m gives no probabilities"),
-        mllm.open("sglang", wanted, ledger),
+        mllm.connect("sglang", wanted, ledger),
     ):
         pass
     server.gives_logprobs = True  # another server took its place
-    with mllm.open("sglang", wanted, ledger) as model:
+    with mllm.connect("sglang", wanted, ledger) as model:
         assert model.reading == "probability"
 
 
 def test_a_model_of_text_alone_may_enhance_and_nothing_else(server: Server, ledger: Path) -> None:
     server.takes_images = False
     refused = pytest.raises(UserError, match=r"mllms\.small: m reads text alone and cannot look at pictures")
-    with refused, mllm.open("small", entry(server), ledger):
+    with refused, mllm.connect("small", entry(server), ledger):
         pass
     assert len(server.probes) == 4  # two with the picture, one without it, one with a schema
-    with refused, mllm.open("small", entry(server, images=False), ledger):
+    with refused, mllm.connect("small", entry(server, images=False), ledger):
         pass
-    with mllm.open("small", entry(server, images=False), ledger, images=False) as model:
+    with mllm.connect("small", entry(server, images=False), ledger, images=False) as model:
         assert roles.enhance(model, ["a fish"])[0].value == "yes"
     assert len(server.seen) == 1
     server.takes_images = True  # its projector was loaded
-    with mllm.open("small", entry(server), ledger) as model:
+    with mllm.connect("small", entry(server), ledger) as model:
         assert roles.validate(model, [PICTURE], ["a fish"])[0].status == "valid"
 
 
@@ -261,12 +261,12 @@ def test_what_a_server_can_do_is_not_concluded_from_its_break_down(server: Serve
     server.broken = True
     with (
         pytest.raises(UserError, match=r"mllms\.gpt: .* cannot be asked now \(.*out of memory"),
-        mllm.open("gpt", entry(server), ledger),
+        mllm.connect("gpt", entry(server), ledger),
     ):
         pass
     assert len(server.probes) == 1
     server.broken = False
-    with mllm.open("gpt", entry(server), ledger) as model:
+    with mllm.connect("gpt", entry(server), ledger) as model:
         assert model.reading == "probability"
 
 
@@ -276,7 +276,7 @@ def test_a_reading_that_is_chosen_is_held_to_a_schema_where_that_can_be(
 ) -> None:
     server.holds_to_schema = True
     server.script = [(200, {}, said('{"answer": "no", "reason": "the fish is missing"}'))] * 3
-    with mllm.open("gpt", entry(server, reading=reading, samples=3), ledger) as model:
+    with mllm.connect("gpt", entry(server, reading=reading, samples=3), ledger) as model:
         (verdict,) = roles.validate(model, [PICTURE], ["a fish"])
     assert (verdict.p_yes, verdict.reading) == (0.0, reading)
     assert all("response_format" in body and "logprobs" not in body for _, _, body in server.seen)
@@ -284,7 +284,7 @@ def test_a_reading_that_is_chosen_is_held_to_a_schema_where_that_can_be(
 
 def test_the_papers_reading_is_a_parsed_yes_or_no_with_its_reason(server: Server, ledger: Path) -> None:
     server.script = [(200, {}, said("No, the fish is red."))]
-    with mllm.open("gpt", entry(server, reading="text"), ledger) as model:
+    with mllm.connect("gpt", entry(server, reading="text"), ledger) as model:
         (verdict,) = roles.validate(model, [PICTURE], ["a blue fish"])
     assert (verdict.p_yes, verdict.reading, verdict.feedback) == (0.0, "text", "the fish is red")
     assert "logprobs" not in server.seen[0][2]
@@ -296,19 +296,19 @@ def test_the_papers_reading_is_a_parsed_yes_or_no_with_its_reason(server: Server
 def test_the_budget_of_calls_stops_with_everything_kept(server: Server, ledger: Path) -> None:
     prompts = [f"a fish {i}" for i in range(10)]
     with (
-        mllm.open("gpt", entry(server, max_calls=5, concurrency=3), ledger) as model,
+        mllm.connect("gpt", entry(server, max_calls=5, concurrency=3), ledger) as model,
         pytest.raises(UserError, match=r"mllms\.gpt: the budget of max_calls = 5 is used up \(5 calls"),
     ):
         roles.enhance(model, prompts)
     assert len(server.probes) + len(server.seen) == 5
-    with mllm.open("gpt", entry(server, max_calls=12), ledger) as model:
+    with mllm.connect("gpt", entry(server, max_calls=12), ledger) as model:
         assert all(outcome.value == "yes" for outcome in roles.enhance(model, prompts))
     assert len(server.probes) + len(server.seen) == 12
 
 
 def ask_in_another_process(wanted: EndpointEntry, ledger: Path, first: int) -> str:
     try:
-        with mllm.open("gpt", wanted, ledger) as model:
+        with mllm.connect("gpt", wanted, ledger) as model:
             roles.enhance(model, [f"a fish {i}" for i in range(first, first + 20)])
     except UserError as error:
         return str(error)
@@ -325,7 +325,7 @@ def test_the_budget_counts_the_calls_of_every_process(server: Server, ledger: Pa
 
 def test_the_budget_of_dollars_stops(server: Server, ledger: Path) -> None:
     with (
-        mllm.open("gpt", entry(server, max_cost_usd=0.006, **PRICES), ledger) as model,
+        mllm.connect("gpt", entry(server, max_cost_usd=0.006, **PRICES), ledger) as model,
         pytest.raises(UserError, match=r"max_cost_usd = 0\.006 is used up"),
     ):
         roles.enhance(model, [f"a fish {i}" for i in range(10)])
@@ -337,7 +337,7 @@ def test_the_budget_of_dollars_stops(server: Server, ledger: Path) -> None:
 def test_the_budget_of_dollars_stops_where_the_server_counts_no_tokens(server: Server, ledger: Path) -> None:
     server.script = [(200, {}, said("a detailed prompt") | {"usage": None})] * 10
     with (
-        mllm.open("gpt", entry(server, max_cost_usd=0.01, **PRICES), ledger) as model,
+        mllm.connect("gpt", entry(server, max_cost_usd=0.01, **PRICES), ledger) as model,
         pytest.raises(UserError, match=r"max_cost_usd = 0\.01 is used up"),
     ):
         roles.enhance(model, [f"a fish {i} " * 50 for i in range(10)])
@@ -347,7 +347,7 @@ def test_the_budget_of_dollars_stops_where_the_server_counts_no_tokens(server: S
 @pytest.mark.parametrize("image", [None, PICTURE])
 def test_tokens_that_a_server_does_not_count_are_estimated(server: Server, ledger: Path, image) -> None:
     server.script = [(200, {}, said("nine long") | {"usage": None})]
-    with mllm.open("gpt", entry(server), ledger) as model:
+    with mllm.connect("gpt", entry(server), ledger) as model:
         (reply,) = model.generate([Request("word " * 60, image)])
     assert (reply.tokens_in, reply.tokens_out) == (100 + (1000 if image else 0), 3)
 
@@ -355,7 +355,7 @@ def test_tokens_that_a_server_does_not_count_are_estimated(server: Server, ledge
 def test_concurrency_is_bounded_and_the_order_kept(server: Server, ledger: Path) -> None:
     server.delay = 0.05
     server.script = [(200, {}, said(f"answer {i}")) for i in range(12)]
-    with mllm.open("gpt", entry(server, concurrency=3), ledger) as model:
+    with mllm.connect("gpt", entry(server, concurrency=3), ledger) as model:
         replies = model.generate([Request(f"question {i:02}") for i in range(12)])
     asked = [body["messages"][0]["content"][0]["text"] for _, _, body in server.seen]
     assert {asked[int(reply.text.split()[1])]: i for i, reply in enumerate(replies)} == {

@@ -61,7 +61,7 @@ def ledger(tmp_path: Path) -> Path:
 )
 def test_every_failure_has_its_type(server: Server, ledger: Path, answer: Answer, status: str) -> None:
     server.script = [answer]
-    with mllm.open("gpt", entry(server), ledger) as model:
+    with mllm.connect("gpt", entry(server), ledger) as model:
         (outcome,) = roles.enhance(model, ["a fish"])
         assert (outcome.status, outcome.value) == (status, None)
         (again,) = roles.enhance(model, ["a fish"])
@@ -93,7 +93,7 @@ def test_no_text_becomes_a_score_by_accident(
     server: Server, ledger: Path, text: str, status: str, score: float | None
 ) -> None:
     server.script = [(200, {}, said(text))]
-    with mllm.open("gpt", entry(server, reading="text"), ledger) as model:
+    with mllm.connect("gpt", entry(server, reading="text"), ledger) as model:
         (outcome,) = roles.score_preference(model, [PICTURE], "dark images")
     assert (outcome.status, outcome.value) == (status, score)
     (row,) = Ledger(ledger).summary()
@@ -102,7 +102,7 @@ def test_no_text_becomes_a_score_by_accident(
 
 def test_a_cut_answer_is_no_score(server: Server, ledger: Path) -> None:
     server.script = [(200, {}, said("1", finish="length"))]  # of 10?
-    with mllm.open("gpt", entry(server, reading="text"), ledger) as model:
+    with mllm.connect("gpt", entry(server, reading="text"), ledger) as model:
         (outcome,) = roles.score_preference(model, [PICTURE], "dark images")
     assert (outcome.status, outcome.value) == ("truncated", None)
 
@@ -114,7 +114,7 @@ def test_a_cut_answer_is_no_score(server: Server, ledger: Path) -> None:
     "answer", [(429, {}, failed("rate_limit")), (500, {}, failed("error")), (503, {}, HTML), (200, {}, DROP)]
 )
 def test_what_may_pass_is_tried_again_so_often_and_no_oftener(server: Server, ledger: Path, answer: Answer) -> None:
-    with mllm.open("gpt", entry(server, retries=2), ledger) as model:
+    with mllm.connect("gpt", entry(server, retries=2), ledger) as model:
         server.script = [answer] * 2
         assert roles.enhance(model, ["a fish"])[0].value == "yes"
         assert len(server.seen) == 3
@@ -125,7 +125,7 @@ def test_what_may_pass_is_tried_again_so_often_and_no_oftener(server: Server, le
 
 def test_retry_after_is_obeyed_and_without_it_the_pauses_grow(server: Server, ledger: Path) -> None:
     server.script = [(429, {"Retry-After": "1.2"}, failed("rate_limit")), *[(429, {}, failed("rate_limit"))] * 2]
-    with mllm.open("gpt", entry(server, retries=3), ledger) as model:
+    with mllm.connect("gpt", entry(server, retries=3), ledger) as model:
         assert roles.enhance(model, ["a fish"])[0].value == "yes"
     moments = [moment for moment, *_ in server.seen]
     pauses = [later - earlier for earlier, later in pairwise(moments)]
@@ -136,7 +136,7 @@ def test_retry_after_is_obeyed_and_without_it_the_pauses_grow(server: Server, le
 
 def test_the_same_pause_is_not_kept_by_all(server: Server, ledger: Path) -> None:
     server.script = [(429, {}, failed("rate_limit"))] * 6
-    with mllm.open("gpt", entry(server, retries=1, concurrency=6), ledger) as model:
+    with mllm.connect("gpt", entry(server, retries=1, concurrency=6), ledger) as model:
         roles.enhance(model, [f"a fish {i}" for i in range(6)])
     again = sorted(moment for moment, *_ in server.seen)[6:]
     assert again[-1] - again[0] > 0.01
@@ -144,13 +144,13 @@ def test_the_same_pause_is_not_kept_by_all(server: Server, ledger: Path) -> None
 
 def test_a_server_that_wants_too_long_a_pause_is_not_asked_again(server: Server, ledger: Path) -> None:
     server.script = [(429, {"Retry-After": "3600"}, failed("rate_limit"))]
-    with mllm.open("gpt", entry(server, retries=3), ledger) as model:
+    with mllm.connect("gpt", entry(server, retries=3), ledger) as model:
         assert roles.enhance(model, ["a fish"])[0].status == "transport"
     assert len(server.seen) == 1
 
 
 def test_a_server_that_hangs_is_left_after_the_time_out(server: Server, ledger: Path) -> None:
-    with mllm.open("gpt", entry(server, timeout_seconds=0.2, retries=1), ledger) as model:
+    with mllm.connect("gpt", entry(server, timeout_seconds=0.2, retries=1), ledger) as model:
         server.delay = 1.0
         assert roles.enhance(model, ["a fish"])[0].status == "transport"
     assert len(server.seen) == 2
@@ -161,7 +161,7 @@ def test_a_server_that_hangs_is_left_after_the_time_out(server: Server, ledger: 
 
 def test_a_server_that_is_not_there_is_said_with_how_to_start_one(server: Server, ledger: Path) -> None:
     wanted = entry(server, base_url="http://127.0.0.1:9/v1", model="llava-hf/llava-1.5-7b-hf")
-    with pytest.raises(UserError) as raised, mllm.open("llava", wanted, ledger):
+    with pytest.raises(UserError) as raised, mllm.connect("llava", wanted, ledger):
         pass
     message = str(raised.value)
     assert "\n" not in message
@@ -171,7 +171,7 @@ def test_a_server_that_is_not_there_is_said_with_how_to_start_one(server: Server
 
 def test_a_hosted_server_that_is_not_reached_is_no_reason_to_start_one(server: Server, ledger: Path) -> None:
     wanted = entry(server, base_url="https://nobody.invalid/v1")
-    with pytest.raises(UserError) as raised, mllm.open("gpt", wanted, ledger):
+    with pytest.raises(UserError) as raised, mllm.connect("gpt", wanted, ledger):
         pass
     message = str(raised.value)
     assert "mllms.gpt: nobody answers at https://nobody.invalid/v1. Check the network" in message
@@ -181,7 +181,7 @@ def test_a_hosted_server_that_is_not_reached_is_no_reason_to_start_one(server: S
 def test_the_port_of_a_local_server_is_its_schemes_where_none_is_given(server: Server, ledger: Path) -> None:
     with (
         pytest.raises(UserError, match=r"`vllm serve m --port 443`"),
-        mllm.open("vllm", entry(server, base_url="https://localhost/v1"), ledger),
+        mllm.connect("vllm", entry(server, base_url="https://localhost/v1"), ledger),
     ):
         pass
 
@@ -189,7 +189,7 @@ def test_the_port_of_a_local_server_is_its_schemes_where_none_is_given(server: S
 def test_a_server_that_hangs_at_first_is_one_line(server: Server, ledger: Path) -> None:
     server.delay = 1.0
     wanted = entry(server, timeout_seconds=0.2)
-    with pytest.raises(UserError, match=r"mllms\.gpt: .* cannot be asked now"), mllm.open("gpt", wanted, ledger):
+    with pytest.raises(UserError, match=r"mllms\.gpt: .* cannot be asked now"), mllm.connect("gpt", wanted, ledger):
         pass
     assert len(server.probes) == 1
 
@@ -202,7 +202,7 @@ def test_a_wrong_key_or_model_stops_at_once_and_keeps_the_key_to_itself(
     monkeypatch.setenv("SOME_KEY", KEY)
     server.script = [(200, {}, said("one")), *[(status, {}, failed("invalid", f"bad key {KEY}"))] * 50]
     with (
-        mllm.open("gpt", entry(server, api_key_env="SOME_KEY", retries=3), ledger) as model,
+        mllm.connect("gpt", entry(server, api_key_env="SOME_KEY", retries=3), ledger) as model,
         pytest.raises(UserError) as raised,
     ):
         roles.enhance(model, [f"a fish {i}" for i in range(50)])
@@ -222,7 +222,7 @@ def test_no_part_of_a_long_key_is_told_or_kept(server: Server, ledger: Path, mon
     echoed = failed("invalid", "x" * before + key)
     server.script = [(400, {}, echoed), (401, {}, echoed)]
     with (
-        mllm.open("gpt", entry(server, api_key_env="SOME_KEY"), ledger) as model,
+        mllm.connect("gpt", entry(server, api_key_env="SOME_KEY"), ledger) as model,
         pytest.raises(UserError) as raised,
     ):
         roles.enhance(model, ["a fish", "a house"])
@@ -237,7 +237,7 @@ def test_a_key_that_no_header_can_hold_is_said_before_any_call(
     monkeypatch.setenv("SOME_KEY", key)
     with (
         pytest.raises(UserError, match=r"mllms\.gpt: the environment variable SOME_KEY holds what cannot") as raised,
-        mllm.open("gpt", entry(server, api_key_env="SOME_KEY"), ledger),
+        mllm.connect("gpt", entry(server, api_key_env="SOME_KEY"), ledger),
     ):
         pass
     assert KEY not in str(raised.value)
@@ -247,7 +247,7 @@ def test_a_key_that_no_header_can_hold_is_said_before_any_call(
 def test_a_reason_is_kept_without_the_key(server: Server, ledger: Path, monkeypatch) -> None:
     monkeypatch.setenv("SOME_KEY", "Expecting")  # a word of the complaint about a body that is no JSON
     server.script = [(200, {}, "{")]
-    with mllm.open("gpt", entry(server, api_key_env="SOME_KEY"), ledger) as model:
+    with mllm.connect("gpt", entry(server, api_key_env="SOME_KEY"), ledger) as model:
         (outcome,) = roles.enhance(model, ["a fish"])
     assert outcome.status == "transport"
     assert "[key]" in outcome.raw
@@ -261,7 +261,7 @@ def test_a_missing_key_is_said_before_any_call(server: Server, ledger: Path, mon
         monkeypatch.setenv("SOME_KEY", value)
     with (
         pytest.raises(UserError, match=r"mllms\.gpt: the environment variable SOME_KEY is not set"),
-        mllm.open("gpt", entry(server, api_key_env="SOME_KEY"), ledger),
+        mllm.connect("gpt", entry(server, api_key_env="SOME_KEY"), ledger),
     ):
         pass
     assert server.probes == server.seen == []
@@ -269,11 +269,11 @@ def test_a_missing_key_is_said_before_any_call(server: Server, ledger: Path, mon
 
 def test_what_is_answered_needs_no_server_and_no_key(server: Server, ledger: Path, monkeypatch) -> None:
     monkeypatch.setenv("SOME_KEY", KEY)
-    with mllm.open("gpt", entry(server, api_key_env="SOME_KEY"), ledger) as model:
+    with mllm.connect("gpt", entry(server, api_key_env="SOME_KEY"), ledger) as model:
         first = roles.validate(model, [PICTURE], ["a fish"])
     monkeypatch.delenv("SOME_KEY")
     server.server_close()
-    with mllm.open("gpt", entry(server, api_key_env="SOME_KEY"), ledger) as model:
+    with mllm.connect("gpt", entry(server, api_key_env="SOME_KEY"), ledger) as model:
         assert roles.validate(model, [PICTURE], ["a fish"]) == first
 
 
@@ -281,7 +281,7 @@ def test_a_preference_longer_than_the_context_is_one_line(server: Server, ledger
     server.script = [(400, {}, failed("context_length_exceeded", "maximum context length is 4096 tokens"))] * 2
     pictures = [PICTURE, PICTURE.resize((4, 4))]
     with (
-        mllm.open("gpt", entry(server), ledger) as model,
+        mllm.connect("gpt", entry(server), ledger) as model,
         pytest.raises(UserError, match=r"finetune\.preference: 900 words are more than the judge can take in"),
     ):
         roles.score_preference(model, pictures, "dark images " * 450)

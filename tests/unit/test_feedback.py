@@ -187,7 +187,7 @@ def make(checkpoint_folder):
         pipe = load_pipeline(model)
         parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, 5)
         folder.mkdir(exist_ok=True)
-        feedback = human.feedback(config, size=model.size, seed=5, judge=None, captions={}, folder=folder)
+        feedback = finetune.feedback(config, size=model.size, seed=5, judge=None, captions={}, folder=folder)
         return Trainer(
             pipe, parameters, PROMPTS, feedback, photometry.means, model=model, finetune=config, seed=5, folder=folder
         )
@@ -257,14 +257,14 @@ def test_a_person_stands_in_for_the_user(make, tmp_path, monkeypatch):
     expected = make(tmp_path / "oracle", **setting)
     history = expected.run()
     oracle = expected.feedback.rewards["preference"]
-    sheet = human.sheet("dark pictures")
+    sheet = human.sheet_of("dark pictures")
     runs = 0
     while True:
         runs += 1
         trainer = make(tmp_path / "person", user="file", **setting)
         if not trainer_waits(trainer):
             break
-        waiting = sheet.open(list(sheet.read()))
+        waiting = sheet.unscored(list(sheet.read()))
         with pytest.raises(UserError, match=f"{len(waiting)} images await scores"):
             human.check_answered(sheet, tmp_path / "person")  # a run that was started too early ends before it draws
         looked_at = {name: Image.open(sheet.folder / name) for name in waiting}
@@ -281,7 +281,7 @@ def test_a_person_stands_in_for_the_user(make, tmp_path, monkeypatch):
 def test_rows_that_a_person_deleted_are_entered_again(make, tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     setting = {"user": "file", "acquisition": "random", "feedback_budget": 4}
-    sheet = human.sheet("dark pictures")
+    sheet = human.sheet_of("dark pictures")
     assert trainer_waits(make(tmp_path / "person", **setting))
     names = sheet.read().keys()
     sheet.path.unlink()

@@ -18,10 +18,10 @@ from chat_server import entry, running
 from PIL import Image
 
 from t2i_feedback import mllm
+from t2i_feedback.mllm.backends.endpoint import EndpointEntry
 from t2i_feedback.mllm.base import Abilities, Decoding, Reply, Request
 from t2i_feedback.mllm.ledger import Ledger
 from t2i_feedback.mllm.ledgered import Ledgered
-from t2i_feedback.mllm.section import EndpointEntry
 
 ENTRY = EndpointEntry(
     backend="endpoint", model="echo", base_url="http://none", usd_per_million_input_tokens=10, max_new_tokens=8
@@ -330,9 +330,9 @@ import json, sys
 from pathlib import Path
 from t2i_feedback import mllm
 from t2i_feedback.mllm.base import Request
-from t2i_feedback.mllm.section import EndpointEntry
+from t2i_feedback.mllm.backends.endpoint import EndpointEntry
 entry = EndpointEntry(**json.loads(sys.argv[1]))
-with mllm.open("gpt", entry, Path(sys.argv[2])) as model:
+with mllm.connect("gpt", entry, Path(sys.argv[2])) as model:
     model.generate([Request(f"question {i:03}") for i in range(400)])
 """
 
@@ -356,6 +356,6 @@ def test_kill_9_loses_no_more_than_the_calls_in_flight(path: Path) -> None:
             (kept,) = connection.execute("SELECT COUNT(*) FROM answers WHERE status = 'valid'").fetchone()
         assert asked - 4 <= kept <= asked
         server.delay = 0.0
-        with mllm.open("gpt", wanted, path) as model:
+        with mllm.connect("gpt", wanted, path) as model:
             assert len(model.generate([Request(f"question {i:03}") for i in range(400)])) == 400
         assert len(server.seen) == asked + 400 - kept

@@ -12,9 +12,9 @@ from PIL import Image
 from t2i_feedback import mllm
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import checkpoint, roles
+from t2i_feedback.mllm.backends.local import LocalEntry
 from t2i_feedback.mllm.base import Decoding, Reply, Request
 from t2i_feedback.mllm.local import LocalMllm
-from t2i_feedback.mllm.section import LocalEntry
 
 torch.set_num_threads(1)
 
@@ -142,14 +142,14 @@ def test_whatever_is_typed_is_answered_or_typed(local: LocalMllm, pictures, text
 
 def test_a_model_behind_the_ledger_is_not_loaded_twice(llava_folder: Path, pictures, tmp_path, monkeypatch) -> None:
     path = tmp_path / "ledger.sqlite"
-    with mllm.open("tiny", entry(llava_folder), path) as model:
+    with mllm.connect("tiny", entry(llava_folder), path) as model:
         first = roles.score_preference(model, pictures, "dark images")
 
     def refuse(*_: object) -> None:
         raise AssertionError("loaded again")
 
     monkeypatch.setattr(LocalMllm, "__init__", refuse)
-    with mllm.open("tiny", entry(llava_folder), path) as model:
+    with mllm.connect("tiny", entry(llava_folder), path) as model:
         assert roles.score_preference(model, pictures, "dark images") == first
 
 

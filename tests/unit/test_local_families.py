@@ -12,9 +12,9 @@ from PIL import Image
 from t2i_feedback import mllm
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import roles
+from t2i_feedback.mllm.backends.local import LocalEntry
 from t2i_feedback.mllm.base import Decoding, Reply, Request
 from t2i_feedback.mllm.local import LocalMllm
-from t2i_feedback.mllm.section import LocalEntry
 
 torch.set_num_threads(1)
 
@@ -95,7 +95,7 @@ def test_the_answer_depends_on_the_picture_and_the_words(folder: Path, requests,
 def test_every_family_goes_through_every_role(folder: Path, requests, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("t2i_feedback.mllm.base.MIN_MASS", 0.0)
     pictures = [request.image for request in requests[:3]]
-    with mllm.open("tiny", entry(folder, max_new_tokens=4), tmp_path / "ledger.sqlite") as model:
+    with mllm.connect("tiny", entry(folder, max_new_tokens=4), tmp_path / "ledger.sqlite") as model:
         assert model.reading == "probability"
         assert [v.status for v in roles.validate(model, pictures, ["a house"] * 3)] == ["valid"] * 3
         assert len(roles.score_preference(model, pictures, "dark images")) == 3
@@ -133,14 +133,14 @@ def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_text_model_enhances(text_folder: Path, tmp_path: Path) -> None:
     wanted = entry(text_folder, images=False, max_new_tokens=4)
-    with mllm.open("small", wanted, tmp_path / "ledger.sqlite", images=False) as model:
+    with mllm.connect("small", wanted, tmp_path / "ledger.sqlite", images=False) as model:
         assert [outcome.status for outcome in roles.enhance(model, ["a red house", "a sun"])] == ["truncated"] * 2
 
 
 def test_a_text_model_is_given_no_pictures(text_folder: Path, tmp_path: Path) -> None:
     with (
         pytest.raises(UserError, match=r"mllms\.small: .* reads text alone and cannot look at pictures"),
-        mllm.open("small", entry(text_folder), tmp_path / "ledger.sqlite"),
+        mllm.connect("small", entry(text_folder), tmp_path / "ledger.sqlite"),
     ):
         pass
 
@@ -161,7 +161,7 @@ def test_tags_of_thinking_stay_where_they_are_special_tokens(tmp_path: Path) -> 
 
 def test_a_preference_longer_than_the_context_is_one_line(llava_folder: Path, requests, tmp_path: Path) -> None:
     with (
-        mllm.open("tiny", entry(llava_folder), tmp_path / "ledger.sqlite") as model,
+        mllm.connect("tiny", entry(llava_folder), tmp_path / "ledger.sqlite") as model,
         pytest.raises(UserError, match=r"finetune\.preference: 400 words .* the model's context of 256"),
     ):
         roles.score_preference(model, [requests[0].image], "dark images " * 200)
@@ -181,6 +181,6 @@ def test_a_package_that_is_not_installed_is_one_line_with_the_command(tmp_path: 
     wanted = LocalEntry(backend="local", model="package:no_such_package/model.gguf", images=False)
     with (
         pytest.raises(UserError, match=r"mllms\.smol: .* needs a package: `pip install no-such-package`"),
-        mllm.open("smol", wanted, tmp_path / "ledger.sqlite", images=False),
+        mllm.connect("smol", wanted, tmp_path / "ledger.sqlite", images=False),
     ):
         pass

@@ -16,14 +16,18 @@ class Said:
     status: str
     p_yes: float | None
     reading: str = "probability"
+    feedback: str | None = None
 
 
 class Script:
-    """Roles that answer as told: `scores[(caption, round)]` is P(yes), or a status that is not valid."""
+    """Roles that answer as told: `scores[(caption, round)]` is P(yes), or a status that is not valid.
 
-    def __init__(self, scores, complaints=None):
-        self.scores, self.complaints = scores, complaints or {}
-        self.judged, self.drawn, self.told = [], [], []
+    `remarks` are what verdicts say themselves: image -> feedback.
+    """
+
+    def __init__(self, scores, remarks=None):
+        self.scores, self.remarks = scores, remarks or {}
+        self.judged, self.drawn, self.told, self.explained = [], [], [], []
 
     def roles(self) -> Roles:
         return Roles(self.draw, self.validate, self.explain, self.enhance)
@@ -36,10 +40,14 @@ class Script:
         self.judged += [(row.caption, image, attempt) for row, image in zip(captions, images, strict=True)]
         answers = [self.scores[tuple(map(int, image.split("-")))] for image in images]
         answers = [answer[attempt] if isinstance(answer, tuple) else answer for answer in answers]
-        return [Said("valid", a) if isinstance(a, float) else Said(a, None) for a in answers]
+        return [
+            Said("valid", a, feedback=self.remarks.get(image)) if isinstance(a, float) else Said(a, None)
+            for image, a in zip(images, answers, strict=True)
+        ]
 
     def explain(self, captions, images):
-        return [self.complaints.get(image, f"wrong in {image}") for image in images]
+        self.explained += images
+        return [f"wrong in {image}" for image in images]
 
     def enhance(self, captions, feedback, round):
         self.told += list(zip([row.caption_id for row in captions], feedback, strict=True))
@@ -80,6 +88,19 @@ def test_a_rejected_prompt_goes_round_again_with_the_validators_feedback():
         (1, False, "wrong in 2-1"),
         (2, True, None),
     ]
+
+
+def test_a_verdict_that_says_what_is_missing_is_not_asked_to_explain_itself():
+    script = Script({(i, r): 0.1 for i in (1, 2, 3) for r in (1, 2)}, {"1-1": "no sun", "3-1": "no fish"})
+    pictures = run(script, max_rounds=2)
+    assert script.explained == ["2-1"]
+    assert script.told == [(1, "no sun"), (2, "wrong in 2-1"), (3, "no fish")]
+    assert [p.feedback for p in pictures] == ["no sun", "wrong in 2-1", "no fish", None, None, None]
+
+
+def test_what_the_verdict_on_an_accepted_picture_missed_is_not_in_its_row():
+    pictures = run(Script(ALL_GOOD | {(2, 1): 0.2, (2, 2): 0.6}, {"1-1": "no sun", "2-2": "no fish"}))
+    assert [p.feedback for p in pictures] == [None, "wrong in 2-1", None, None]
 
 
 def test_the_validator_always_judges_by_the_original_caption():

@@ -10,6 +10,7 @@ import yaml
 from t2i_feedback import params
 from t2i_feedback.evaluation.protocols import PROTOCOLS
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.rewards import registry
 
 REPOSITORY = Path(__file__).parents[2]
 SIX = {"llava15-7b", "llava15-13b", "llava16-7b", "llava16-13b", "gpt4", "cogvlm"}
@@ -275,10 +276,18 @@ def test_a_user_whose_preference_has_no_weight_is_refused(tmp_path: Path, raw: d
 def test_a_reward_of_weight_0_is_left_out_and_the_judge_is_asked_for_what_it_is_needed_for(
     tmp_path: Path, raw: dict
 ) -> None:
-    pixels = load(tmp_path, changed(raw, reward={"preference": 0, "brightness": -1})).finetune
-    assert pixels.rewards == {"brightness": -1}
-    assert not pixels.asks_judge
-    both = changed(raw, reward={"alignment": 1, "preference": 1}, acquisition="random", feedback_budget=32)
-    assert load(tmp_path, both).finetune.judge_calls_per_epoch == 2 * 32
-    assert load(tmp_path, changed(raw, reward={"alignment": 1})).finetune.judge_calls_per_epoch == 64
-    assert not load(tmp_path, changed(raw, reward={"preference": 1}, user="pixels")).finetune.asks_judge
+    def questions(**values) -> list[str]:
+        config = load(tmp_path, changed(raw, **values)).finetune
+        return registry.questions(config.reward, config.user)
+
+    assert registry.used({"preference": 0, "brightness": -1}) == {"brightness": -1}
+    assert questions(reward={"preference": 0, "brightness": -1}) == []
+    assert questions(reward={"alignment": 1, "preference": 1}) == ["judge", "validator"]
+    assert questions(reward={"alignment": 1}) == ["validator"]
+    assert questions(reward={"preference": 1}, user="pixels") == []
+
+
+def test_a_budget_says_how_many_pictures_are_asked_about(tmp_path: Path, raw: dict) -> None:
+    some = changed(raw, acquisition="random", feedback_budget=32)
+    assert load(tmp_path, some).finetune.answers_per_epoch == 32
+    assert load(tmp_path, raw).finetune.answers_per_epoch == 64

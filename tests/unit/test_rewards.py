@@ -1,17 +1,24 @@
 """Every reward by hand, and their weighted sum."""
 
 import io
-from typing import get_args
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from t2i_feedback.finetuning.section import RewardName
+from t2i_feedback import params, rewards
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Reply, Request
 from t2i_feedback.rewards import registry
+from t2i_feedback.rewards.base import Context, Reward
+from t2i_feedback.rewards.mllm import alignment
+from t2i_feedback.rewards.pixels import photometric
+from t2i_feedback.tools.estimate import estimate
 
 PREFERENCE = "dark, subdued and blurred pictures"
 
@@ -22,6 +29,11 @@ def plain(level: int, size: int = 8) -> Image.Image:
 
 def noisy(size: int = 64) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8))
+
+
+def made(name: str, preference: str = PREFERENCE) -> Reward:
+    """A reward that needs neither a judge nor a folder."""
+    return registry.make({name: 1.0}, Context(preference, "pixels", None, {}, Path()))[name]
 
 
 class Judge:
@@ -38,60 +50,102 @@ class Judge:
 
 
 def test_brightness_is_the_mean_luma():
-    assert registry.PIXELS["brightness"]([plain(0), plain(100), plain(255)], [""] * 3) == pytest.approx([0, 100, 255])
+    assert made("brightness")([plain(0), plain(100), plain(255)], [""] * 3) == pytest.approx([0, 100, 255])
 
 
 def test_contrast_is_the_lumas_standard_deviation():
     halves = Image.fromarray(np.repeat(np.array([[[0] * 3, [200] * 3]], dtype=np.uint8), 4, axis=0))
-    assert registry.PIXELS["contrast"]([plain(50), halves], [""] * 2) == pytest.approx([0, 100], abs=1e-6)
+    assert made("contrast")([plain(50), halves], [""] * 2) == pytest.approx([0, 100], abs=1e-6)
 
 
 def test_sharpness_falls_when_a_picture_is_blurred():
-    sharp, blurred = registry.PIXELS["sharpness"]([noisy(), noisy().filter(ImageFilter.GaussianBlur(2))], [""] * 2)
+    sharp, blurred = made("sharpness")([noisy(), noisy().filter(ImageFilter.GaussianBlur(2))], [""] * 2)
     assert 0 <= blurred < sharp <= 1
 
 
 def test_jpeg_size_counts_thousands_of_bytes_at_quality_95():
     file = io.BytesIO()
     noisy().save(file, format="JPEG", quality=95)
-    flat, found = registry.PIXELS["jpeg_size"]([plain(9, 64), noisy()], [""] * 2)
+    flat, found = made("jpeg_size")([plain(9, 64), noisy()], [""] * 2)
     assert found == len(file.getvalue()) / 1000
     assert flat < found / 5
 
 
 def test_alignment_is_p_yes_of_the_caption_behind_the_prompt():
     judge = Judge(caption="a red house")
-    reward = registry.alignment(judge, {"a red house, oil on canvas": "a red house", "a cat, detailed": "a cat"})
+    reward = alignment(judge, {"a red house, oil on canvas": "a red house", "a cat, detailed": "a cat"})
     found = reward([plain(1), plain(2)], ["a red house, oil on canvas", "a cat, detailed"])
     assert found == [0.75, 0.25]
 
 
 def test_alignment_without_a_valid_verdict_masks_the_picture_and_tells_what_was_said():
-    heard = []
-    masked = registry.alignment(Judge(status="refusal"), {"a": "a"}, heard)
+    invalid = []
+    masked = alignment(Judge(status="refusal"), {"a": "a"}, invalid)
     assert masked([plain(1)], ["a"]) == [None]
-    assert roles.most_frequent(heard).startswith(" (1 refusal). Most frequent: ")
+    assert roles.most_frequent(invalid).startswith(" (1 refusal). Most frequent: ")
 
 
-def test_the_oracle_likes_what_the_preference_names():
+def test_photometry_likes_what_the_preference_names():
     """Black and flat has every trait in full but for blur: a flat picture's blur effect is what it is."""
-    dark = registry.oracle("dark pictures")
+    dark = photometric("dark pictures")
     assert dark([plain(0), plain(51), plain(255)], [""] * 3) == pytest.approx([10, 8.2, 1])
-    bright = registry.oracle("bright pictures")
+    bright = photometric("bright pictures")
     assert bright([plain(0), plain(51)], [""] * 2) == pytest.approx([1, 2.8])
-    blurred = registry.oracle(PREFERENCE)
+    blurred = photometric(PREFERENCE)
     before, after = blurred([noisy(), noisy().filter(ImageFilter.GaussianBlur(2))], [""] * 2)
     assert 1 <= before < after <= 10
 
 
-def test_the_oracle_refuses_a_preference_without_a_trait():
+def test_photometry_refuses_a_preference_without_a_trait():
     with pytest.raises(UserError, match="names nothing that can be measured in pixels"):
-        registry.oracle("pictures of cats")
+        photometric("pictures of cats")
 
 
-def test_every_reward_of_the_parameters_can_be_made_and_weighed():
-    assert set(get_args(RewardName)) == set(registry.PIXELS) | {"preference", "alignment"}
-    assert set(registry.POINTS) | {"jpeg_size"} == set(get_args(RewardName))
+def test_a_run_sums_its_rewards_in_one_order_whatever_order_the_parameters_have():
+    order = ["preference", "brightness", "contrast", "sharpness", "jpeg_size", "alignment"]
+    assert list(registry.kinds()) == order
+    assert list(registry.used(dict.fromkeys(reversed(order), 1.0))) == order
+
+
+def test_the_registry_loads_nothing_heavy():
+    code = "import sys\nfrom t2i_feedback.rewards import registry\nregistry.kinds()\nprint(*sys.modules)"
+    here = os.environ | {"PYTHONPATH": str(Path(rewards.__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], env=here, capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert not {"torch", "skimage", "transformers", "numpy", "PIL"} & set(loaded)
+
+
+NEW = """
+from t2i_feedback.rewards.base import RewardKind
+from t2i_feedback.rewards.pixels import of_each
+
+REWARDS = (
+    RewardKind(
+        name="redness",
+        raw="mean of the red channel, 0..255",
+        point=25.5,
+        unit="grey levels",
+        giver="somebody else",
+        make=lambda context: of_each(lambda image: image.getpixel((0, 0))[0]),
+        asks="validator",
+    ),
+)
+"""
+
+
+def test_a_new_reward_is_a_new_file(tmp_path, monkeypatch):
+    (tmp_path / "redness_of_a_test.py").write_text(NEW)
+    monkeypatch.setattr(rewards, "__path__", [*rewards.__path__, str(tmp_path)])
+    p = params.load()
+    raw = p.model_dump() | {"finetune": p.finetune.model_dump() | {"reward": {"preference": 2, "redness": -1}}}
+    chosen = params.check(raw, "params.yaml")
+    config = chosen.finetune
+    assert registry.total(config.reward, 64)({"preference": 4, "redness": 51}) == 2 * 4 - 2
+    context = Context("dark pictures", "pixels", None, {}, tmp_path)
+    values = {name: reward([plain(51)], [""]) for name, reward in registry.make(config.reward, context).items()}
+    assert values == {"preference": pytest.approx([8.2]), "redness": [51]}
+    (work,) = [one for one in estimate.work(chosen, estimate.read()) if one.stage == "finetune"]
+    assert [asked.role for asked in work.asked] == ["held-out judge", "judge", "validator"]
 
 
 def test_the_preference_alone_is_left_as_it_is():

@@ -54,7 +54,7 @@ def test_a_partial_sheet_names_what_is_open(sheet):
     names = sheet.enter(PICTURES, PROMPTS)
     fill(sheet, {0: "3", 2: "7.5"})
     assert scores(sheet, names) == [3.0, None, 7.5]
-    assert sheet.open(names) == [names[1]]
+    assert sheet.unscored(names) == [names[1]]
 
 
 def test_a_picture_that_is_drawn_again_finds_its_score(sheet):

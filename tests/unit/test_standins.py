@@ -8,7 +8,8 @@ import pytest
 from rehearsal import chat, coco, standins
 from t2i_feedback import mllm
 from t2i_feedback.mllm import roles
-from t2i_feedback.mllm.section import EndpointEntry, LocalEntry
+from t2i_feedback.mllm.backends.endpoint import EndpointEntry
+from t2i_feedback.mllm.backends.local import LocalEntry
 
 SHIPPED = Path(__file__).parents[2] / "models/postcards"
 CAPTIONS = ["a red house", "a yellow sun on a beach"]
@@ -94,7 +95,7 @@ def test_a_served_model_says_what_it_says_in_process(
         )
         found = []
         for entry in (there, here):
-            with mllm.open("model", entry, tmp_path / "ledger.sqlite") as model:
+            with mllm.connect("model", entry, tmp_path / "ledger.sqlite") as model:
                 verdicts = roles.validate(model, pictures, CAPTIONS)
                 found.append(([one.raw for one in roles.enhance(model, CAPTIONS)], verdicts))
     assert found[0][0] == found[1][0]
@@ -113,6 +114,6 @@ def test_the_stand_in_for_gpt_4_wants_its_key(tmp_path: Path, monkeypatch: pytes
         )
         with (
             pytest.raises(UserError, match="answered 401"),
-            mllm.open("gpt4", entry, tmp_path / "ledger.sqlite") as model,
+            mllm.connect("gpt4", entry, tmp_path / "ledger.sqlite") as model,
         ):
             roles.enhance(model, CAPTIONS)

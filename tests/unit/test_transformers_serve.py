@@ -18,7 +18,8 @@ from PIL import Image
 from t2i_feedback import mllm
 from t2i_feedback.datasets.postcards import world
 from t2i_feedback.mllm import roles
-from t2i_feedback.mllm.section import EndpointEntry, LocalEntry
+from t2i_feedback.mllm.backends.endpoint import EndpointEntry
+from t2i_feedback.mllm.backends.local import LocalEntry
 
 CHECKPOINT = Path(__file__).parents[2] / "models/postcards/mllm"
 START_SECONDS = 120
@@ -71,7 +72,7 @@ def test_the_same_questions_have_the_same_answers(url: str, pictures, tmp_path: 
     here = LocalEntry(backend="local", model=str(CHECKPOINT), templates="postcards", device="cpu", reading="text")
     answers = []
     for entry in (served, here):
-        with mllm.open("postcards", entry, tmp_path / "ledger.sqlite") as model:
+        with mllm.connect("postcards", entry, tmp_path / "ledger.sqlite") as model:
             assert model.reading == "text"  # the server gives no probabilities, and that is found out
             found = [
                 roles.enhance(model, CAPTIONS),

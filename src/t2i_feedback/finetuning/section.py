@@ -1,12 +1,10 @@
 """The section `finetune` of params.yaml: DDPO with LoRA, and whom it learns from."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from t2i_feedback.foundation.params import FREE, Count, EntryName, Positive, Section, Share
-
-RewardName = Literal["preference", "brightness", "contrast", "sharpness", "jpeg_size", "alignment"]
 
 
 class Finetune(Section):
@@ -51,29 +49,14 @@ class Finetune(Section):
         return self.prompts_per_epoch * self.images_per_prompt
 
     @property
-    def rewards(self) -> dict[RewardName, float]:
-        """Name -> weight, without those of weight 0."""
-        return {name: self.reward[name] for name in get_args(RewardName) if self.reward.get(name)}
-
-    @property
-    def judge_calls_per_epoch(self) -> int:
-        """How many questions about pictures the judge's model gets: for the preference, for alignment, or both."""
-        kinds = ("alignment" in self.rewards) + (self.user == "mllm" and "preference" in self.rewards)
-        return kinds * (self.feedback_budget or self.pictures_per_epoch)
-
-    @property
-    def asks_judge(self) -> bool:
-        """Whether the judge's model is needed at all."""
-        return bool(self.judge_calls_per_epoch) or self.enhance_prompts
+    def answers_per_epoch(self) -> int:
+        """How many pictures of an epoch each reward is asked for."""
+        return self.feedback_budget or self.pictures_per_epoch
 
     @model_validator(mode="after")
-    def _rewards_are_known(self) -> "Finetune":
-        if unknown := [name for name in self.reward if name not in get_args(RewardName)]:
-            raise ValueError(f"reward: {', '.join(unknown)} is no reward; there are {', '.join(get_args(RewardName))}")
-        if not self.rewards:
+    def _something_is_rewarded(self) -> "Finetune":
+        if not any(self.reward.values()):
             raise ValueError("reward: every weight is 0, so nothing is rewarded; give at least one name a weight")
-        if self.user != "mllm" and "preference" not in self.rewards:
-            raise ValueError(f"user {self.user} scores the preference, which has no weight in finetune.reward")
         return self
 
     @model_validator(mode="after")

@@ -203,8 +203,8 @@ class Trainer:
             )
         if epoch == 0 and min(valid) == max(valid):
             raise UserError(
-                f"{where}: every picture got the reward {valid[0]:g} from {', '.join(self.config.rewards)}, so nothing "
-                "can be learnt: let the judge read scores by probability, or choose another finetune.judge, "
+                f"{where}: every picture got the reward {valid[0]:g} from {', '.join(self.feedback.rewards)}, so "
+                "nothing can be learnt: let the judge read scores by probability, or choose another finetune.judge, "
                 "preference or reward"
             )
 

@@ -75,13 +75,14 @@ def check(kind: type[Typed], raw: object, source: str) -> Typed:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{source} has problems:\n" + "\n".join(f"  {line}" for line in _problems(error))) from None
+        lines = "\n".join(f"  {line}" for line in _problems(error, raw))
+        raise UserError(f"{source} has problems:\n{lines}") from None
 
 
-def _problems(error: ValidationError) -> list[str]:
+def _problems(error: ValidationError, raw: object) -> list[str]:
     lines = []
     for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"] if part not in ("local", "endpoint"))
+        where = ".".join(_keys(problem["loc"], raw))
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             message = "unknown key; is it misspelt?"
@@ -89,6 +90,15 @@ def _problems(error: ValidationError) -> list[str]:
             message = f"{message[0].lower()}{message[1:]}, not {problem['input']!r}"
         lines += [f"{where}: {part}" if where else part for part in message.splitlines()]
     return lines
+
+
+def _keys(location: tuple[str | int, ...], raw: Any) -> Iterator[str]:
+    """The keys of a place in the file. Where a key's value chooses the class of a section, the place names it too."""
+    for part in location:
+        if isinstance(raw, dict) and part not in raw and part in raw.values():
+            continue  # no key, but the value of the one that chose
+        yield str(part)
+        raw = raw.get(part) if isinstance(raw, dict) else None
 
 
 # ------------------------------------------------------------------------------------------------ keys and values

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from t2i_feedback.foundation import files
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.traits import Trait
 
 Status = Literal["valid", "refusal", "unparseable", "truncated", "transport"]
 Reading = Literal["probability", "samples", "text"]  # how an answer was read; from the best to the last resort
@@ -100,7 +101,7 @@ class CalibrationRow(Row):
     """A judge's score of one real picture after one change (a step of a sweep)."""
 
     judge: str
-    trait: Literal["brightness", "contrast", "saturation", "blur"]
+    trait: Trait
     level: float  # the factor applied (blur: the Gaussian's sigma in pixels per 64 of width)
     caption_id: int
     score: float | None

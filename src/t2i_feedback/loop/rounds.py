@@ -11,7 +11,7 @@ from t2i_feedback.foundation.rows import CaptionRow, PictureRow, PromptRow, Read
 
 
 class Verdict(Protocol):
-    """A validator's reading of one picture: `p_yes` is None unless `status` is valid."""
+    """What a validator said of one picture: `p_yes` is None unless `status` is valid."""
 
     @property
     def status(self) -> Status: ...
@@ -22,11 +22,16 @@ class Verdict(Protocol):
     @property
     def reading(self) -> Reading: ...
 
+    @property
+    def feedback(self) -> str | None:
+        """What the picture misses of its caption; None when the validator did not say."""
+        ...
+
 
 Captions = Sequence[CaptionRow]
 Draw = Callable[[list[PromptRow]], list[str]]  # -> image names, relative to the arm's folder
-Validate = Callable[[Captions, list[str], int], Sequence[Verdict]]  # captions, image names, attempt
-Explain = Callable[[Captions, list[str]], list[str | None]]  # -> what is wrong, None where no valid answer came
+Validate = Callable[[Captions, list[str], int], Sequence[Verdict]]  # captions, image names, attempt (0, then 1)
+Explain = Callable[[Captions, list[str]], list[str | None]]  # -> feedback, None where no valid answer came
 Enhance = Callable[[Captions, list[str | None], int], list[PromptRow]]  # captions, feedback, round -> prompts
 
 
@@ -40,14 +45,19 @@ class Roles:
     enhance: Enhance
 
 
-def judge(captions: Captions, pictures: list[PictureRow], validate: Validate, threshold: float) -> list[PictureRow]:
-    """The pictures with their verdicts. A masked verdict is no verdict: it is asked for once more, then left open."""
-    verdicts = list(validate(captions, [picture.image for picture in pictures], 0))
+def verdicts_on(captions: Captions, images: list[str], validate: Validate) -> list[Verdict]:
+    """A verdict on every image, by name. One that is not valid is asked for once more, and is then what it is."""
+    verdicts = list(validate(captions, images, 0))
     masked = [i for i, verdict in enumerate(verdicts) if verdict.status != "valid"]
     if masked:
-        again = validate([captions[i] for i in masked], [pictures[i].image for i in masked], 1)
+        again = validate([captions[i] for i in masked], [images[i] for i in masked], 1)
         for i, verdict in zip(masked, again, strict=True):
             verdicts[i] = verdict
+    return verdicts
+
+
+def with_verdicts(pictures: Sequence[PictureRow], verdicts: Sequence[Verdict], threshold: float) -> list[PictureRow]:
+    """The rows with their verdicts. A verdict that is not valid neither accepts nor rejects."""
     return [
         picture.model_copy(
             update={
@@ -67,7 +77,8 @@ def run_rounds(
     """Every picture of every round, in order of rounds. `first` are the prompts of round 1, one per caption.
 
     A caption leaves the loop when its picture is accepted, or when its verdict stays masked (kept as unjudged). With
-    `feedback`, the enhancer of the next round hears what was wrong; without, the prompt stays and the noise changes.
+    `feedback`, the enhancer of the next round is told what the picture missed, by its verdict or, where that did not
+    say, by an explanation; without, the prompt stays and the noise changes.
     """
     open_captions, prompts = list(captions), list(first)
     history: list[PictureRow] = []
@@ -83,13 +94,18 @@ def run_rounds(
             )
             for prompt, name in zip(prompts, names, strict=True)
         ]
-        judged = judge(open_captions, drawn, roles.validate, threshold)
+        verdicts = verdicts_on(open_captions, names, roles.validate)
+        judged = with_verdicts(drawn, verdicts, threshold)
         rejected = [i for i, picture in enumerate(judged) if picture.accepted is False]
         last = number == max_rounds
         if feedback and rejected and not last:
-            complaints = roles.explain([open_captions[i] for i in rejected], [judged[i].image for i in rejected])
-            for i, complaint in zip(rejected, complaints, strict=True):
-                judged[i] = judged[i].model_copy(update={"feedback": complaint})
+            missed = {i: verdicts[i].feedback for i in rejected}
+            silent = [i for i in rejected if not missed[i]]
+            if silent:
+                said = roles.explain([open_captions[i] for i in silent], [judged[i].image for i in silent])
+                missed |= dict(zip(silent, said, strict=True))
+            for i in rejected:
+                judged[i] = judged[i].model_copy(update={"feedback": missed[i]})
         history += judged
         if last or not rejected:
             break

@@ -11,7 +11,6 @@ from typing import Generic, Protocol, TypeVar
 from PIL import Image
 
 from t2i_feedback.foundation.rows import Reading, Status
-from t2i_feedback.mllm.section import EndpointEntry, LocalEntry
 
 Value = TypeVar("Value")
 
@@ -107,14 +106,6 @@ class Mllm(Protocol):
     def choose(self, requests: Sequence[Request], candidates: tuple[str, ...]) -> list[Reply]:
         """The probability of each candidate as the answer, or the share of samples that give it, or a text."""
         ...
-
-
-def cost_usd(entry: LocalEntry | EndpointEntry, reply: Reply) -> float:
-    """What a reply cost, in dollars."""
-    if isinstance(entry, LocalEntry):
-        return 0.0
-    read, written = entry.usd_per_million_input_tokens, entry.usd_per_million_output_tokens
-    return (read * reply.tokens_in + written * reply.tokens_out) / 1e6
 
 
 def chosen(mass: dict[str, float], text: str, remark: str = "") -> Reply:

@@ -1,9 +1,9 @@
 """What an endpoint may cost: calls and dollars over the life of the ledger, whatever stage or process spends them."""
 
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.mllm.base import Reply, cost_usd
+from t2i_feedback.mllm.backends.endpoint import EndpointEntry
+from t2i_feedback.mllm.base import Reply
 from t2i_feedback.mllm.ledger import Ledger
-from t2i_feedback.mllm.section import EndpointEntry
 
 
 class Budget:
@@ -30,5 +30,5 @@ class Budget:
 
     def pay(self, reply: Reply) -> None:
         """After a call."""
-        if cost := cost_usd(self._entry, reply):
+        if cost := self._entry.cost_usd(reply.tokens_in, reply.tokens_out):
             self._ledger.pay(self._account, cost)

@@ -7,9 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.mllm.section import LocalEntry
+from t2i_feedback.mllm.backends.local import PACKAGE, LocalEntry
 
-PACKAGE = "package:"  # package:NAME/FILE is a file that a Python package brings along
 KINDS = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")  # what decides a model's answers
 
 

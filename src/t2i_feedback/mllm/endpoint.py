@@ -19,11 +19,11 @@ from PIL import Image
 
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import completion, readings
+from t2i_feedback.mllm.backends.endpoint import EndpointEntry
 from t2i_feedback.mllm.base import Abilities, Decoding, Reply, Request
 from t2i_feedback.mllm.budget import Budget
 from t2i_feedback.mllm.completion import CHOICE_TOKENS
 from t2i_feedback.mllm.readings import YES_NO
-from t2i_feedback.mllm.section import EndpointEntry
 
 PROBE = "Is grey a colour? Answer only yes or no."  # asked to find out what a server can do
 PROBE_SIDE = 64  # pixels; some models take no smaller pictures

@@ -1,42 +1,41 @@
-"""What the stages that ask an enhancer share: captions in, PromptRows out. Not a stage itself."""
+"""An enhancer at work in a run: captions in, rows of prompts out, and the run stops when too few answers are valid."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from t2i_feedback.foundation.rows import CaptionRow, PromptRow
-from t2i_feedback.image_models.section import Model
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Mllm, Outcome
 
-
-def enhance(
-    enhancer: Mllm,
-    captions: Sequence[CaptionRow],
-    feedback: list[str | None] | None,
-    round: int,
-    model: Model,
-    max_invalid_fraction: float,
-    earlier: Sequence[PromptRow] = (),
-) -> list[PromptRow]:
-    """One prompt per caption. Without a valid answer of the enhancer it is the caption itself, and the row says so.
-
-    Raises UserError when too many answers are not valid, among these and the `earlier` ones of the same run: the few
-    prompts of a late round do not stop it by themselves.
-    """
-    from t2i_feedback.image_models.base import tokens_lost
-    from t2i_feedback.image_models.stable_diffusion import load_tokenizer
-
-    outcomes = roles.enhance(enhancer, [row.caption for row in captions], feedback)
-    before = [Outcome(row.status, row.prompt, row.prompt) for row in earlier]
-    roles.check_invalid([*before, *outcomes], max_invalid_fraction, "enhanced prompts")
-    texts = [outcome.value or row.caption for outcome, row in zip(outcomes, captions, strict=True)]
-    lost = tokens_lost(load_tokenizer(model), texts)
-    return [
-        PromptRow(caption_id=row.caption_id, round=round, prompt=text, status=outcome.status, tokens_lost=count)
-        for row, text, outcome, count in zip(captions, texts, outcomes, lost, strict=True)
-    ]
+CountLost = Callable[[Sequence[str]], list[int]]  # prompts -> tokens of each beyond the image model's window
 
 
-def first_prompts(
-    enhancer: Mllm, captions: Sequence[CaptionRow], model: Model, max_invalid_fraction: float
-) -> list[PromptRow]:
-    return enhance(enhancer, captions, None, 1, model, max_invalid_fraction)
+class Enhancer:
+    """Rewrites captions. `first` are prompts that the run has already, which count among its answers."""
+
+    def __init__(self, mllm: Mllm, count_lost: CountLost, max_invalid_fraction: float, first: Sequence[PromptRow] = ()):
+        self.mllm, self.count_lost, self.max_invalid_fraction = mllm, count_lost, max_invalid_fraction
+        self.prompts = list(first)  # of the run
+
+    def first_prompts(self, captions: Sequence[CaptionRow]) -> list[PromptRow]:
+        """The prompts of round 1."""
+        return self.enhance(captions, None, 1)
+
+    def enhance(
+        self, captions: Sequence[CaptionRow], feedback: Sequence[str | None] | None, round: int
+    ) -> list[PromptRow]:
+        """One prompt per caption. Without a valid answer it is the caption itself, and the row says so.
+
+        Raises UserError when too many of the run's answers are not valid: the few prompts of a late round do not stop
+        it by themselves.
+        """
+        outcomes = roles.enhance(self.mllm, [row.caption for row in captions], feedback)
+        before = [Outcome(row.status, row.prompt, row.prompt) for row in self.prompts]
+        roles.check_invalid([*before, *outcomes], self.max_invalid_fraction, "enhanced prompts")
+        texts = [outcome.value or row.caption for outcome, row in zip(outcomes, captions, strict=True)]
+        lost = self.count_lost(texts)
+        rows = [
+            PromptRow(caption_id=row.caption_id, round=round, prompt=text, status=outcome.status, tokens_lost=count)
+            for row, text, outcome, count in zip(captions, texts, outcomes, lost, strict=True)
+        ]
+        self.prompts += rows
+        return rows

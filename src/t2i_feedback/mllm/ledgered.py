@@ -11,10 +11,9 @@ from tqdm import tqdm
 
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import Reading
-from t2i_feedback.mllm import readings, wording
-from t2i_feedback.mllm.base import Abilities, Backend, Decoding, Reply, Request, cost_usd
+from t2i_feedback.mllm import backends, readings, wording
+from t2i_feedback.mllm.base import Abilities, Backend, Decoding, Reply, Request
 from t2i_feedback.mllm.ledger import Entry, Ledger
-from t2i_feedback.mllm.section import EndpointEntry, LocalEntry
 
 MANY = 64  # from so many open questions on, progress is shown
 SAMPLING_TEMPERATURE = 1.0  # of the reading `samples`: answers as often as the model believes them
@@ -25,7 +24,7 @@ class Ledgered:
 
     def __init__(
         self,
-        entry: LocalEntry | EndpointEntry,
+        entry: backends.Entry,
         identity: str,
         load: Callable[[], Backend],
         ledger: Ledger,
@@ -72,9 +71,9 @@ class Ledgered:
             return self._answer(requests, replace(decoding, candidates=candidates))
         if self.abilities().schema:
             decoding = replace(decoding, schema=readings.schema(candidates))
-        if self.reading == "text" or isinstance(self._entry, LocalEntry):
+        if self.reading == "text":
             return self._answer(requests, decoding)
-        count = self._entry.samples
+        count = self._entry.times_asked
         asked = [replace(request, sample=request.sample * count + i) for request in requests for i in range(count)]
         replies = self._answer(asked, replace(decoding, temperature=SAMPLING_TEMPERATURE))
         groups = [replies[start : start + count] for start in range(0, len(replies), count)]
@@ -113,7 +112,7 @@ class Ledgered:
             return entry.reading
         if self.abilities().logprobs:
             return "probability"
-        return "samples" if isinstance(entry, EndpointEntry) and entry.samples > 1 else "text"
+        return "samples" if entry.times_asked > 1 else "text"
 
     # -------------------------------------------------------------------------------------------- asking
 
@@ -147,7 +146,8 @@ class Ledgered:
 
     def _entry_of(self, key: str, request: Request, reply: Reply) -> Entry:
         status = readings.typed(reply, request.role).status
-        return Entry(key, request.role, request.template, status, reply, cost_usd(self._entry, reply))
+        cost = self._entry.cost_usd(reply.tokens_in, reply.tokens_out)
+        return Entry(key, request.role, request.template, status, reply, cost)
 
 
 def _key(identity: str, request: Request, decoding: Decoding) -> str:

@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import checkpoint
-from t2i_feedback.mllm.section import LocalEntry
+from t2i_feedback.mllm.backends.local import LocalEntry
 
 
 def device(name: str, wanted: str) -> str:

@@ -14,8 +14,8 @@ from transformers import BatchFeature, LogitsProcessor, LogitsProcessorList
 
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import loading, readings
+from t2i_feedback.mllm.backends.local import LocalEntry
 from t2i_feedback.mllm.base import NOT_FINITE, Abilities, Decoding, Reply, Request, chosen
-from t2i_feedback.mllm.section import LocalEntry
 
 MIN_PREFIX = 1e-3  # continuations of less probable beginnings are not looked into; bounds the error of a mass
 WIDER = {"float16": "bfloat16 or float32", "bfloat16": "float32"}  # where a dtype overflows, those that may not

@@ -1,7 +1,7 @@
-"""A model whose questions are divided among the processes of a launch. Not a stage itself.
+"""A model whose questions are divided among the processes of a launch.
 
-A checkpoint is loaded in every process, and each asks its share. A server is asked by the first process alone: it has a
-`concurrency` of its own, and its budget is kept in one ledger. Either way every process gets every reply.
+A checkpoint is loaded in every process, and each asks its share. A server is asked by the first process alone: it
+answers many requests at once, and its budget is kept in one ledger. Either way every process gets every reply.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from dataclasses import asdict
 from t2i_feedback import mllm
 from t2i_feedback.foundation import distributed, paths
 from t2i_feedback.foundation.rows import Reading
+from t2i_feedback.mllm.backends import Entry
 from t2i_feedback.mllm.base import Mllm, Reply, Request
-from t2i_feedback.mllm.section import EndpointEntry, LocalEntry
 
 
 class Shared:
@@ -41,18 +41,18 @@ class Shared:
     def _divided(self, requests: Sequence[Request], ask: Callable[[list[Request]], list[Reply]]) -> list[Reply]:
         if distributed.world_size() == 1:
             return ask(list(requests))
-        dealt = _deal(requests, self._askers)
-        own = [request for request, asker in zip(requests, dealt, strict=True) if asker == distributed.rank()]
+        askers = _askers(requests, self._askers)
+        own = [request for request, asker in zip(requests, askers, strict=True) if asker == distributed.rank()]
         answered = json.dumps([asdict(reply) for reply in ask(own)] if own else []).encode()
         replies = [(Reply(**fields) for fields in json.loads(one)) for one in distributed.all_gather(answered)]
-        return [next(replies[asker]) for asker in dealt]
+        return [next(replies[asker]) for asker in askers]
 
 
-def _deal(requests: Sequence[Request], askers: int) -> list[int]:
-    """Who asks each request: they take turns, and equal requests go to the same one."""
+def _askers(requests: Sequence[Request], count: int) -> list[int]:
+    """The rank of the process that asks each request: they take turns, and equal requests go to the same one."""
     turn: dict[tuple[str, int, str], int] = {}
     keys = [(request.text, request.sample, _pixels(request)) for request in requests]
-    return [turn.setdefault(key, len(turn) % askers) for key in keys]
+    return [turn.setdefault(key, len(turn) % count) for key in keys]
 
 
 def _pixels(request: Request) -> str:
@@ -62,11 +62,11 @@ def _pixels(request: Request) -> str:
 
 
 @contextmanager
-def open(name: str, entry: LocalEntry | EndpointEntry, images: bool = True) -> Iterator[Shared]:
-    """`mllm.open` in every process. What the first has found out about the model, the others read in the ledger."""
+def connect(name: str, entry: Entry, images: bool = True) -> Iterator[Shared]:
+    """`mllm.connect` in every process. What the first has found out about the model, the others read in the ledger."""
     if not distributed.is_main():
         distributed.barrier()
-    with mllm.open(name, entry, paths.ledger(), images=images) as model:
+    with mllm.connect(name, entry, paths.ledger(), images=images) as model:
         if distributed.is_main():
             distributed.barrier()
-        yield Shared(model, distributed.world_size() if isinstance(entry, LocalEntry) else 1)
+        yield Shared(model, distributed.world_size() if entry.in_process else 1)

@@ -14,12 +14,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.foundation.images import open_rgb, save_png
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 COLUMNS = ("picture", "prompt", "score")
 LOWEST, HIGHEST = 1.0, 10.0
@@ -43,8 +43,10 @@ class Sheet:
         self.folder, self.preference = folder, preference
         self.path, self.page = folder / "scores.csv", folder / "index.html"
 
-    def enter(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[str]:
+    def enter(self, images: "Sequence[Image]", prompts: Sequence[str]) -> list[str]:
         """The pictures' names; those that the sheet does not have yet get a row. Raises UserError as `read` does."""
+        from t2i_feedback.foundation.images import save_png
+
         lines = self.read()
         names = [self._name(image, prompt, lines) for image, prompt in zip(images, prompts, strict=True)]
         given = zip(names, images, prompts, strict=True)
@@ -57,7 +59,7 @@ class Sheet:
             self._show(self.read())
         return names
 
-    def open(self, names: Sequence[str]) -> list[str]:
+    def unscored(self, names: Sequence[str]) -> list[str]:
         """Those of the pictures that have no score yet, each once."""
         lines = self.read()
         return [name for name in dict.fromkeys(names) if name not in lines or lines[name].score is None]
@@ -94,8 +96,12 @@ class Sheet:
 
     # -------------------------------------------------------------------------------------------- pictures
 
-    def _name(self, image: Image.Image, prompt: str, lines: dict[str, Line]) -> str:
+    def _name(self, image: "Image", prompt: str, lines: dict[str, Line]) -> str:
         """The file name of the picture: one that is there and shows the same, or a new one of its pixels' digest."""
+        import numpy as np
+
+        from t2i_feedback.foundation.images import open_rgb
+
         name = f"{hashlib.sha256(f'{image.size} {prompt} '.encode() + image.tobytes()).hexdigest()[:16]}.png"
         if name in lines:
             return name

@@ -3,8 +3,6 @@
 Every picture has the prompt of round 1 and the noise of its round, so only the feedback differs from `validated`.
 """
 
-import shutil
-
 from t2i_feedback import params
 from t2i_feedback.foundation import distributed, paths, running, workspace
 from t2i_feedback.foundation.params import decisive
@@ -25,26 +23,23 @@ def main() -> None:
     ]
     print(f"best_of_n: {len(wanted)} pictures for {len(budget)} captions, as many as validated used")
     from t2i_feedback.image_models.drawing import flagged, image_name
-    from t2i_feedback.loop.studio import Studio
+    from t2i_feedback.image_models.round_drawing import RoundDrawer
     from t2i_feedback.mllm import shared
+    from t2i_feedback.mllm.validating import Validator
 
     weights = workspace.weights(p.model.name, entry.model)
     inputs = [paths.EVALUATION_CAPTIONS, paths.FIRST_PROMPTS, paths.arm("enhanced"), paths.arm("validated"), *weights]
     settings: list[workspace.Setting] = [p.seed, p.model, p.stage1, str(decisive(entry))]
     with (
         workspace.partial("best_of_n", workspace.digest(settings, inputs)) as work,
-        shared.open(p.stage1.mllm, entry) as validator,
+        shared.connect(p.stage1.mllm, entry) as model,
     ):
         folder = work / "arm"
-        (folder / "images").mkdir(parents=True, exist_ok=True)
-        for caption_id in distributed.shard(list(budget)):
-            name = image_name(caption_id, 1)
-            shutil.copyfile(paths.arm("enhanced") / name, folder / name)
-        distributed.barrier()
-        studio = Studio(p, None, folder, validator, list(prompts.values()))
+        drawer = RoundDrawer(p.model, None, folder, p.seed)
+        drawer.copy_first(paths.arm("enhanced"), budget)
         again = [row for row in wanted if row.round > 1]
         if again:
-            studio.draw(again)
+            drawer.draw(again)
         drawn = [
             PictureRow(
                 caption_id=row.caption_id,
@@ -55,7 +50,11 @@ def main() -> None:
             )
             for row in wanted
         ]
-        judged = rounds.judge([captions[row.caption_id] for row in wanted], drawn, studio.validate, p.stage1.threshold)
+        limit = p.stage1.max_invalid_fraction
+        validator = Validator(model, folder, questions=p.stage1.questions, max_invalid_fraction=limit)
+        asked = [captions[row.caption_id] for row in wanted]
+        verdicts = rounds.verdicts_on(asked, [row.image for row in drawn], validator.validate)
+        judged = rounds.with_verdicts(drawn, verdicts, p.stage1.threshold)
         judged = flagged(folder, judged)
         final = [rounds.best(rows) for rows in rounds.by_caption(judged).values()]
         if distributed.is_main():

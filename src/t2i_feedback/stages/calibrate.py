@@ -72,7 +72,7 @@ def main() -> None:
     found: dict[str, Calibrated] = {}
     with workspace.partial("calibrate", digest) as work:
         for name in judges:
-            with mllm.open(name, p.mllms[name], paths.ledger()) as judge:
+            with mllm.connect(name, p.mllms[name], paths.ledger()) as judge:
                 found[name] = calibrate(name, judge, images, rows, p)
         write_rows(work / "sweeps" / "sweeps.jsonl", [row for one in found.values() for row in one.sweeps])
         workspace.publish(work / "sweeps", paths.CALIBRATION)

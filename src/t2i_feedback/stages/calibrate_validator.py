@@ -93,7 +93,7 @@ def main() -> None:
     print(f"calibrate_validator: {name} on {len(rows)} images, with true and altered captions")
     from t2i_feedback import mllm
 
-    with mllm.open(name, p.mllms[name], paths.ledger()) as validator:
+    with mllm.connect(name, p.mllms[name], paths.ledger()) as validator:
         found = calibrate(validator, rows, p)
     draw(name, found, paths.VALIDATOR_PICTURES)
     written = numbers(found)

@@ -11,15 +11,20 @@ def main() -> None:
     captions = read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)
     entry = p.mllms[p.stage1.mllm]
     print(f"enhance: {p.stage1.mllm} rewrites {len(captions)} captions")
+    from t2i_feedback.image_models.base import tokens_lost
+    from t2i_feedback.image_models.stable_diffusion import load_tokenizer
     from t2i_feedback.mllm import shared
-    from t2i_feedback.mllm.enhancing import first_prompts
+    from t2i_feedback.mllm.enhancing import Enhancer
 
     settings: list[workspace.Setting] = [p.stage1, str(decisive(entry)), p.model]
     with (
         workspace.partial("enhance", workspace.digest(settings, [paths.EVALUATION_CAPTIONS])) as work,
-        shared.open(p.stage1.mllm, entry, images=entry.images) as enhancer,
+        shared.connect(p.stage1.mllm, entry, images=entry.images) as model,
     ):
-        rows = first_prompts(enhancer, captions, p.model, p.stage1.max_invalid_fraction)
+        enhancer = Enhancer(
+            model, lambda texts: tokens_lost(load_tokenizer(p.model), texts), p.stage1.max_invalid_fraction
+        )
+        rows = enhancer.first_prompts(captions)
         if distributed.is_main():
             finished = work / "prompts"
             write_rows(finished / paths.FIRST_PROMPTS.name, rows)

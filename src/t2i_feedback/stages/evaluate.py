@@ -232,7 +232,7 @@ def ask(
 
     answers: dict[str, Sequence[Typed]] = {}
     for name in dict.fromkeys(asked.values()):
-        with shared.open(name, p.mllms[name]) as model:
+        with shared.connect(name, p.mllms[name]) as model:
             for role in (role for role, chosen in asked.items() if chosen == name):
                 found: list[Typed] = []
                 for chunk in chunks(list(zip(files, captions, strict=True))):

@@ -2,8 +2,10 @@
 
 import json
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import get_args
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from t2i_feedback import params
 from t2i_feedback.finetuning.section import Finetune
@@ -11,22 +13,30 @@ from t2i_feedback.foundation import distributed, paths, running, workspace
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_json
 from t2i_feedback.foundation.params import decisive
-from t2i_feedback.foundation.rows import CalibrationRow, CaptionRow, EpochRow, as_typed, read_rows, write_rows
+from t2i_feedback.foundation.rows import CaptionRow, EpochRow, as_typed, read_rows, write_rows
+from t2i_feedback.foundation.traits import TRAITS
+from t2i_feedback.rewards import human, registry
+from t2i_feedback.rewards.base import Context
+
+if TYPE_CHECKING:
+    from t2i_feedback.finetuning.acquisition import Feedback
+    from t2i_feedback.mllm.base import Mllm
 
 
 def main() -> None:
     p = params.load()
     config = p.finetune
     captions = read_rows(paths.FINETUNE_CAPTIONS, CaptionRow)
-    if config.require_calibrated and config.user == "mllm" and "preference" in config.rewards:
+    if config.require_calibrated and config.user == "mllm" and "preference" in registry.used(config.reward):
         require_calibrated(p)
     print(f"finetune: {plan(config)}", flush=True)
     from t2i_feedback.finetuning.trainer import HISTORY, Trainer
     from t2i_feedback.foundation import photometry
-    from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline, save_adapter
+    from t2i_feedback.image_models.base import tokens_lost
+    from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline, load_tokenizer, save_adapter
     from t2i_feedback.mllm import shared
-    from t2i_feedback.mllm.enhancing import first_prompts
-    from t2i_feedback.rewards import human, registry
+    from t2i_feedback.mllm.enhancing import Enhancer
+    from t2i_feedback.rewards.mllm import preference
     from t2i_feedback.tracking import runs
 
     judge, held_out = p.mllms[config.judge], p.mllms[p.evaluate.judge]
@@ -35,14 +45,17 @@ def main() -> None:
     with ExitStack() as stack:
         work = stack.enter_context(workspace.partial("finetune", workspace.digest(settings, inputs)))
         if config.user == "file":
-            human.check_answered(human.sheet(config.preference), work)
-        user = stack.enter_context(shared.open(config.judge, judge)) if config.asks_judge else None
-        second_user = stack.enter_context(shared.open(p.evaluate.judge, held_out))
+            human.check_answered(human.sheet_of(config.preference), work)
+        asked = config.enhance_prompts or registry.questions(config.reward, config.user)
+        user = stack.enter_context(shared.connect(config.judge, judge)) if asked else None
+        second_user = stack.enter_context(shared.connect(p.evaluate.judge, held_out))
         run = stack.enter_context(runs.stage_run("finetune"))
         read = f"scores are read by {user.reading}, " if user else ""
         print(f"finetune: {read}held-out scores by {second_user.reading}", flush=True)
         if user and config.enhance_prompts:
-            prompts = first_prompts(user, captions, p.model, config.max_invalid_fraction)
+            prompts = Enhancer(
+                user, lambda texts: tokens_lost(load_tokenizer(p.model), texts), config.max_invalid_fraction
+            ).first_prompts(captions)
         else:
             prompts = as_typed(captions)
         pipe = load_pipeline(p.model, training=True)
@@ -51,7 +64,7 @@ def main() -> None:
             pipe,
             parameters,
             [row.prompt for row in prompts],
-            human.feedback(
+            feedback(
                 config,
                 size=p.model.size,
                 seed=p.seed,
@@ -64,7 +77,7 @@ def main() -> None:
             finetune=config,
             seed=p.seed,
             folder=work,
-            held_out=registry.preference(second_user.own, config.preference),  # only watched: it stops nothing
+            held_out=preference(second_user.own, config.preference),  # only watched: it stops nothing
         )
 
         ended = time.monotonic()
@@ -91,10 +104,39 @@ def main() -> None:
     print(f"finetune: reward {history[0].reward_mean:.2f} -> {history[-1].reward_mean:.2f}, adapter in {paths.ADAPTER}")
 
 
+def feedback(
+    config: Finetune, *, size: int, seed: int, judge: "Mllm | None", captions: Mapping[str, str], folder: Path
+) -> "Feedback":
+    """Who scores the run's pictures. `judge` may be None if no reward asks it; `captions`: prompt -> its caption."""
+    from t2i_feedback.finetuning.acquisition import Budget, Feedback
+    from t2i_feedback.foundation import photometry
+    from t2i_feedback.mllm import roles
+
+    budget = None
+    if config.acquisition != "all" and config.feedback_budget:
+        budget = Budget(
+            config.feedback_budget,
+            config.acquisition,
+            surrogate_weight=config.surrogate_weight,
+            per_prompt=config.advantage == "per_prompt",
+            embed=photometry.embeddings,
+            seed=seed,
+        )
+    context = Context(config.preference, config.user, judge, captions, folder)
+    return Feedback(
+        registry.make(config.reward, context),
+        registry.total(config.reward, size),
+        budget=budget,
+        overlap=config.overlap_judging,
+        divided=config.user != "file",
+        heard=lambda: roles.most_frequent(context.invalid),
+    )
+
+
 def plan(config: Finetune) -> str:
     """What a run will do, in a line: how much is drawn, what is rewarded, who is asked about what."""
     asked = "all of them" if config.acquisition == "all" else f"{config.feedback_budget} by {config.acquisition}"
-    wanted = " + ".join(f"{weight:g} x {name}" for name, weight in config.rewards.items())
+    wanted = " + ".join(f"{weight:g} x {name}" for name, weight in registry.used(config.reward).items())
     whom = {"mllm": config.judge, "pixels": "photometry", "file": "a person"}[config.user]
     return (
         f"{config.epochs} epochs of {config.pictures_per_epoch} pictures, {asked} rewarded by {wanted}; the preference "
@@ -126,7 +168,7 @@ def require_calibrated(p: params.Params) -> None:
         found = numbers["rank_correlation"]
     except (FileNotFoundError, KeyError):
         raise UserError(f"{paths.CALIBRATION_METRICS} has no {p.finetune.judge}: run `dvc repro calibrate`") from None
-    named = [trait for trait in get_args(CalibrationRow.model_fields["trait"].annotation) if trait in numbers]
+    named = [trait for trait in TRAITS if trait in numbers]
     if found is None and named:
         raise UserError(
             f"finetune.judge {p.finetune.judge} gave too few valid scores to say whether it ranks {', '.join(named)}; "

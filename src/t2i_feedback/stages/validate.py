@@ -3,7 +3,6 @@
 `validated` begins with the pictures of `enhanced`; `combined` draws its own with the adapter, from the same noise.
 """
 
-import shutil
 import sys
 
 from t2i_feedback import params
@@ -25,9 +24,13 @@ def main(arm: str = "") -> None:
     captions = read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)
     prompts = read_rows(paths.FIRST_PROMPTS, PromptRow)
     print(f"validate {arm}: {len(captions)} captions, at most {p.stage1.max_rounds} rounds, judged by {p.stage1.mllm}")
-    from t2i_feedback.image_models.drawing import flagged, image_name
-    from t2i_feedback.loop.studio import Studio
+    from t2i_feedback.image_models.base import tokens_lost
+    from t2i_feedback.image_models.drawing import flagged
+    from t2i_feedback.image_models.round_drawing import RoundDrawer
+    from t2i_feedback.image_models.stable_diffusion import load_tokenizer
     from t2i_feedback.mllm import shared
+    from t2i_feedback.mllm.enhancing import Enhancer
+    from t2i_feedback.mllm.validating import Validator
 
     first_round = adapter or paths.arm("enhanced")
     weights = workspace.weights(p.model.name, entry.model)
@@ -35,20 +38,19 @@ def main(arm: str = "") -> None:
     settings: list[workspace.Setting] = [p.seed, p.model, p.stage1, str(decisive(entry))]
     with (
         workspace.partial(f"validate-{arm}", workspace.digest(settings, inputs)) as work,
-        shared.open(p.stage1.mllm, entry) as validator,
+        shared.connect(p.stage1.mllm, entry) as model,
     ):
         folder = work / "arm"
-        (folder / "images").mkdir(parents=True, exist_ok=True)
+        limit = p.stage1.max_invalid_fraction
+        drawer = RoundDrawer(p.model, adapter, folder, p.seed)
+        validator = Validator(model, folder, questions=p.stage1.questions, max_invalid_fraction=limit)
+        enhancer = Enhancer(model, lambda texts: tokens_lost(load_tokenizer(p.model), texts), limit, prompts)
         if arm == "validated":
-            for row in distributed.shard(prompts):
-                name = image_name(row.caption_id, 1)
-                shutil.copyfile(paths.arm("enhanced") / name, folder / name)
-            distributed.barrier()
-        studio = Studio(p, adapter, folder, validator, prompts)
+            drawer.copy_first(paths.arm("enhanced"), [row.caption_id for row in prompts])
         pictures = rounds.run_rounds(
             captions,
             prompts,
-            studio.loop_roles(),
+            rounds.Roles(drawer.draw, validator.validate, validator.explain, enhancer.enhance),
             max_rounds=p.stage1.max_rounds,
             threshold=p.stage1.threshold,
             feedback=p.stage1.feedback,

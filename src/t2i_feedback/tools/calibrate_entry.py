@@ -28,7 +28,7 @@ def main(name: str = "") -> None:
     print(f"calibrate: {name} as judge for “{p.finetune.preference}” and as validator, on {len(rows)} images")
     from t2i_feedback import mllm
 
-    with mllm.open(name, p.mllms[name], paths.ledger()) as model:
+    with mllm.connect(name, p.mllms[name], paths.ledger()) as model:
         judged = calibrate.calibrate(name, model, images, rows, p)
         validated = calibrate_validator.calibrate(model, rows, p)
     calibrate.draw({name: judged}, p.finetune.preference, folder / "judge")

@@ -22,8 +22,9 @@ from t2i_feedback import params
 from t2i_feedback.foundation import launching, paths, running
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import wording
-from t2i_feedback.mllm.section import EndpointEntry, LocalEntry
+from t2i_feedback.mllm.backends import Entry
 from t2i_feedback.params import Params
+from t2i_feedback.rewards import registry
 from t2i_feedback.stages.calibrate import TRAITS
 from t2i_feedback.stages.calibrate_validator import ASKED_AGAIN, OTHERS
 from t2i_feedback.tools import profile
@@ -207,11 +208,8 @@ def finetune(p: Params) -> Work:
     pictures = config.epochs * config.pictures_per_epoch
     trained = max(1, round(p.model.steps * config.timestep_share))
     asked = [Asked("held-out judge", p.evaluate.judge, "question", pictures)]
-    answers = config.epochs * (config.feedback_budget or config.pictures_per_epoch)
-    if config.user == "mllm" and "preference" in config.rewards:
-        asked.append(Asked("judge", config.judge, "question", answers))
-    if "alignment" in config.rewards:
-        asked.append(Asked("validator", config.judge, "question", answers))
+    answers = config.epochs * config.answers_per_epoch
+    asked += [Asked(role, config.judge, "question", answers) for role in registry.questions(config.reward, config.user)]
     if config.enhance_prompts:
         asked.append(Asked("enhancer", config.judge, "prompt", p.data.finetune_captions))
     return Work("finetune", pictures, pictures * config.inner_epochs * trained, asked=tuple(asked))
@@ -318,7 +316,7 @@ def estimate(p: Params, figures: Throughputs, gpu: str, gpus: int) -> Estimate:
     names = dict.fromkeys(
         (p.stage1.mllm, p.finetune.judge, p.evaluate.judge, *([p.evaluate.vqa_mllm] if p.evaluate.vqa_score else []))
     )
-    here = {name: _weights(p, figures, name) for name in names if isinstance(p.mllms[name], LocalEntry)}
+    here = {name: _weights(p, figures, name) for name in names if p.mllms[name].in_process}
     image_model = _image_model(figures, p.model.name)
     trained = image_model.memory.value + sum(here.get(name, 0) for name in {p.finetune.judge, p.evaluate.judge})
     drawn = sum(one.pictures for one in works if one.stage != "finetune") + p.data.reference_images
@@ -347,7 +345,8 @@ def launched(stage: str) -> bool:
 
 def divided(stage: str, what: str, p: Params) -> bool:
     """Whether its processes divide this part: not the resamples, and not what one of them asks a server alone."""
-    served = isinstance(p.mllms.get(what.rpartition(" ")[2]), EndpointEntry)
+    entry = p.mllms.get(what.rpartition(" ")[2])
+    served = entry is not None and not entry.in_process
     return launched(stage) and what != "resamples" and (stage == "finetune" or not served)
 
 
@@ -415,25 +414,24 @@ def _answering(asked: Asked, p: Params, figures: Throughputs, gpu: str) -> float
     measured = found.questions if asked.kind == "question" and not _writes(entry) else found.texts
     if gpu in measured:
         return count / measured[gpu].value
-    together = entry.batch_size if isinstance(entry, LocalEntry) else entry.concurrency
     if found.latency is not None:
-        return count * found.latency.value / together
+        return count * found.latency.value / entry.concurrent
     teraflops, bandwidth = figures.gpus[gpu].teraflops, figures.gpus[gpu].bandwidth
     if found.parameters is None or teraflops is None or bandwidth is None:
         raise _missing(f"mllms.{name}.{'questions' if asked.kind == 'question' else 'texts'}.{gpu}")
     tokens_in, tokens_out = _tokens(asked, p, figures)
     reading = tokens_in * 2 * found.parameters.value / (teraflops.value * 1e3 * figures.common.compute.value)
-    writing = tokens_out * _weights(p, figures, name) / (bandwidth.value * figures.common.bandwidth.value) / together
+    writing = tokens_out * _weights(p, figures, name) / (bandwidth.value * figures.common.bandwidth.value)
+    writing /= entry.concurrent
     return count * (reading + writing)
 
 
 def _calls(p: Params, asked: Asked) -> float:
     entry = p.mllms[asked.mllm]
-    sampled = isinstance(entry, EndpointEntry) and entry.reading == "samples" and asked.kind == "question"
-    return asked.count * (entry.samples if sampled and isinstance(entry, EndpointEntry) else 1)
+    return asked.count * (entry.times_asked if entry.reading == "samples" and asked.kind == "question" else 1)
 
 
-def _writes(entry: LocalEntry | EndpointEntry) -> bool:
+def _writes(entry: Entry) -> bool:
     """Whether a question is answered in writing; by probability it takes one pass over its words and nothing more."""
     return entry.reading in ("text", "samples")
 
@@ -454,11 +452,10 @@ def _tokens(asked: Asked, p: Params, figures: Throughputs) -> tuple[float, float
 def _usd(asked: Asked, p: Params, figures: Throughputs) -> float:
     """What a paid endpoint takes, by the prices of its entry in params.yaml."""
     entry = p.mllms[asked.mllm]
-    if isinstance(entry, LocalEntry) or not (entry.usd_per_million_input_tokens or entry.usd_per_million_output_tokens):
+    if not entry.cost_usd(1, 1):
         return 0
     tokens_in, tokens_out = _tokens(asked, p, figures)
-    price = tokens_in * entry.usd_per_million_input_tokens + tokens_out * entry.usd_per_million_output_tokens
-    return _calls(p, asked) * price / 1e6
+    return _calls(p, asked) * entry.cost_usd(tokens_in, tokens_out)
 
 
 def _on_gpus(figures: Throughputs, cost: Cost) -> float:
@@ -472,13 +469,11 @@ def _weights(p: Params, figures: Throughputs, name: str) -> float:
     entry, parameters = p.mllms[name], _mllm(figures, name).parameters
     if parameters is None:
         return 0
-    if isinstance(entry, EndpointEntry):
-        return parameters.value * SERVED_BYTES
-    return parameters.value * BYTES[entry.dtype if entry.quantisation == "none" else entry.quantisation]
+    return parameters.value * (SERVED_BYTES if entry.precision is None else BYTES[entry.precision])
 
 
 def _reached(p: Params, figures: Throughputs, name: str) -> str:
-    if isinstance(p.mllms[name], LocalEntry):
+    if p.mllms[name].in_process:
         return "in process"
     return "served elsewhere" if _mllm(figures, name).latency else "served on these GPUs"
 

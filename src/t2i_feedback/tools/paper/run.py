@@ -24,7 +24,6 @@ from t2i_feedback import params
 from t2i_feedback.foundation import paths, running
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_json, write_text
-from t2i_feedback.mllm.section import EndpointEntry, LocalEntry
 from t2i_feedback.params import Params
 from t2i_feedback.reporting import paper
 from t2i_feedback.tools import profile
@@ -86,8 +85,7 @@ def lacking(p: Params) -> str:
         *([p.evaluate.vqa_mllm] if p.evaluate.vqa_score else []),
     ]
     used = {name: p.mllms[name] for name in named}
-    local = {name: entry for name, entry in used.items() if isinstance(entry, LocalEntry)}
-    halves = [f"mllms.{name}" for name, entry in local.items() if entry.dtype != "float32" and entry.device != "cpu"]
+    halves = [f"mllms.{name}" for name, entry in used.items() if entry.wants_accelerator]
     halves = (["model"] if p.model.dtype != "float32" and p.model.device != "cpu" else []) + halves
     if halves and not _accelerator():
         return (
@@ -95,11 +93,11 @@ def lacking(p: Params) -> str:
             "`nvidia-smi` and that torch was installed for CUDA, or run on a machine that has one"
         )
     for name, entry in used.items():
-        variable = entry.api_key_env if isinstance(entry, EndpointEntry) else None
+        variable = entry.key_variable
         if variable and not os.environ.get(variable, "").strip():
             return f"mllms.{name}: the environment variable {variable} is not set; put the server's key there"
     wanted = {p.model.name: "model_index.json"} | {
-        entry.model: "config.json" for entry in local.values() if not entry.model.startswith("package:")
+        entry.hub_model: "config.json" for entry in used.values() if entry.hub_model
     }
     absent = [model for model, file in wanted.items() if not Path(model).is_dir() and not _cached(model, file)]
     if absent and not _hub_answers():

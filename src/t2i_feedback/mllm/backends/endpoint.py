@@ -1,0 +1,71 @@
+"""The backend `endpoint`: a model behind an OpenAI-compatible server."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from t2i_feedback.foundation.params import FREE, Count, Positive
+from t2i_feedback.mllm.backends import Access, Entry
+
+if TYPE_CHECKING:
+    from t2i_feedback.mllm.base import Backend
+    from t2i_feedback.mllm.ledger import Ledger
+
+
+class EndpointEntry(Entry):
+    """A server has a `concurrency` of its own, and its budget is kept in one ledger: one process asks it."""
+
+    in_process: ClassVar[bool] = False
+
+    backend: Literal["endpoint"]
+    base_url: Annotated[str, Field(pattern=r"^https?://[^@]+$")]  # no password: keys come from api_key_env
+    api_key_env: Annotated[str | None, FREE] = None  # name of the environment variable that holds the key
+    samples: Count = 5  # reading samples: how often each question is asked; 1 = auto skips that reading
+    concurrency: Annotated[Count, FREE] = 8
+    timeout_seconds: Annotated[Positive, FREE] = 60
+    retries: Annotated[int, Field(ge=0), FREE] = 4
+    max_calls: Annotated[Count | None, FREE] = (
+        None  # budget of all stages and runs that share the ledger; None = no limit
+    )
+    max_cost_usd: Annotated[Positive | None, FREE] = None
+    usd_per_million_input_tokens: Annotated[float, Field(ge=0), FREE] = 0
+    usd_per_million_output_tokens: Annotated[float, Field(ge=0), FREE] = 0
+
+    @model_validator(mode="after")
+    def _cost_is_reckoned(self) -> "EndpointEntry":
+        prices = (self.usd_per_million_input_tokens, self.usd_per_million_output_tokens)
+        if self.max_cost_usd is not None and not any(prices):
+            raise ValueError(
+                "max_cost_usd needs usd_per_million_input_tokens and usd_per_million_output_tokens: without them "
+                "nothing costs anything, and it never stops"
+            )
+        return self
+
+    def access(self, name: str, ledger: "Ledger") -> Access:
+        def load() -> "Backend":
+            from t2i_feedback.mllm.budget import Budget
+            from t2i_feedback.mllm.endpoint import EndpointMllm
+
+            return EndpointMllm(name, self, Budget(name, self, ledger))
+
+        return Access(json.dumps(["endpoint", self.base_url, self.model]), load)
+
+    @property
+    def concurrent(self) -> int:
+        return self.concurrency
+
+    @property
+    def times_asked(self) -> int:
+        return self.samples
+
+    def cost_usd(self, tokens_in: float, tokens_out: float) -> float:
+        read, written = self.usd_per_million_input_tokens, self.usd_per_million_output_tokens
+        return (read * tokens_in + written * tokens_out) / 1e6
+
+    @property
+    def key_variable(self) -> str | None:
+        return self.api_key_env
+
+
+ENTRY = EndpointEntry

@@ -1,0 +1,59 @@
+"""Rewards that the judge's model gives: a score for the preference, or whether an image shows its caption."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from t2i_feedback.rewards.base import Reward, RewardKind
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from t2i_feedback.mllm.base import Mllm
+    from t2i_feedback.mllm.roles import Typed
+
+
+def preference(judge: "Mllm", text: str, invalid: "list[Typed] | None" = None) -> Reward:
+    """The judge's expected score, 1 to 10, of how well an image fits the preference; the prompt plays no part.
+
+    Answers that are not valid are added to `invalid`.
+    """
+
+    def reward(images: "list[Image]", prompts: list[str]) -> list[float | None]:
+        from t2i_feedback.mllm import roles
+
+        outcomes = roles.score_preference(judge, images, text)
+        if invalid is not None:
+            invalid.extend(outcome for outcome in outcomes if outcome.status != "valid")
+        return [outcome.value for outcome in outcomes]
+
+    return reward
+
+
+def alignment(judge: "Mllm", captions: Mapping[str, str], invalid: "list[Typed] | None" = None) -> Reward:
+    """P(yes) that an image shows the caption behind its prompt; `captions` maps prompt -> caption.
+
+    Answers that are not valid are added to `invalid`.
+    """
+
+    def reward(images: "list[Image]", prompts: list[str]) -> list[float | None]:
+        from t2i_feedback.mllm import roles
+
+        verdicts = roles.validate(judge, images, [captions[prompt] for prompt in prompts])
+        if invalid is not None:
+            invalid.extend(verdict for verdict in verdicts if verdict.status != "valid")
+        return [verdict.p_yes for verdict in verdicts]
+
+    return reward
+
+
+REWARDS = (
+    RewardKind(
+        name="alignment",
+        raw="P(yes) that the image shows its caption, 0..1",
+        point=0.1,
+        unit="of P(yes)",
+        giver="judge",
+        make=lambda context: alignment(context.present_judge, context.captions, context.invalid),
+        asks="validator",
+    ),
+)
