@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-ARMS = ("raw", "enhanced", "best_of_n", "validated", "finetuned", "combined")
-
 PARAMS = Path("params.yaml")
 PIPELINE = Path("dvc.yaml")
 CHECKED = Path("data/checked")  # of stage `check`: a file a key that names a checkpoint, and PARAMETERS
@@ -16,6 +14,7 @@ REFERENCE_CAPTIONS = DATASET / "reference.jsonl"  # CaptionRow: the real images 
 REFERENCE = Path("data/reference")  # features.safetensors, card.json
 CALIBRATION = Path("data/calibration")  # CalibrationRow sweeps.jsonl
 PROMPTS = Path("data/prompts")
+ARMS = Path("data/arms")
 FIRST_PROMPTS = PROMPTS / "prompts.jsonl"  # PromptRow: the enhancer's prompt of round 1 per evaluation caption
 CALIBRATED_ENTRIES = Path("calibrated")  # of `make calibrate`, a folder per entry; no output of the DAG
 ADAPTER = Path("models/lora")  # adapter weights, history.jsonl
@@ -34,7 +33,7 @@ SUMMARY = METRICS / "summary.json"
 
 def arm(name: str) -> Path:
     """An arm's folder: pictures.jsonl (one PictureRow per caption), rounds.jsonl (every picture drawn), images/."""
-    return Path("data/arms") / name
+    return ARMS / name
 
 
 def evaluation(name: str) -> Path:

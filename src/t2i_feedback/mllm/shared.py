@@ -9,9 +9,10 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 from t2i_feedback import mllm
-from t2i_feedback.foundation import distributed, paths
+from t2i_feedback.foundation import distributed
 from t2i_feedback.foundation.rows import Reading
 from t2i_feedback.mllm.backends import Entry
 from t2i_feedback.mllm.base import Mllm, Reply, Request
@@ -62,11 +63,11 @@ def _pixels(request: Request) -> str:
 
 
 @contextmanager
-def connect(name: str, entry: Entry, images: bool = True) -> Iterator[Shared]:
+def connect(name: str, entry: Entry, ledger: Path, images: bool = True) -> Iterator[Shared]:
     """`mllm.connect` in every process. What the first has found out about the model, the others read in the ledger."""
     if not distributed.is_main():
         distributed.barrier()
-    with mllm.connect(name, entry, paths.ledger(), images=images) as model:
+    with mllm.connect(name, entry, ledger, images=images) as model:
         if distributed.is_main():
             distributed.barrier()
         yield Shared(model, distributed.world_size() if entry.in_process else 1)

@@ -3,16 +3,27 @@
 Every picture has the prompt of round 1 and the noise of its round, so only the feedback differs from `validated`.
 """
 
-from t2i_feedback import params
-from t2i_feedback.foundation import distributed, paths, running, workspace
-from t2i_feedback.foundation.params import decisive
+from t2i_feedback.foundation import distributed, paths, pipeline, running, workspace
+from t2i_feedback.foundation.params import Keys, Seed, load
 from t2i_feedback.foundation.rows import CaptionRow, PictureRow, PromptRow, read_rows, write_rows
+from t2i_feedback.image_models.section import Model
 from t2i_feedback.loop import rounds
+from t2i_feedback.loop.section import Stage1
+from t2i_feedback.mllm.section import Catalogue
+
+DIVIDED = True  # among several processes
+
+
+class Settings(Keys):
+    seed: Seed
+    model: Model
+    stage1: Stage1
+    mllms: Catalogue
 
 
 def main() -> None:
-    p = params.load()
-    entry = p.mllms[p.stage1.mllm]
+    stage = pipeline.running("best_of_n")
+    p = load(Settings)
     captions = {row.caption_id: row for row in read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)}
     prompts = {row.caption_id: row for row in read_rows(paths.FIRST_PROMPTS, PromptRow)}
     budget = rounds.by_caption(read_rows(paths.arm("validated") / "rounds.jsonl", PictureRow))
@@ -27,12 +38,9 @@ def main() -> None:
     from t2i_feedback.mllm import shared
     from t2i_feedback.mllm.validating import Validator
 
-    weights = workspace.weights(p.model.name, entry.model)
-    inputs = [paths.EVALUATION_CAPTIONS, paths.FIRST_PROMPTS, paths.arm("enhanced"), paths.arm("validated"), *weights]
-    settings: list[workspace.Setting] = [p.seed, p.model, p.stage1, str(decisive(entry))]
     with (
-        workspace.partial("best_of_n", workspace.digest(settings, inputs)) as work,
-        shared.connect(p.stage1.mllm, entry) as model,
+        workspace.unfinished(stage, p) as work,
+        shared.connect(p.stage1.mllm, p.mllms[p.stage1.mllm], paths.ledger()) as model,
     ):
         folder = work / "arm"
         drawer = RoundDrawer(p.model, None, folder, p.seed)

@@ -1,29 +1,39 @@
 """enhance: the MLLM rewrites every evaluation caption as a detailed prompt (round 1 of stage 1)."""
 
-from t2i_feedback import params
-from t2i_feedback.foundation import distributed, paths, running, workspace
-from t2i_feedback.foundation.params import decisive
+from typing import Annotated
+
+from t2i_feedback.foundation import distributed, paths, pipeline, running, workspace
+from t2i_feedback.foundation.params import FREE, EntryName, Keys, Share, key, load
 from t2i_feedback.foundation.rows import CaptionRow, read_rows, write_rows
+from t2i_feedback.image_models.section import Model
+from t2i_feedback.mllm.section import Catalogue
+
+DIVIDED = True  # among several processes
+
+
+class Settings(Keys):
+    model: Model
+    mllm: EntryName = key("stage1.mllm")
+    max_invalid_fraction: Annotated[Share, FREE] = key("stage1.max_invalid_fraction")
+    mllms: Catalogue
 
 
 def main() -> None:
-    p = params.load()
+    stage = pipeline.running("enhance")
+    p = load(Settings)
     captions = read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)
-    entry = p.mllms[p.stage1.mllm]
-    print(f"enhance: {p.stage1.mllm} rewrites {len(captions)} captions")
+    entry = p.mllms[p.mllm]
+    print(f"enhance: {p.mllm} rewrites {len(captions)} captions")
     from t2i_feedback.image_models.base import tokens_lost
     from t2i_feedback.image_models.stable_diffusion import load_tokenizer
     from t2i_feedback.mllm import shared
     from t2i_feedback.mllm.enhancing import Enhancer
 
-    settings: list[workspace.Setting] = [p.stage1, str(decisive(entry)), p.model]
     with (
-        workspace.partial("enhance", workspace.digest(settings, [paths.EVALUATION_CAPTIONS])) as work,
-        shared.connect(p.stage1.mllm, entry, images=entry.images) as model,
+        workspace.unfinished(stage, p) as work,
+        shared.connect(p.mllm, entry, paths.ledger(), images=entry.images) as model,
     ):
-        enhancer = Enhancer(
-            model, lambda texts: tokens_lost(load_tokenizer(p.model), texts), p.stage1.max_invalid_fraction
-        )
+        enhancer = Enhancer(model, lambda texts: tokens_lost(load_tokenizer(p.model), texts), p.max_invalid_fraction)
         rows = enhancer.first_prompts(captions)
         if distributed.is_main():
             finished = work / "prompts"

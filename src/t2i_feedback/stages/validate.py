@@ -1,26 +1,32 @@
-"""validate ARM: the paper's loop, round after round until the validator accepts (arms validated, combined).
+"""validate ARM: the paper's loop, round after round until the validator accepts.
 
-`validated` begins with the pictures of `enhanced`; `combined` draws its own with the adapter, from the same noise.
+The images of the first round are another arm's, or drawn with the adapter from the same noise, as dvc.yaml says.
 """
 
 import sys
 
-from t2i_feedback import params
-from t2i_feedback.foundation import distributed, paths, running, workspace
-from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.foundation.params import decisive
+from t2i_feedback.foundation import distributed, paths, pipeline, running, workspace
+from t2i_feedback.foundation.params import Keys, Seed, load
 from t2i_feedback.foundation.rows import CaptionRow, PromptRow, read_rows, write_rows
+from t2i_feedback.image_models.section import Model
 from t2i_feedback.loop import rounds
+from t2i_feedback.loop.section import Stage1
+from t2i_feedback.mllm.section import Catalogue
 
-ADAPTERS = {"validated": None, "combined": paths.ADAPTER}
+DIVIDED = True  # among several processes
+
+
+class Settings(Keys):
+    seed: Seed
+    model: Model
+    stage1: Stage1
+    mllms: Catalogue
 
 
 def main(arm: str = "") -> None:
-    if arm not in ADAPTERS:
-        raise UserError(f"which arm? one of {', '.join(ADAPTERS)}, not {arm!r}")
-    adapter = ADAPTERS[arm]
-    p = params.load()
-    entry = p.mllms[p.stage1.mllm]
+    stage = pipeline.running("validate", arm)
+    p = load(Settings)
+    adapter = paths.ADAPTER if stage.needs(paths.ADAPTER) else None
     captions = read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)
     prompts = read_rows(paths.FIRST_PROMPTS, PromptRow)
     print(f"validate {arm}: {len(captions)} captions, at most {p.stage1.max_rounds} rounds, judged by {p.stage1.mllm}")
@@ -32,21 +38,17 @@ def main(arm: str = "") -> None:
     from t2i_feedback.mllm.enhancing import Enhancer
     from t2i_feedback.mllm.validating import Validator
 
-    first_round = adapter or paths.arm("enhanced")
-    weights = workspace.weights(p.model.name, entry.model)
-    inputs = [paths.EVALUATION_CAPTIONS, paths.FIRST_PROMPTS, first_round, *weights]
-    settings: list[workspace.Setting] = [p.seed, p.model, p.stage1, str(decisive(entry))]
     with (
-        workspace.partial(f"validate-{arm}", workspace.digest(settings, inputs)) as work,
-        shared.connect(p.stage1.mllm, entry) as model,
+        workspace.unfinished(stage, p) as work,
+        shared.connect(p.stage1.mllm, p.mllms[p.stage1.mllm], paths.ledger()) as model,
     ):
         folder = work / "arm"
         limit = p.stage1.max_invalid_fraction
         drawer = RoundDrawer(p.model, adapter, folder, p.seed)
         validator = Validator(model, folder, questions=p.stage1.questions, max_invalid_fraction=limit)
         enhancer = Enhancer(model, lambda texts: tokens_lost(load_tokenizer(p.model), texts), limit, prompts)
-        if arm == "validated":
-            drawer.copy_first(paths.arm("enhanced"), [row.caption_id for row in prompts])
+        for source in filter(stage.needs, paths.ARMS.glob("*")):
+            drawer.copy_first(source, [row.caption_id for row in prompts])
         pictures = rounds.run_rounds(
             captions,
             prompts,
