@@ -12,7 +12,7 @@ import pytest
 from dvc.dependency.param import ParamsDependency
 from dvc.repo import Repo
 
-from t2i_feedback import params
+from t2i_feedback import arms, params
 from t2i_feedback.foundation import paths
 from t2i_feedback.reporting import calibration
 
@@ -21,7 +21,7 @@ SOURCES = "src/t2i_feedback/"
 HARMLESS = {"model.device"}  # where it runs, not what it makes
 
 DRAWN = {"generate_raw", "generate_enhanced", "validate", "best_of_n", "generate_finetuned", "validate_combined"}
-EVALUATED = {f"evaluate@{arm}" for arm in paths.ARMS}
+EVALUATED = {f"evaluate@{arm}" for arm in arms.NAMES}
 LOOP = {"enhance", "generate_enhanced", "validate", "best_of_n", "validate_combined"}
 LOOP_EVALUATED = {f"evaluate@{arm}" for arm in ("enhanced", "best_of_n", "validated", "combined")}
 TRAINED = {"finetune", "generate_finetuned", "validate_combined", "evaluate@finetuned", "evaluate@combined", "report"}
@@ -229,5 +229,5 @@ def test_every_path_that_the_code_knows_is_in_the_dag(stages: dict[str, Stage]) 
     known += [paths.CALIBRATION_METRICS, paths.VALIDATOR_METRICS, paths.FINETUNE_METRICS]
     known += [paths.JUDGE_PICTURES / f"{name}.png" for name in calibration.JUDGES]
     known += [paths.VALIDATOR_PICTURES / f"{name}.png" for name in calibration.VALIDATORS]
-    known += [of(arm) for arm in paths.ARMS for of in (paths.arm, paths.evaluation, paths.arm_metrics)]
+    known += [of(arm) for arm in arms.NAMES for of in (paths.arm, paths.evaluation, paths.arm_metrics)]
     assert {path.as_posix() for path in known} <= outs

@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-ARMS = ("raw", "enhanced", "best_of_n", "validated", "finetuned", "combined")
-
 PARAMS = Path("params.yaml")
 DATASET = Path("data/dataset")  # images/, finetune.jsonl, evaluation.jsonl, reference.jsonl
 FINETUNE_CAPTIONS = DATASET / "finetune.jsonl"  # CaptionRow
