@@ -10,7 +10,7 @@ import time
 import pytest
 from safetensors.numpy import load_file
 
-ARMS = ("raw", "enhanced", "best_of_n", "validated", "finetuned", "combined")
+from t2i_feedback import arms
 
 
 def rows(clone, path):
@@ -30,7 +30,7 @@ def test_repro_ends_with_a_report(finished):
     assert not re.search(r"""(src|href)=["']https?:""", page)
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", arms.NAMES)
 def test_every_arm_has_one_picture_for_every_caption(finished, arm):
     captions = [row["caption_id"] for row in rows(finished, "data/dataset/evaluation.jsonl")]
     pictures = rows(finished, f"data/arms/{arm}/pictures.jsonl")
@@ -76,7 +76,7 @@ def test_a_second_repro_runs_nothing(finished):
 def test_metrics_and_plots_are_there_for_dvc(finished):
     shown = json.loads(finished.run("dvc", "metrics", "show", "--json").stdout)
     files = shown[""]["data"]
-    assert {f"metrics/arms/{arm}.json" for arm in ARMS} <= set(files)
+    assert {f"metrics/arms/{arm}.json" for arm in arms.NAMES} <= set(files)
     assert finished.run("dvc", "plots", "show", "--json").stdout.strip() != "{}"
 
 

@@ -4,6 +4,8 @@ import random
 import shutil
 from pathlib import Path
 
+from t2i_feedback import arms
+from t2i_feedback.arms import Arm
 from t2i_feedback.datasets.postcards import world
 from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.files import write_json
@@ -28,7 +30,7 @@ def write_run(root: Path, captions: int = 24, pictures_are_measured: bool = True
     shutil.copyfile(REPOSITORY / "params.yaml", root / "params.yaml")
     rng = random.Random(0)
     rows = _captions(captions, rng)
-    for arm in paths.ARMS:
+    for arm in arms.ARMS:
         _arm(arm, rows, rng, pictures_are_measured)
     _calibration(rng)
     _finetuning(rng)
@@ -47,10 +49,10 @@ def _captions(count: int, rng: random.Random) -> list[CaptionRow]:
     return rows
 
 
-def _arm(arm: str, captions: list[CaptionRow], rng: random.Random, measured: bool) -> None:
-    folder = paths.arm(arm)
+def _arm(arm: Arm, captions: list[CaptionRow], rng: random.Random, measured: bool) -> None:
+    name, loop = arm.name, arm.draws_several
+    folder, gain, liked = paths.arm(name), GAINS.get(name, 0.1), SCORES.get(name, 4.0)
     (folder / "images").mkdir(parents=True)
-    loop = arm in ("best_of_n", "validated", "combined")
     finals, drawn, evaluated, of_rounds = [], [], [], []
     for row in captions:
         hard = random.Random(row.caption_id).uniform(0.3, 0.7)
@@ -71,7 +73,7 @@ def _arm(arm: str, captions: list[CaptionRow], rng: random.Random, measured: boo
                 feedback="the house is red" if loop and not accepted else None,
             )
             drawn.append(picture)
-            alignment = min(1.0, hard + GAINS[arm] + rng.uniform(-0.05, 0.05) - (0.1 if loop and not accepted else 0))
+            alignment = min(1.0, hard + gain + rng.uniform(-0.05, 0.05) - (0.1 if loop and not accepted else 0))
             of_rounds.append(
                 RoundRow(
                     caption_id=row.caption_id,
@@ -86,13 +88,13 @@ def _arm(arm: str, captions: list[CaptionRow], rng: random.Random, measured: boo
         evaluated.append(
             EvaluationRow(
                 caption_id=row.caption_id,
-                brightness=120 - 10 * SCORES.get(arm, 4.0) + rng.uniform(-5, 5),
+                brightness=120 - 10 * liked + rng.uniform(-5, 5),
                 contrast=60 + rng.uniform(-3, 3),
                 sharpness=0.6 + rng.uniform(-0.1, 0.1),
                 alignment=alignment if measured else None,
                 whole=alignment > 0.8 if measured else None,
-                judge_score=SCORES.get(arm, 4.0) + rng.uniform(-1, 1),
-                held_out_score=None if row.caption_id == 3 else SCORES.get(arm, 4.0) + rng.uniform(-1, 1),
+                judge_score=liked + rng.uniform(-1, 1),
+                held_out_score=None if row.caption_id == 3 else liked + rng.uniform(-1, 1),
                 p_yes=picture.p_yes,
                 accepted=picture.accepted,
                 rounds=count,
@@ -100,10 +102,10 @@ def _arm(arm: str, captions: list[CaptionRow], rng: random.Random, measured: boo
         )
     write_rows(folder / "pictures.jsonl", finals)
     write_rows(folder / "rounds.jsonl", drawn)
-    write_rows(paths.evaluation(arm) / "rounds.jsonl", of_rounds)
-    write_rows(paths.evaluation(arm) / "per_image.jsonl", evaluated)
+    write_rows(paths.evaluation(name) / "rounds.jsonl", of_rounds)
+    write_rows(paths.evaluation(name) / "per_image.jsonl", evaluated)
     write_json(
-        paths.evaluation(arm) / "card.json",
+        paths.evaluation(name) / "card.json",
         {"n": len(captions), "resolution": 64, "image_format": "png", "templates": "postcards 0123456789ab"},
     )
     numbers = {"n": len(captions), "fid": 30.123, "fid_std": 0.5, "is": 5.4, "is_std": 0.2, "diversity": 0.7}
@@ -113,7 +115,7 @@ def _arm(arm: str, captions: list[CaptionRow], rng: random.Random, measured: boo
     numbers |= {"invalid_judge": 0.0, "invalid_held_out": 1 / len(captions)}
     if loop:
         numbers |= {"rounds_mean": 2.0, "rounds_std": 0.8, "acceptance_rate": 0.8, "invalid_validator": 0.0}
-    write_json(paths.arm_metrics(arm), numbers)
+    write_json(paths.arm_metrics(name), numbers)
 
 
 def _calibration(rng: random.Random) -> None:

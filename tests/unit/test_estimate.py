@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from t2i_feedback import params
-from t2i_feedback.foundation import launching, paths
+from t2i_feedback import arms, params
+from t2i_feedback.foundation import launching
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.params import Params
 from t2i_feedback.tools.estimate import estimate
@@ -128,7 +128,7 @@ def test_alignment_as_a_reward_asks_the_judge_for_verdicts(paper: Params, figure
     assert calls(found, "judge") == calls(found, "validator") == found.pictures
 
 
-@pytest.mark.parametrize("arm", paths.ARMS)
+@pytest.mark.parametrize("arm", arms.NAMES)
 def test_every_arm_has_as_many_pictures_as_the_committed_run(default: Params, figures: Throughputs, arm: str) -> None:
     found, metrics = work(default, figures), recorded(f"arms/{arm}")
     stages = {
@@ -302,7 +302,7 @@ def test_the_table_has_every_stage_and_the_sums(
 ) -> None:
     page = run(monkeypatch, capsys, "paper", "--gpus", "8", "--gpu", "a100")
     listed = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
-    for stage in set(listed) - {"evaluate"} | {f"evaluate@{arm}" for arm in paths.ARMS}:
+    for stage in set(listed) - {"evaluate"} | {f"evaluate@{arm}" for arm in arms.NAMES}:
         assert f"\n{stage} " in page
     for words in ("GPU hours", "dollars", "bottleneck", "in process", str(estimate.FIGURES)):
         assert words in page

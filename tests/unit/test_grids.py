@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageFont
 
+from t2i_feedback.arms import by_name
 from t2i_feedback.foundation.rows import PictureRow
 from t2i_feedback.reporting import grids
-from t2i_feedback.reporting.evidence import Arm
+from t2i_feedback.reporting.evidence import MeasuredArm
 
 
 def picture(path: Path, side: int, colour: str) -> Path:
@@ -51,7 +52,7 @@ def test_sheet_has_a_cell_for_every_arm_and_caption(tmp_path: Path, rows: int) -
         (tmp_path / name).mkdir()
         picture(tmp_path / name / "a.png", 64, colour)
         rows_of_arm = {i: PictureRow(caption_id=i, round=1, prompt="", image="a.png") for i in range(rows)}
-        arms.append(Arm(name, tmp_path / name, {}, {}, measured={}, pictures=rows_of_arm))
+        arms.append(MeasuredArm(by_name(name), tmp_path / name, {}, {}, measured={}, pictures=rows_of_arm))
     sheet = grids.sheet({i: f"caption {i}" for i in range(rows)}, arms, side=32)
     assert sheet.size == (grids.CAPTION_WIDTH + 2 * 38 + 6, 26 + rows * 38)
     if rows:

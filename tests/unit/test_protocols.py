@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from t2i_feedback.arms import by_name
 from t2i_feedback.reporting import protocols
-from t2i_feedback.reporting.evidence import Arm
+from t2i_feedback.reporting.evidence import MeasuredArm
 
 CARD = {"n": 8, "extractor": "clip", "resolution": 256, "judge_reading": "probability"}
 
 
-def arm(name: str, **changes: object) -> Arm:
-    return Arm(name, Path(), {"fid": 1.0}, CARD | changes, measured={}, pictures={})
+def arm(name: str, **changes: object) -> MeasuredArm:
+    return MeasuredArm(by_name(name), Path(), {"fid": 1.0}, CARD | changes, measured={}, pictures={})
 
 
 def test_arms_with_equal_cards_are_alike() -> None:

@@ -12,12 +12,14 @@ import pytest
 import yaml
 from made_up_run import history, write_run
 
-from t2i_feedback import params
+from t2i_feedback import arms
 from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.params import load
 from t2i_feedback.foundation.rows import CaptionRow, EvaluationRow, FidRow, PictureRow, RoundRow, read_rows, write_rows
-from t2i_feedback.reporting import alarm, comparisons, page, plots, stories, tables, verdict
+from t2i_feedback.reporting import alarm, comparisons, page, plots, series, stories, tables, verdict
 from t2i_feedback.reporting.evidence import Evidence
+from t2i_feedback.reporting.section import Settings
 from t2i_feedback.stages import report
 
 SWEEPS = paths.JUDGE_PICTURES / "sweeps.png"
@@ -32,7 +34,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def gathered() -> Evidence:
-    return report.gather(params.load())
+    return report.gather(load(Settings))
 
 
 class Links(HTMLParser):
@@ -110,9 +112,8 @@ def test_known_effects_are_found_with_their_sign(run: Path) -> None:
     assert found["brightness_finetuned_minus_raw"].direction == -1
     ratio = found["alignment_finetuned_over_raw"]
     assert ratio.interval.value == pytest.approx(ratio.arm_value / ratio.base_value)
-    assert comparisons.diversity_ratio(evidence) == 1.0
-    effect = comparisons.feedback_effect(evidence)
-    assert effect is not None
+    assert comparisons.diversity_ratio(evidence, arms.finetuned()) == 1.0
+    [effect] = comparisons.feedback_effects(evidence)
     assert effect.interval.n == 16  # captions with a second picture
 
 
@@ -287,27 +288,24 @@ def test_alarm_when_training_ended_at_a_bound() -> None:
 
 
 def asked(evidence: Evidence, row: dict[str, object], **keys: object) -> Evidence:
-    """The same run with other epochs and another fine-tuning section."""
-    finetune = evidence.params.finetune.model_copy(update=keys)
+    """The same run with other epochs and other parameters of fine-tuning."""
     epochs = [epoch.model_copy(update=row) for epoch in evidence.history]
-    return replace(evidence, history=epochs, params=evidence.params.model_copy(update={"finetune": finetune}))
+    return replace(evidence, history=epochs, settings=evidence.settings.model_copy(update=keys))
 
 
 def test_the_report_says_how_many_pictures_the_user_was_asked_about(run: Path) -> None:
     found = asked(gathered(), {"asked": 64})
     everything = f"640 of 640 pictures ({tables.percent(1)}): finetune.acquisition all."
     assert page.feedback_text(found) == f"The user was asked about {everything}"
-    text = page.feedback_text(
-        asked(gathered(), {"asked": 16, "surrogate_error": 0.5}, acquisition="random", feedback_budget=16)
-    )
+    text = page.feedback_text(asked(gathered(), {"asked": 16, "surrogate_error": 0.5}, acquisition="random"))
     assert f"asked about 160 of 640 pictures ({tables.percent(0.25)}), chosen by finetune.acquisition random" in text
     assert "off by 0.50 points at first and by 0.50 at last" in text
-    alone = asked(gathered(), {"asked": 16}, acquisition="random", feedback_budget=16, surrogate_weight=0.0)
+    alone = asked(gathered(), {"asked": 16}, acquisition="random", surrogate_weight=0.0)
     assert page.feedback_text(alone).endswith("; nothing was learnt from the others.")
 
 
 def test_invalid_scores_are_counted_among_those_that_were_asked_for(run: Path) -> None:
-    found = asked(gathered(), {"asked": 16, "masked": 2}, acquisition="random", feedback_budget=16)
+    found = asked(gathered(), {"asked": 16, "masked": 2}, acquisition="random")
     assert "20 of 160 scores were invalid" in page.reward_text(found)
 
 
@@ -319,7 +317,7 @@ def test_the_reward_against_the_users_answers_is_drawn_by_their_running_sum(run:
 
 def test_raw_values_of_rewards_have_columns_in_the_series(run: Path) -> None:
     found = asked(gathered(), {"parts": {"brightness": 80.0, "preference": 4.0}})
-    report.write_plots(found)
+    series.write(found, paths.PLOTS)
     with (paths.PLOTS / "reward.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {(row["raw.brightness"], row["raw.preference"]) for row in rows} == {("80.0", "4.0")}

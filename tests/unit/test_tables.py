@@ -2,12 +2,13 @@ from pathlib import Path
 
 import pytest
 
+from t2i_feedback.arms import by_name
 from t2i_feedback.reporting import paper, protocols, tables
-from t2i_feedback.reporting.evidence import Arm
+from t2i_feedback.reporting.evidence import MeasuredArm
 
 
-def arm(name: str, card: dict | None = None, **metrics: float) -> Arm:
-    return Arm(name, Path(), metrics, card or {}, measured={}, pictures={})
+def arm(name: str, card: dict | None = None, **metrics: float) -> MeasuredArm:
+    return MeasuredArm(by_name(name), Path(), metrics, card or {}, measured={}, pictures={})
 
 
 def line(table: tables.Table, name: str) -> tuple[str, ...]:
@@ -83,10 +84,7 @@ def test_the_paper_s_tables_are_complete() -> None:
 
 
 def test_our_tables_have_the_paper_s_columns() -> None:
-    arms = {
-        "raw": arm("raw", fid=30.0, brightness=120.0),
-        "validated": arm("validated", rounds_mean=2.0, rounds_std=1.0),
-    }
+    arms = [arm("raw", fid=30.0, brightness=120.0), arm("validated", rounds_mean=2.0, rounds_std=1.0)]
     stage1, stage2 = tables.our_stage1(arms, "llava15-7b"), tables.our_stage2(arms, "sd")
     assert stage1.columns == tables.paper_stage1().columns
     assert [row.cells for row in stage1.rows] == [

@@ -5,25 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from t2i_feedback import arms
+from t2i_feedback.arms import Arm
 from t2i_feedback.evaluation import intervals
 from t2i_feedback.evaluation.intervals import Interval
 from t2i_feedback.foundation.rows import RoundRow
-from t2i_feedback.reporting.evidence import LOOPS, Arm, Evidence
+from t2i_feedback.reporting.evidence import Evidence, MeasuredArm
 
-KEPT_SHARE = 0.9  # of raw's alignment and diversity that fine-tuning must keep, else it counts as collapse
-STAGE1_PAIRS = (
-    ("enhanced", "raw"),
-    ("best_of_n", "raw"),
-    ("validated", "raw"),
-    ("combined", "raw"),
-    ("validated", "enhanced"),
-    ("validated", "best_of_n"),
-)
-STAGE1_MEASURES = ("alignment", "whole", "clip_score", "vqa_score", "question_alignment")
-STAGE2 = (
-    *(("finetuned", measure) for measure in ("judge_score", "held_out_score", "brightness", "contrast", "sharpness")),
-    ("combined", "held_out_score"),
-)
+KEPT_SHARE = 0.9  # of the base arm's alignment and diversity that fine-tuning must keep, else it has collapsed
 
 
 @dataclass(frozen=True)
@@ -31,8 +20,8 @@ class Comparison:
     """How `arm` differs from `base` in one measure, over the captions that both have it for."""
 
     measure: str
-    arm: str
-    base: str
+    arm: Arm
+    base: Arm
     base_value: float
     arm_value: float
     interval: Interval  # of the mean difference arm - base, or of the ratio arm / base
@@ -40,7 +29,7 @@ class Comparison:
 
     @property
     def key(self) -> str:
-        return f"{self.measure}_{self.arm}_{'over' if self.is_ratio else 'minus'}_{self.base}"
+        return f"{self.measure}_{self.arm.name}_{'over' if self.is_ratio else 'minus'}_{self.base.name}"
 
     @property
     def direction(self) -> int:
@@ -49,20 +38,20 @@ class Comparison:
         return int(self.interval.low > neutral) - int(self.interval.high < neutral)
 
 
-def compare(evidence: Evidence, arm: str, base: str, measure: str, ratio: bool = False) -> Comparison | None:
+def compare(evidence: Evidence, arm: Arm, base: Arm, measure: str, ratio: bool = False) -> Comparison | None:
     """None when an arm was not run, or when no caption has the measure in both."""
-    if arm not in evidence.arms or base not in evidence.arms:
+    if arm.name not in evidence.arms or base.name not in evidence.arms:
         return None
-    a, b = (values(evidence.arms[name], measure) for name in (arm, base))
+    a, b = (values(evidence.arms[one.name], measure) for one in (arm, base))
     return _compare(evidence, (arm, a), (base, b), measure, ratio)
 
 
 def _compare(
-    evidence: Evidence, arm: tuple[str, intervals.Values], base: tuple[str, intervals.Values], measure: str, ratio: bool
+    evidence: Evidence, arm: tuple[Arm, intervals.Values], base: tuple[Arm, intervals.Values], measure: str, ratio: bool
 ) -> Comparison | None:
     a, b = arm[1], base[1]
     make = intervals.ratio if ratio else intervals.difference
-    interval = make(a, b, evidence.params.evaluate.resamples, np.random.default_rng(evidence.params.seed))
+    interval = make(a, b, evidence.settings.evaluate.resamples, np.random.default_rng(evidence.settings.seed))
     if interval is None:
         return None
     shared = [i for i in sorted(a.keys() & b.keys()) if a[i] is not None and b[i] is not None]
@@ -70,7 +59,7 @@ def _compare(
     return Comparison(measure, arm[0], base[0], base_value, arm_value, interval, ratio)
 
 
-def values(arm: Arm, measure: str) -> intervals.Values:
+def values(arm: MeasuredArm, measure: str) -> intervals.Values:
     """caption_id -> the measure, or None where there is none."""
     found = {caption_id: getattr(row, measure) for caption_id, row in arm.measured.items()}
     return {caption_id: None if value is None else float(value) for caption_id, value in found.items()}
@@ -80,7 +69,7 @@ def arm_means(evidence: Evidence, measure: str) -> dict[str, Interval]:
     """Each arm's mean, for arms that have the measure."""
     means = {
         name: intervals.mean(
-            values(arm, measure), evidence.params.evaluate.resamples, np.random.default_rng(evidence.params.seed)
+            values(arm, measure), evidence.settings.evaluate.resamples, np.random.default_rng(evidence.settings.seed)
         )
         for name, arm in evidence.arms.items()
     }
@@ -88,19 +77,21 @@ def arm_means(evidence: Evidence, measure: str) -> dict[str, Interval]:
 
 
 def stage1(evidence: Evidence) -> list[Comparison]:
-    found = [compare(evidence, arm, base, m) for m in STAGE1_MEASURES for arm, base in STAGE1_PAIRS]
+    found = [compare(evidence, arm, base, measure) for measure in arms.SHOWS_CAPTION for arm, base in arms.pairs()]
     return [comparison for comparison in found if comparison]
 
 
 def stage2(evidence: Evidence) -> list[Comparison]:
-    found = [compare(evidence, arm, "raw", measure) for arm, measure in STAGE2]
-    found.append(compare(evidence, "finetuned", "raw", "alignment", ratio=True))
+    base = arms.base()
+    found = [compare(evidence, arm, base, measure) for arm in arms.ARMS for measure in arm.preference]
+    found += [compare(evidence, arm, base, "alignment", ratio=True) for arm in arms.ARMS if arm.may_collapse]
     return [comparison for comparison in found if comparison]
 
 
-def diversity_ratio(evidence: Evidence) -> float | None:
-    """Fine-tuned over raw. One number per arm: it has no interval."""
-    found = [evidence.arms[arm].metrics.get("diversity") for arm in ("finetuned", "raw") if arm in evidence.arms]
+def diversity_ratio(evidence: Evidence, arm: Arm) -> float | None:
+    """The arm's diversity over the base arm's. One number per arm: it has no interval."""
+    names = (arm.name, arms.base().name)
+    found = [evidence.arms[name].metrics.get("diversity") for name in names if name in evidence.arms]
     return found[0] / found[1] if len(found) == 2 and found[0] is not None and found[1] else None
 
 
@@ -119,7 +110,7 @@ class RoundSummary:
     alignment: float | None  # mean over the round's pictures
 
 
-def rounds(arm: Arm) -> list[RoundSummary]:
+def rounds(arm: MeasuredArm) -> list[RoundSummary]:
     alignments = {(row.caption_id, row.round): row.alignment for row in arm.measured_rounds}
     summaries = []
     for number in sorted({row.round for row in arm.rounds}):
@@ -150,12 +141,12 @@ class Split:
 
 
 def splits(evidence: Evidence) -> dict[str, Split]:
-    """Of the arms with a loop, as far as they rejected and accepted something."""
-    p = evidence.params
+    """Of the arms that draw several pictures, as far as they rejected and accepted something."""
+    settings = evidence.settings
     found = {
-        name: accepted_against_rejected(evidence.arms[name].measured_rounds, p.evaluate.resamples, p.seed)
-        for name in LOOPS
-        if name in evidence.arms
+        name: accepted_against_rejected(arm.measured_rounds, settings.evaluate.resamples, settings.seed)
+        for name, arm in evidence.arms.items()
+        if arm.arm.draws_several
     }
     return {name: split for name, split in found.items() if split}
 
@@ -182,12 +173,15 @@ def accepted_against_rejected(rows: Iterable[RoundRow], resamples: int, seed: in
     return Split(int(totals[1]), int(totals[3]), *means, interval)
 
 
-def feedback_effect(evidence: Evidence) -> Comparison | None:
-    """Alignment of second pictures with feedback in the prompt (validated) and without (best_of_n), same noise."""
-    if "validated" not in evidence.arms or "best_of_n" not in evidence.arms:
-        return None
-    told, untold = (_second(evidence.arms[name].measured_rounds) for name in ("validated", "best_of_n"))
-    return _compare(evidence, ("validated", told), ("best_of_n", untold), "second_alignment", ratio=False)
+def feedback_effects(evidence: Evidence) -> list[Comparison]:
+    """Alignment of second pictures with feedback in the prompt (an arm with rounds) and without (the arm that chooses
+    among as many), from the same noise."""
+    found = []
+    for told, untold in arms.controlled():
+        if told.name in evidence.arms and untold.name in evidence.arms:
+            a, b = (_second(evidence.arms[arm.name].measured_rounds) for arm in (told, untold))
+            found.append(_compare(evidence, (told, a), (untold, b), "second_alignment", ratio=False))
+    return [comparison for comparison in found if comparison]
 
 
 def _second(rows: Sequence[RoundRow]) -> intervals.Values:
@@ -216,11 +210,11 @@ def _standard_error(scores: Sequence[float]) -> float:
 def summary(evidence: Evidence) -> dict[str, float]:
     """Flat numbers for `dvc metrics diff`: each comparison with its interval's ends."""
     numbers: dict[str, float] = {}
-    found = [*stage1(evidence), *stage2(evidence), feedback_effect(evidence)]
-    for comparison in filter(None, found):
+    for comparison in (*stage1(evidence), *stage2(evidence), *feedback_effects(evidence)):
         numbers |= _with_ends(comparison.key, comparison.interval)
-    if (ratio := diversity_ratio(evidence)) is not None:
-        numbers["diversity_finetuned_over_raw"] = ratio
+    for arm in arms.ARMS:
+        if arm.may_collapse and (ratio := diversity_ratio(evidence, arm)) is not None:
+            numbers[f"diversity_{arm.name}_over_{arms.base().name}"] = ratio
     for name, split in splits(evidence).items():
         numbers |= _with_ends(f"alignment_{name}_accepted_minus_rejected", split.interval)
     return numbers

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from t2i_feedback.arms import Arm
 from t2i_feedback.foundation.rows import (
     CalibrationRow,
     CaptionRow,
@@ -13,24 +14,14 @@ from t2i_feedback.foundation.rows import (
     PictureRow,
     RoundRow,
 )
-from t2i_feedback.params import Params
-
-LABELS = {
-    "raw": "raw",
-    "enhanced": "enhanced",
-    "best_of_n": "best of n",
-    "validated": "validated",
-    "finetuned": "fine-tuned",
-    "combined": "combined",
-}
-LOOPS = ("best_of_n", "validated", "combined")  # arms that draw several pictures per caption
+from t2i_feedback.reporting.section import Settings
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One way of making the evaluation pictures, as drawn and as measured."""
+class MeasuredArm:
+    """An arm that was run: its pictures and what was measured of them."""
 
-    name: str
+    arm: Arm
     folder: Path  # picture names are relative to it
     metrics: Mapping[str, float]
     card: Mapping[str, object]
@@ -41,8 +32,12 @@ class Arm:
     fid_by_n: Sequence[FidRow] = ()
 
     @property
+    def name(self) -> str:
+        return self.arm.name
+
+    @property
     def label(self) -> str:
-        return LABELS.get(self.name, self.name)
+        return self.arm.label
 
 
 @dataclass(frozen=True)
@@ -52,14 +47,14 @@ class Evidence:
     `arms` were measured alike. Those `apart` were not: their numbers stand in no table, plot or comparison with others.
     """
 
-    params: Params
+    settings: Settings
     dataset: Path  # real images are relative to it
     captions: Mapping[int, CaptionRow]
-    arms: Mapping[str, Arm]
+    arms: Mapping[str, MeasuredArm]  # by name
     calibration: Sequence[CalibrationRow] = ()
     calibration_metrics: Mapping[str, object] = field(default_factory=dict)
     validator_metrics: Mapping[str, float | None] = field(default_factory=dict)
     judge_pictures: Mapping[str, Path] = field(default_factory=dict)  # what it shows -> PNG file
     validator_pictures: Mapping[str, Path] = field(default_factory=dict)
     history: Sequence[EpochRow] = ()
-    apart: Mapping[str, Arm] = field(default_factory=dict)
+    apart: Mapping[str, MeasuredArm] = field(default_factory=dict)

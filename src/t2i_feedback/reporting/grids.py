@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from t2i_feedback.reporting.evidence import Arm, Evidence
+from t2i_feedback.reporting.evidence import Evidence, MeasuredArm
 
 LONGEST_SIDE = 256  # pixels of a picture in the report; larger ones are reduced
 EXACT_SIDE = 96  # up to here a picture is kept bit by bit
@@ -47,7 +47,7 @@ def shared_captions(evidence: Evidence) -> list[int]:
     return sorted(set(evidence.captions).intersection(*drawn))
 
 
-def sheet(captions: Mapping[int, str], arms: Sequence[Arm], side: int = 96) -> Image.Image:
+def sheet(captions: Mapping[int, str], arms: Sequence[MeasuredArm], side: int = 96) -> Image.Image:
     """One image: captions down, arms across, names on top. Captions are wrapped to the left of their pictures."""
     font = ImageFont.load_default(11)
     top = LINE_HEIGHT + 2 * MARGIN

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from t2i_feedback import arms
 from t2i_feedback.reporting import alarm, comparisons, grids, paper, plots, stories, tables, verdict
 from t2i_feedback.reporting.comparisons import Comparison
-from t2i_feedback.reporting.evidence import LABELS, LOOPS, Arm, Evidence
+from t2i_feedback.reporting.evidence import Evidence, MeasuredArm
 from t2i_feedback.reporting.plots import Plot
 from t2i_feedback.reporting.tables import Table, number, percent, signed
 
@@ -49,44 +50,45 @@ def render(evidence: Evidence) -> str:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     found = verdict.verdicts(evidence)
-    arms = list(evidence.arms.values())
-    p = evidence.params
+    run = list(evidence.arms.values())
+    p = evidence.settings
     return environment.get_template(TEMPLATE).render(
         stamp=p.report.stamp,
         lead=verdict.lead(evidence),
         headline=verdict.headline(evidence),
         verdicts=found,
-        arms=tables.arms_table(arms),
+        arms=tables.arms_table(run),
         arm_plots=arm_plots(evidence),
-        glossary=tables.GLOSSARY,
+        glossary=tables.glossary(),
         stage1=comparison_table(comparisons.stage1(evidence)),
         stage2=comparison_table(comparisons.stage2(evidence)),
-        kept=stage2_sentence(evidence),
-        loops=loop_table(arms),
-        loop_plots=loop_plots(arms),
+        kept=kept_sentences(evidence),
+        loops=loop_table(run),
+        loop_plots=loop_plots(run),
         loop_sentences=loop_sentences(evidence),
-        paper_tables=[tables.paper_stage1(), tables.our_stage1(evidence.arms, p.stage1.mllm)],
-        paper_tables2=[tables.paper_stage2(), tables.our_stage2(evidence.arms, p.model.name)],
-        apart=[tables.apart_table(arm, arms[0]) for arm in evidence.apart.values()],
-        cards=tables.cards_table(arms),
-        number_cards=number_cards(arms),
+        paper_tables=[tables.paper_stage1(), tables.our_stage1(run, p.mllm)],
+        paper_tables2=[tables.paper_stage2(), tables.our_stage2(run, p.model)],
+        apart=[tables.apart_table(arm, run[0]) for arm in evidence.apart.values()],
+        cards=tables.cards_table(run),
+        number_cards=number_cards(run),
         paper_protocol=paper.PROTOCOL,
         extractor=p.evaluate.extractor,
-        arm_labels=[arm.label for arm in arms],
-        grid=picture_grid(evidence, arms, grids.spread_out(grids.shared_captions(evidence), p.report.grid)),
+        arm_labels=[arm.label for arm in run],
+        grid=picture_grid(evidence, run, grids.spread_out(grids.shared_captions(evidence), p.report.grid)),
         stories=told(evidence),
+        told_arm=told_arm().label,
         pairs=pairs(evidence),
         curves=[plots.reward_curve(evidence.history), *epoch_curves(evidence)] if evidence.history else [],
-        alarms=alarm.alarms(evidence.history, p.finetune.epochs),
+        alarms=alarm.alarms(evidence.history, p.epochs),
         reward_text=reward_text(evidence),
         feedback_text=feedback_text(evidence),
         feedback_curves=[plots.reward_by_calls(evidence.history)] if evidence.history else [],
         judge_pictures=[_picture(name, path) for name, path in evidence.judge_pictures.items()],
         judges=numbers_table("judge", judge_numbers(evidence)),
         validator_pictures=[_picture(name, path) for name, path in evidence.validator_pictures.items()],
-        validator=numbers_table("validator", {p.stage1.mllm: evidence.validator_metrics}),
+        validator=numbers_table("validator", {p.mllm: evidence.validator_metrics}),
         validator_text=validator_text(evidence),
-        preference=p.finetune.preference,
+        preference=p.preference,
         seed=p.seed,
     )
 
@@ -106,7 +108,7 @@ def comparison_table(found: Sequence[Comparison]) -> Table | None:
         low, high = (write(x, digits) for x in (c.interval.low, c.interval.high))
         lines.append(
             (
-                f"{name}: {LABELS[c.arm]} {joint} {LABELS[c.base]}",
+                f"{name}: {c.arm.label} {joint} {c.base.label}",
                 number(c.arm_value, digits),
                 number(c.base_value, digits),
                 write(c.interval.value, digits),
@@ -119,12 +121,17 @@ def comparison_table(found: Sequence[Comparison]) -> Table | None:
     return tables.plain_table(columns, lines)
 
 
-def stage2_sentence(evidence: Evidence) -> str:
+def kept_sentences(evidence: Evidence) -> str:
     """Whether fine-tuning kept alignment and diversity."""
-    if "finetuned" not in evidence.arms or "raw" not in evidence.arms:
-        return "The fine-tuned arm was not run."
-    text = verdict.collapse_text(evidence)
-    return f"{text[0].upper()}{text[1:]}. (At least {percent(comparisons.KEPT_SHARE)} of either is asked for.)"
+    asked = f"(At least {percent(comparisons.KEPT_SHARE)} of either is asked for.)"
+    sentences = []
+    for arm in (arm for arm in arms.ARMS if arm.may_collapse):
+        if arm.name not in evidence.arms or arms.base().name not in evidence.arms:
+            sentences.append(f"The {arm.label} arm was not run.")
+        else:
+            text = verdict.collapse_text(evidence, arm)
+            sentences.append(f"{text[0].upper()}{text[1:]}. {asked}")
+    return " ".join(sentences)
 
 
 def arm_plots(evidence: Evidence) -> list[Plot]:
@@ -138,17 +145,17 @@ def arm_plots(evidence: Evidence) -> list[Plot]:
     return [*found, plots.fid_by_n(curves)] if curves else found
 
 
-def number_cards(arms: Sequence[Arm]) -> Table | None:
+def number_cards(run: Sequence[MeasuredArm]) -> Table | None:
     """Of every number that some arm has."""
-    if not arms or not arms[0].card:
+    if not run or not run[0].card:
         return None
-    return tables.number_cards(arms[0].card, [key for key in tables.BY_KEY if any(key in arm.metrics for arm in arms)])
+    return tables.number_cards(run[0].card, [key for key in tables.BY_KEY if any(key in arm.metrics for arm in run)])
 
 
 # ------------------------------------------------------------------------------------------------ the loop
 
 
-def loop_table(arms: Sequence[Arm]) -> Table | None:
+def loop_table(run: Sequence[MeasuredArm]) -> Table | None:
     lines = [
         (
             arm.label,
@@ -158,16 +165,16 @@ def loop_table(arms: Sequence[Arm]) -> Table | None:
             str(row.drawn - row.judged),
             number(row.alignment, 3),
         )
-        for arm in arms
-        if arm.name in LOOPS
+        for arm in run
+        if arm.arm.draws_several
         for row in comparisons.rounds(arm)
     ]
     columns = ("arm", "round", "pictures", "accepted of those judged", "without verdict", "alignment")
     return tables.plain_table(columns, lines) if lines else None
 
 
-def loop_plots(arms: Sequence[Arm]) -> list[Plot]:
-    loops = {arm.name: comparisons.rounds(arm) for arm in arms if arm.name in ("validated", "combined") and arm.rounds}
+def loop_plots(run: Sequence[MeasuredArm]) -> list[Plot]:
+    loops = {arm.name: comparisons.rounds(arm) for arm in run if arm.arm.has_rounds and arm.rounds}
     return [plots.accepted_by_round(loops)] if loops else []
 
 
@@ -177,16 +184,15 @@ def loop_sentences(evidence: Evidence) -> list[str]:
         f"{arm.label.capitalize()}: {percent(arm.metrics.get('acceptance_rate'))} of the captions end with an accepted "
         f"picture, after {tables.measured(tables.BY_KEY['rounds_mean'], arm.metrics)} rounds."
         for arm in evidence.arms.values()
-        if arm.name in ("validated", "combined")
+        if arm.arm.has_rounds
     ]
     for name, split in comparisons.splits(evidence).items():
         sentences.append(
-            f"{LABELS[name].capitalize()}: the {split.accepted} accepted pictures have alignment "
+            f"{evidence.arms[name].label.capitalize()}: the {split.accepted} accepted pictures have alignment "
             f"{number(split.accepted_alignment, 3)}, the {split.rejected} rejected ones "
             f"{number(split.rejected_alignment, 3)} ({verdict.interval_text(split.interval, 3)})."
         )
-    effect = comparisons.feedback_effect(evidence)
-    if effect:
+    for effect in comparisons.feedback_effects(evidence):
         helps = {1: "feedback helps", 0: "no measurable difference", -1: "feedback hurts"}[effect.direction]
         sentences.append(
             f"Second pictures of {effect.interval.n} captions, drawn from the same noise: with feedback in the prompt "
@@ -199,7 +205,7 @@ def loop_sentences(evidence: Evidence) -> list[str]:
 # ------------------------------------------------------------------------------------------------ pictures
 
 
-def picture_grid(evidence: Evidence, arms: Sequence[Arm], caption_ids: Sequence[int]) -> list[GridRow]:
+def picture_grid(evidence: Evidence, shown: Sequence[MeasuredArm], caption_ids: Sequence[int]) -> list[GridRow]:
     rows = []
     for caption_id in caption_ids:
         caption = evidence.captions[caption_id]
@@ -207,36 +213,42 @@ def picture_grid(evidence: Evidence, arms: Sequence[Arm], caption_ids: Sequence[
             GridRow(
                 caption.caption,
                 grids.data_url(evidence.dataset / caption.image),
-                tuple(grids.data_url(arm.folder / arm.pictures[caption_id].image) for arm in arms),
-                tuple(_note(arm, caption_id) for arm in arms),
+                tuple(grids.data_url(arm.folder / arm.pictures[caption_id].image) for arm in shown),
+                tuple(_note(arm, caption_id) for arm in shown),
             )
         )
     return rows
 
 
-def _note(arm: Arm, caption_id: int) -> str:
+def _note(arm: MeasuredArm, caption_id: int) -> str:
     """A line under a picture: its alignment if measured."""
     row = arm.measured.get(caption_id)
     return "" if row is None or row.alignment is None else f"alignment {row.alignment:.2f}"
 
 
+def told_arm() -> arms.Arm:
+    """The arm whose rounds are told: the first that has any."""
+    return next(arm for arm in arms.ARMS if arm.has_rounds)
+
+
 def told(evidence: Evidence) -> list[stories.Story]:
-    arm = evidence.arms.get("validated")
-    return stories.tell(evidence, arm, evidence.params.report.stories) if arm else []
+    arm = evidence.arms.get(told_arm().name)
+    return stories.tell(evidence, arm, evidence.settings.report.stories) if arm else []
 
 
 def pairs(evidence: Evidence) -> list[GridRow]:
     """Base and fine-tuned pictures of other captions than the grid's, from equal noise."""
-    if "raw" not in evidence.arms or "finetuned" not in evidence.arms:
+    both = (arms.base().name, arms.finetuned().name)
+    if any(name not in evidence.arms for name in both):
         return []
-    arms = [evidence.arms["raw"], evidence.arms["finetuned"]]
-    count = evidence.params.report.grid
+    compared = [evidence.arms[name] for name in both]
+    count = evidence.settings.report.grid
     shared = grids.shared_captions(evidence)
     shown = set(grids.spread_out(shared, count))
     others = [caption_id for caption_id in shared if caption_id not in shown] or shared
-    rows = picture_grid(evidence, arms, grids.spread_out(others, count))
+    rows = picture_grid(evidence, compared, grids.spread_out(others, count))
     scores = [
-        tuple(number(row.held_out_score if row else None, 1) for row in (arm.measured.get(i) for arm in arms))
+        tuple(number(row.held_out_score if row else None, 1) for row in (arm.measured.get(i) for arm in compared))
         for i in grids.spread_out(others, count)
     ]
     return [GridRow(row.caption, row.real, row.pictures, note) for row, note in zip(rows, scores, strict=True)]
@@ -260,7 +272,7 @@ def feedback_text(evidence: Evidence) -> str:
     """How many of the pictures the user was asked about, which, and how well a surrogate could have answered."""
     if not evidence.history:
         return ""
-    config = evidence.params.finetune
+    config = evidence.settings
     asked, drawn = sum(row.asked for row in evidence.history), config.pictures_per_epoch * len(evidence.history)
     text = f"The user was asked about {asked} of {drawn} pictures ({percent(asked / drawn)})"
     if config.acquisition == "all":
@@ -313,10 +325,10 @@ def validator_text(evidence: Evidence) -> str:
     best, accuracy = (evidence.validator_metrics.get(f"best_threshold{end}") for end in ("", "_accuracy"))
     if best is None or accuracy is None:
         return ""
-    stage1 = evidence.params.stage1
-    answer = "a share of items" if stage1.questions else "P(yes)"
+    settings = evidence.settings
+    answer = "a share of items" if settings.questions else "P(yes)"
     return (
-        f"Accepted is what has {answer} of {stage1.threshold:g} or more (stage1.threshold). On these "
+        f"Accepted is what has {answer} of {settings.threshold:g} or more (stage1.threshold). On these "
         f"images {number(best, 2)} would be best, with a balanced accuracy of {number(accuracy, 3)}; nothing sets it "
         "by itself."
     )

@@ -11,21 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from t2i_feedback import arms
 from t2i_feedback.evaluation.intervals import Interval
 from t2i_feedback.foundation.rows import EpochRow, FidRow
 from t2i_feedback.reporting.comparisons import RoundSummary
-from t2i_feedback.reporting.evidence import LABELS
 from t2i_feedback.reporting.style import FIRST, INK, SECOND, STYLE
 
 SIZE = (4.0, 2.7)  # inches
-ARM_COLOURS = {  # Okabe and Ito's
-    "raw": "#666666",
-    "enhanced": "#E69F00",
-    "best_of_n": "#56B4E9",
-    "validated": "#0072B2",
-    "finetuned": "#D55E00",
-    "combined": "#009E73",
-}
 
 
 @dataclass(frozen=True)
@@ -62,32 +54,30 @@ def arm_means(means: Mapping[str, Interval], title: str, digits: int = 2) -> Plo
     """One dot per arm with its 95 % interval."""
     canvas = _Canvas(title, height=0.9 + 0.34 * len(means))
     with canvas as axes:
-        for row, (arm, mean) in enumerate(means.items()):
-            colour = ARM_COLOURS.get(arm, INK)
+        for row, (name, mean) in enumerate(means.items()):
+            colour = arms.by_name(name).colour
             axes.plot([mean.low, mean.high], [row, row], color=colour, linewidth=2.2, solid_capstyle="round")
             axes.plot(mean.value, row, "o", color=colour, markersize=6)
-        axes.set_yticks(range(len(means)), [LABELS.get(arm, arm) for arm in means])
+        axes.set_yticks(range(len(means)), [arms.by_name(name).label for name in means])
         axes.set_ylim(len(means) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
-    return canvas.plot(
-        f"{title}: " + ", ".join(f"{LABELS.get(arm, arm)} {mean.value:.{digits}f}" for arm, mean in means.items())
-    )
+    listed = (f"{arms.by_name(name).label} {mean.value:.{digits}f}" for name, mean in means.items())
+    return canvas.plot(f"{title}: {', '.join(listed)}")
 
 
 def fid_by_n(curves: Mapping[str, Sequence[FidRow]]) -> Plot:
     """FID of fewer pictures, one line per arm; bars are the spread over random subsets."""
     canvas = _Canvas("FID against the number of pictures")
     with canvas as axes:
-        for arm, rows in curves.items():
-            numbers, spreads = [row.n for row in rows], [row.fid_std for row in rows]
-            colour = ARM_COLOURS.get(arm, INK)
-            fids, label = [row.fid for row in rows], LABELS.get(arm, arm)
-            axes.errorbar(numbers, fids, spreads, marker=".", color=colour, elinewidth=1, label=label)
+        for name, rows in curves.items():
+            arm = arms.by_name(name)
+            numbers, fids, spreads = zip(*((row.n, row.fid, row.fid_std) for row in rows), strict=True)
+            axes.errorbar(numbers, fids, spreads, marker=".", color=arm.colour, elinewidth=1, label=arm.label)
         axes.set_xlabel("pictures")
         axes.legend(loc="best")
     name, rows = next(iter(curves.items()))
     return canvas.plot(
-        f"FID of {LABELS.get(name, name)} is {rows[0].fid:.1f} with {rows[0].n} pictures and {rows[-1].fid:.1f} with "
+        f"FID of {arms.by_name(name).label} is {rows[0].fid:.1f} with {rows[0].n} pictures and {rows[-1].fid:.1f} with "
         f"{rows[-1].n}: FIDs of different numbers of pictures cannot be compared."
     )
 
@@ -146,17 +136,17 @@ def _epochs(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def accepted_by_round(arms: Mapping[str, Sequence[RoundSummary]]) -> Plot:
+def accepted_by_round(loops: Mapping[str, Sequence[RoundSummary]]) -> Plot:
     """Share of captions whose picture was accepted by each round."""
     canvas = _Canvas("Share of captions accepted by round", height=2.3)
     with canvas as axes:
-        for rounds, marker in zip(arms.values(), "os^v", strict=False):
+        for name, rounds in loops.items():
             captions, total, shares = rounds[0].drawn, 0, []
             for row in rounds:
                 total += row.accepted
                 shares.append(total / captions)
-            numbers, name = [row.round for row in rounds], rounds[0].arm
-            axes.plot(numbers, shares, marker=marker, color=ARM_COLOURS.get(name, INK), label=LABELS.get(name, name))
+            arm, numbers = arms.by_name(name), [row.round for row in rounds]
+            axes.plot(numbers, shares, marker=arm.marker, color=arm.colour, label=arm.label)
         axes.set_ylim(0, 1.03)
         axes.set_xlabel("round")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

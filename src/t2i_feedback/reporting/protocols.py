@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from t2i_feedback.reporting.evidence import Arm
+from t2i_feedback.reporting.evidence import MeasuredArm
 
 Card = Mapping[str, object]
 
@@ -48,7 +48,7 @@ def differences(card: Card, other: Card) -> dict[str, tuple[object, object]]:
     return {key: (card.get(key), other.get(key)) for key in keys if card.get(key) != other.get(key)}
 
 
-def split(arms: Mapping[str, Arm]) -> tuple[dict[str, Arm], dict[str, Arm]]:
+def split(arms: Mapping[str, MeasuredArm]) -> tuple[dict[str, MeasuredArm], dict[str, MeasuredArm]]:
     """Arms of the first one's protocol, and those that must not stand beside them."""
     first: Card = next((arm.card for arm in arms.values()), {})
     alike = {name: arm for name, arm in arms.items() if not differences(first, arm.card)}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from t2i_feedback.foundation.rows import PictureRow
-from t2i_feedback.reporting.evidence import Arm, Evidence
+from t2i_feedback.reporting.evidence import Evidence, MeasuredArm
 from t2i_feedback.reporting.grids import data_url
 from t2i_feedback.reporting.tables import number
 
@@ -71,7 +71,7 @@ def _different_lengths(ids: Sequence[int], rounds: dict[int, list[PictureRow]]) 
     return [caption_id for *_, caption_id in sorted(order)]
 
 
-def tell(evidence: Evidence, arm: Arm, count: int) -> list[Story]:
+def tell(evidence: Evidence, arm: MeasuredArm, count: int) -> list[Story]:
     """Stories of an arm with a loop; none if it has no rounds."""
     rounds: dict[int, list[PictureRow]] = {}
     for row in arm.rounds:

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from t2i_feedback.arms import drawing_several
 from t2i_feedback.reporting import paper, protocols
-from t2i_feedback.reporting.evidence import Arm
+from t2i_feedback.reporting.evidence import MeasuredArm
 
 MINUS = "\N{MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
@@ -61,26 +62,6 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
 }
 BY_KEY = {metric.key: metric for group in METRICS.values() for metric in group}
 
-GLOSSARY = {
-    "alignment": "share of what the caption states that an oracle sees in the picture, strictly: an object that nobody "
-    "asked for counts against it. The oracle measures only; it is neither validator nor judge.",
-    "whole caption right": "share of pictures that show everything the caption states and nothing uninvited.",
-    "CLIPScore": "2.5 max(cos, 0) of CLIP's features of picture and caption (Hessel et al. 2021).",
-    "VQAScore": "P(yes) when a model is asked whether the picture shows the caption (Lin et al. 2024).",
-    "items that the validator finds": "share of what the caption states, asked item by item.",
-    "brightness, contrast": "mean and standard deviation of the 0–255 luma (Rec. 601), averaged over pictures.",
-    "sharpness": "1 − blur_effect of scikit-image: 0 is blurred, 1 is sharp.",
-    "diversity": "mean distance between an arm’s pictures in the extractor's features.",
-    "validator’s P(yes)": "how surely the validator finds the caption in the picture. It chose what best of n, "
-    "validated and combined end with, so it flatters them; arms without a loop were asked for measurement only.",
-    "judge’s score": "how well pictures meet the preference, 1–10, by the judge whose scores were the reward. "
-    "The held-out judge was never used in training.",
-    "invalid": "share of a model’s answers that were refused, unparseable, cut off or lost. They are left out, "
-    "never counted as a score or a verdict.",
-    "rounds": "enhance, generate, validate passes per caption: the paper’s Iteration; for best of n, pictures drawn.",
-}
-
-
 STAGE1_COLUMNS = ("Prompt enhancer", "Validator", "FID ↓", "IS ↑", "Iteration")  # as the paper has them
 STAGE2_COLUMNS = ("Model", "FID ↓", "IS ↑", "Contrast ↓", "Brightness ↓")
 
@@ -99,6 +80,36 @@ class Table:
     rows: tuple[Row, ...]
     caption: str = ""
     note: str = ""
+
+
+def glossary() -> dict[str, str]:
+    """What the words of the arms' table mean."""
+    several = [arm.label for arm in drawing_several()]
+    choosing = [arm.label for arm in drawing_several() if not arm.has_rounds]
+    return {
+        "alignment": "share of what the caption states that an oracle sees in the picture, strictly: an object that "
+        "nobody asked for counts against it. The oracle measures only; it is neither validator nor judge.",
+        "whole caption right": "share of pictures that show everything the caption states and nothing uninvited.",
+        "CLIPScore": "2.5 max(cos, 0) of CLIP's features of picture and caption (Hessel et al. 2021).",
+        "VQAScore": "P(yes) when a model is asked whether the picture shows the caption (Lin et al. 2024).",
+        "items that the validator finds": "share of what the caption states, asked item by item.",
+        "brightness, contrast": "mean and standard deviation of the 0–255 luma (Rec. 601), averaged over pictures.",
+        "sharpness": "1 − blur_effect of scikit-image: 0 is blurred, 1 is sharp.",
+        "diversity": "mean distance between an arm’s pictures in the extractor's features.",
+        "validator’s P(yes)": "how surely the validator finds the caption in the picture. It chose what "
+        f"{listed(several)} end with, so it flatters them; of the other arms it was asked for measurement only.",
+        "judge’s score": "how well pictures meet the preference, 1–10, by the judge whose scores were the reward. "
+        "The held-out judge was never used in training.",
+        "invalid": "share of a model’s answers that were refused, unparseable, cut off or lost. They are left out, "
+        "never counted as a score or a verdict.",
+        "rounds": "enhance, generate, validate passes per caption: the paper’s Iteration; "
+        f"for {listed(choosing)}, pictures drawn.",
+    }
+
+
+def listed(names: Sequence[str]) -> str:
+    """ "a, b and c"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def number(value: float | None, digits: int, spread: float | None = None) -> str:
@@ -127,7 +138,7 @@ def measured(metric: Metric, metrics: Mapping[str, float]) -> str:
     return number(metrics.get(metric.key), metric.digits, metrics.get(metric.spread))
 
 
-def arms_table(arms: Iterable[Arm]) -> Table:
+def arms_table(arms: Iterable[MeasuredArm]) -> Table:
     """Metrics down, arms across, with the share of invalid answers below a judged metric.
 
     A metric that no arm has is left out, and so is a group without metrics.
@@ -153,7 +164,7 @@ def arms_table(arms: Iterable[Arm]) -> Table:
     )
 
 
-def cards_table(arms: Iterable[Arm]) -> Table | None:
+def cards_table(arms: Iterable[MeasuredArm]) -> Table | None:
     """Protocol cards beside what the paper says of its own; arms that differ in a line are named in it."""
     cards = {arm.label: arm.card for arm in arms if arm.card}
     if not cards:
@@ -179,7 +190,7 @@ def number_cards(card: Mapping[str, object], metrics: Iterable[str]) -> Table:
     return Table(("number", "made by"), tuple(rows))
 
 
-def apart_table(arm: Arm, alike: Arm) -> Table:
+def apart_table(arm: MeasuredArm, alike: MeasuredArm) -> Table:
     """An arm that must not stand beside the others, by itself, and what differs from them."""
     found = protocols.differences(alike.card, arm.card).items()
     parts = [f"{key.replace('_', ' ')} ({_plain(theirs)} there, {_plain(ours)} here)" for key, (theirs, ours) in found]
@@ -202,22 +213,15 @@ def paper_stage1() -> Table:
     return Table(STAGE1_COLUMNS, tuple(rows), caption="The paper, stage 1")
 
 
-def our_stage1(arms: Mapping[str, Arm], mllm: str) -> Table:
+def our_stage1(arms: Iterable[MeasuredArm], mllm: str) -> Table:
     """Our arms under the paper's columns."""
-    roles = {
-        "raw": ("None", "None"),
-        "enhanced": (mllm, "None"),
-        "best_of_n": (mllm, f"{mllm} (best of n)"),
-        "validated": (mllm, mllm),
-        "combined": (mllm, f"{mllm} (+ adapter)"),
-    }
     rows = []
-    for name, (enhancer, validator) in roles.items():
-        if name in arms:
-            metrics = arms[name].metrics
-            cells = [measured(BY_KEY[key], metrics) for key in ("fid", "is")]
-            rounds = measured(BY_KEY["rounds_mean"], metrics) if name in ("validated", "combined", "best_of_n") else "1"
-            rows.append(Row((enhancer, validator, *cells, rounds)))
+    for arm in arms:
+        names = arm.arm.in_table1(mllm)
+        if names:
+            cells = [measured(BY_KEY[key], arm.metrics) for key in ("fid", "is")]
+            rounds = measured(BY_KEY["rounds_mean"], arm.metrics) if arm.arm.draws_several else "1"
+            rows.append(Row((*names, *cells, rounds)))
     return Table(STAGE1_COLUMNS, tuple(rows), caption="Ours, stage 1")
 
 
@@ -229,14 +233,14 @@ def paper_stage2() -> Table:
     return Table(STAGE2_COLUMNS, tuple(rows), caption="The paper, stage 2")
 
 
-def our_stage2(arms: Mapping[str, Arm], model: str) -> Table:
+def our_stage2(arms: Iterable[MeasuredArm], model: str) -> Table:
     rows = []
-    for name, label in (("raw", model), ("finetuned", f"{model}, fine-tuned")):
-        if name in arms:
-            metrics = arms[name].metrics
-            fidelity = [measured(BY_KEY[key], metrics) for key in ("fid", "is")]
-            light = [number(metrics.get(key), 2) for key in ("contrast", "brightness")]
-            rows.append(Row((label, *fidelity, *light)))
+    for arm in arms:
+        name = arm.arm.in_table2(model)
+        if name:
+            fidelity = [measured(BY_KEY[key], arm.metrics) for key in ("fid", "is")]
+            light = [number(arm.metrics.get(key), 2) for key in ("contrast", "brightness")]
+            rows.append(Row((name, *fidelity, *light)))
     return Table(STAGE2_COLUMNS, tuple(rows), caption="Ours, stage 2")
 
 

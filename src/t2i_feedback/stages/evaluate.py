@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from t2i_feedback import params
+from t2i_feedback.arms import by_name
 from t2i_feedback.evaluation import reading
 from t2i_feedback.foundation import distributed, paths, photometry, running, workspace
 from t2i_feedback.foundation.errors import UserError
@@ -55,8 +56,7 @@ class Looked(reading.Pictures):
 
 
 def main(arm: str = "") -> None:
-    if arm not in paths.ARMS:
-        raise UserError(f"which arm? one of {', '.join(paths.ARMS)}, not {arm!r}")
+    arm = by_name(arm).name
     p = params.load()
     for needed in (paths.REFERENCE, paths.ORACLE):
         if not needed.exists():

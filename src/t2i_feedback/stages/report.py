@@ -1,14 +1,13 @@
 """report: everything measured on one page, flat numbers for `dvc metrics diff`, series for `dvc plots`; then MLflow."""
 
-import csv
-import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from t2i_feedback import params
+from t2i_feedback import arms, params
 from t2i_feedback.foundation import paths, running
 from t2i_feedback.foundation.files import write_json, write_text
+from t2i_feedback.foundation.params import load
 from t2i_feedback.foundation.rows import (
     CalibrationRow,
     CaptionRow,
@@ -20,33 +19,32 @@ from t2i_feedback.foundation.rows import (
     RowType,
     read_rows,
 )
-from t2i_feedback.reporting import alarm, calibration, comparisons, grids, page, protocols
-from t2i_feedback.reporting.evidence import LOOPS, Arm, Evidence
+from t2i_feedback.reporting import alarm, calibration, comparisons, page, protocols, series
+from t2i_feedback.reporting.evidence import Evidence, MeasuredArm
+from t2i_feedback.reporting.section import Settings
 from t2i_feedback.tracking import publish
 
 
 def main() -> None:
-    p = params.load()
-    evidence = gather(p)
+    settings = load(Settings)
+    evidence = gather(settings)
     print(f"report: {len(evidence.arms)} arms, {len(evidence.captions)} captions")
-    alarms = alarm.alarms(evidence.history, p.finetune.epochs)
+    alarms = alarm.alarms(evidence.history, settings.epochs)
     summary = comparisons.summary(evidence) | {"alarms": float(len(alarms))}
-    write_plots(evidence)
+    series.write(evidence, paths.PLOTS)
     write_json(paths.SUMMARY, summary)
     write_text(paths.REPORT, page.render(evidence))
     print(f"report: {paths.REPORT}, {paths.REPORT.stat().st_size / 2**20:.1f} MiB")
-    publish.publish(p)
+    publish.publish(params.load())
 
 
-# ------------------------------------------------------------------------------------------------ reading
-
-
-def gather(p: params.Params) -> Evidence:
+def gather(settings: Settings) -> Evidence:
     """What the other stages left. Only the captions must be there; whatever else is missing, the page says so."""
     captions = read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)
-    alike, apart = protocols.split({name: read_arm(name) for name in paths.ARMS if paths.arm_metrics(name).exists()})
+    run = {arm.name: read_arm(arm) for arm in arms.ARMS if paths.arm_metrics(arm.name).exists()}
+    alike, apart = protocols.split(run)
     return Evidence(
-        params=p,
+        settings=settings,
         dataset=paths.DATASET,
         captions={row.caption_id: row for row in captions},
         arms=alike,
@@ -60,12 +58,12 @@ def gather(p: params.Params) -> Evidence:
     )
 
 
-def read_arm(name: str) -> Arm:
-    folder, measured = paths.arm(name), paths.evaluation(name)
-    return Arm(
-        name=name,
+def read_arm(arm: arms.Arm) -> MeasuredArm:
+    folder, measured = paths.arm(arm.name), paths.evaluation(arm.name)
+    return MeasuredArm(
+        arm=arm,
         folder=folder,
-        metrics=_json(paths.arm_metrics(name)),
+        metrics=_json(paths.arm_metrics(arm.name)),
         card=_json(measured / "card.json"),
         measured={row.caption_id: row for row in read_rows(measured / "per_image.jsonl", EvaluationRow)},
         pictures={row.caption_id: row for row in read_rows(folder / "pictures.jsonl", PictureRow)},
@@ -86,40 +84,6 @@ def _pictures(folder: Path, names: Sequence[str]) -> dict[str, Path]:
 
 def _rows(path: Path, row_type: type[RowType]) -> list[RowType]:
     return read_rows(path, row_type) if path.exists() else []
-
-
-# ------------------------------------------------------------------------------------------------ plots for dvc
-
-
-def write_plots(evidence: Evidence) -> None:
-    """CSV series and the picture grid. Each is written even when empty: DVC wants the same files of every run."""
-    arms = evidence.arms.values()
-    epochs: list[dict[str, object]] = [{"epoch": row.epoch, **row.numbers()} for row in evidence.history]
-    known = [name for name in EpochRow.model_fields if name != "parts"]
-    _csv("reward", known + sorted({name for row in epochs for name in row} - set(known)), epochs)
-    keys = sorted({key for arm in arms for key in arm.metrics})
-    _csv("arms", ["arm", *keys], [{"arm": arm.name, **arm.metrics} for arm in arms])
-    curves = [{"arm": arm.name, **row.model_dump()} for arm in arms for row in arm.fid_by_n]
-    _csv("fid_by_n", ["arm", *FidRow.model_fields], curves)
-    sweeps = [
-        {"judge": judge, "trait": trait, "level": level, "score": score, "standard_error": error}
-        for (judge, trait), points in comparisons.sweep_means(evidence).items()
-        for level, score, error in points
-    ]
-    _csv("calibration", ["judge", "trait", "level", "score", "standard_error"], sweeps)
-    rounds = [vars(row) for arm in arms if arm.name in LOOPS for row in comparisons.rounds(arm)]
-    _csv("rounds", ["arm", "round", "drawn", "judged", "accepted", "alignment"], rounds)
-    shown = grids.spread_out(grids.shared_captions(evidence), evidence.params.report.grid)
-    texts = {caption_id: evidence.captions[caption_id].caption for caption_id in shown}
-    grids.sheet(texts, list(arms)).save(paths.PLOTS / "pictures.png", optimize=True)
-
-
-def _csv(name: str, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(paths.PLOTS / f"{name}.csv", buffer.getvalue())
 
 
 if __name__ == "__main__":

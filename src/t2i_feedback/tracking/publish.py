@@ -6,7 +6,7 @@ pictures, the report and the adapter into the run of the present code and parame
 
 import json
 
-from t2i_feedback import params
+from t2i_feedback import arms, params
 from t2i_feedback.foundation import paths, running
 from t2i_feedback.foundation.rows import EpochRow, read_rows
 from t2i_feedback.tracking import runs
@@ -39,7 +39,7 @@ def publish(p: params.Params) -> bool:
 
 def wording() -> dict[str, str]:
     """The version of the templates that the MLLMs were asked with, by the cards of the arms."""
-    cards = (paths.evaluation(arm) / "card.json" for arm in paths.ARMS)
+    cards = (paths.evaluation(arm) / "card.json" for arm in arms.NAMES)
     found = [json.loads(path.read_text()).get("templates") for path in cards if path.exists()]
     return {"templates": found[0]} if found and found[0] else {}
 

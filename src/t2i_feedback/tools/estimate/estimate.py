@@ -18,8 +18,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from t2i_feedback import params
-from t2i_feedback.foundation import launching, paths, running
+from t2i_feedback import arms, params
+from t2i_feedback.foundation import launching, running
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import wording
 from t2i_feedback.mllm.backends import Entry
@@ -251,7 +251,7 @@ def work(p: Params, figures: Throughputs) -> list[Work]:
         finetune(p),
         generate(p, "finetuned"),
         validate(p, common, combined, "combined"),
-        *(evaluate(p, common, arm) for arm in paths.ARMS),
+        *(evaluate(p, common, arm) for arm in arms.NAMES),
         Work("report"),
     ]
 

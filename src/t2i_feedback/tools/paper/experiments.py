@@ -17,13 +17,13 @@ from typing import Any
 
 import yaml
 
-from t2i_feedback.foundation import paths
+from t2i_feedback import arms
+from t2i_feedback.foundation import params, paths
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.tools.paper.compare import measured
 from t2i_feedback.tools.paper.write import Measured
 
 CODE = ("src", "dvc.yaml", "models")  # what, besides params.yaml, makes an experiment another one
-LOOPS = ("validated", "combined")
 STARTED = "Reproducing experiment"  # DVC's words when it has put the parameters into the experiment's own folder
 _STARTING = threading.Lock()  # until then they stand in the workspace's params.yaml, which another would read
 
@@ -68,7 +68,7 @@ def read(found: Experiment, arm: str, wanted: Mapping[str, Any]) -> Measured | s
     except (DvcException, OSError) as error:
         return f"the protocol card of {found.name} is no longer in DVC's cache ({' '.join(str(error).split())[:120]})"
     numbers = json.loads(metrics)
-    return Measured(found.rev, measured(numbers, rows, arm in LOOPS), card, len(rows))
+    return Measured(found.rev, measured(numbers, rows, arms.by_name(arm).has_rounds), card, len(rows))
 
 
 def _stale(locked: Mapping[str, Any], arm: str, metrics: str, wanted: Mapping[str, Any]) -> str:
@@ -77,15 +77,9 @@ def _stale(locked: Mapping[str, Any], arm: str, metrics: str, wanted: Mapping[st
     if hashes.get(str(paths.arm_metrics(arm))) != hashlib.md5(metrics.encode()).hexdigest():
         return f"holds no numbers of its own for arm {arm}"
     for key, value in locked.get("params", {}).get(str(paths.PARAMS), {}).items():
-        if _at(wanted, key) != value:
+        if params.at(wanted, key) != value:
             return f"measured arm {arm} with another {key}"
     return ""
-
-
-def _at(tree: Any, key: str) -> Any:
-    for part in key.split("."):
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    return tree
 
 
 def metrics_of(found: Experiment, file: Path) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from t2i_feedback import arms
 from t2i_feedback.reporting import paper
 
-RAW, FINETUNED = "raw", "finetuned"  # experiments that no MLLM of the catalogue names
+# Experiments that no MLLM of the catalogue names; they are called like the arms that they are run for.
+RAW, FINETUNED = arms.base().name, arms.finetuned().name
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ def table1() -> Layout:
             "rounds_mean": Figure(rounds, rounds_std),
         }
         entry = next((entry for entry, name in paper.ENTRIES.items() if name == enhancer), RAW)
-        arm = "raw" if entry == RAW else "enhanced" if validator == "None" else "validated"
-        rows.append(TableRow((enhancer, validator), entry, arm, figures))
+        arm = arms.of_table1(enhancer, validator)
+        rows.append(TableRow((enhancer, validator), entry, arm.name, figures))
     columns = (Column("fid", "FID ↓"), Column("is", "IS ↑"), Column("rounds_mean", "Iteration"))
     return Layout(1, "Stage 1: prompt enhancers and validators", ("Prompt enhancer", "Validator"), columns, tuple(rows))
 
@@ -70,16 +72,15 @@ def table1() -> Layout:
 def table2() -> Layout:
     """Two rows by one experiment."""
     rows = []
-    for arm, (model, fid, score, score_std, contrast, brightness) in zip(
-        ("raw", "finetuned"), paper.STAGE2, strict=True
-    ):
+    ours = (arms.base(), arms.finetuned())
+    for arm, (model, fid, score, score_std, contrast, brightness) in zip(ours, paper.STAGE2, strict=True):
         figures = {
             "fid": Figure(fid),
             "is": Figure(score, score_std, score_std),
             "contrast": Figure(contrast),
             "brightness": Figure(brightness),
         }
-        rows.append(TableRow((model,), FINETUNED, arm, figures))
+        rows.append(TableRow((model,), FINETUNED, arm.name, figures))
     columns = (
         Column("fid", "FID ↓"),
         Column("is", "IS ↑"),
