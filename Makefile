@@ -49,10 +49,10 @@ profile: $(READY) ## print a named set-up as a dvc exp run line: make profile NA
 	@python -m t2i_feedback.tools.profile $(NAME) $(if $(APPLY),--apply)
 
 ledger: $(READY) ## what the MLLMs were asked: calls, failures, tokens, seconds, cost
-	@python -m t2i_feedback.mllm.ledger
+	@python -m t2i_feedback.tools.ledger
 
 retry-failed: $(READY) ## ask the MLLMs again what failed (refused, unreadable, cut off, lost) and rerun those stages
-	@python -m t2i_feedback.mllm.ledger --retry-failed
+	@python -m t2i_feedback.tools.ledger --retry-failed
 
 calibrate: $(READY) ## can a catalogue entry judge? make calibrate JUDGE=llava16-7b: a table, pictures in calibrated/
 	@python -m t2i_feedback.tools.calibrate_entry $(JUDGE)

@@ -136,7 +136,7 @@ def test_what_was_lost_on_the_way_alone_is_asked_again(path: Path) -> None:
 
 def command(path: Path, *arguments: str) -> subprocess.CompletedProcess:
     """The ledger's own command line."""
-    words = [sys.executable, "-m", "t2i_feedback.mllm.ledger", str(path), *arguments]
+    words = [sys.executable, "-m", "t2i_feedback.tools.ledger", str(path), *arguments]
     paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.run(words, capture_output=True, text=True, check=True, env=os.environ | paths)
 

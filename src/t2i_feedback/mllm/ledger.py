@@ -1,8 +1,5 @@
 """Every answer that a model ever gave, in one SQLite file: nothing is asked twice, and what it cost stands beside it.
 
-    python -m t2i_feedback.mllm.ledger                  calls, hits, failures, tokens, seconds, cost per role and model
-    python -m t2i_feedback.mllm.ledger --retry-failed   forget the answers that are not valid and run their stages again
-
 An answer is kept under a hash of all that it depends on. Refusals and answers that cannot be read are answers too; a
 call that was lost on the way is noted as a failure and asked again the next time.
 """
@@ -11,8 +8,6 @@ import json
 import math
 import os
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -76,9 +71,6 @@ SELECT role, model, SUM(calls), SUM(hits), SUM(status = 'refusal'), SUM(status =
        SUM(tokens_in), SUM(tokens_out), SUM(seconds), SUM(cost_usd)
 FROM accounts GROUP BY role, model ORDER BY role, model
 """
-
-_TITLES = ("role", "model", "calls", "hits", "refusal", "unparseable", "truncated", "transport")
-_COLUMNS = (*_TITLES, "tokens in", "tokens out", "seconds", "cost $")
 
 
 class Entry(NamedTuple):
@@ -156,7 +148,8 @@ class Ledger:
             )
 
     def summary(self) -> list[tuple]:
-        """One row per role and model, in the order of the table's columns."""
+        """A row per role and model: role, model, calls, hits, the failures by their status, tokens in and out, seconds,
+        dollars."""
         with self._connection() as connection:
             return connection.execute(_SUMMARY).fetchall()
 
@@ -224,60 +217,3 @@ class Ledger:
 def _finite(reply: Reply) -> bool:
     """Whether its probabilities are numbers: earlier versions kept NaN."""
     return all(math.isfinite(number) for number in (reply.mass or 0.0, *(reply.probabilities or {}).values()))
-
-
-# ------------------------------------------------------------------------------------------------ command
-
-
-def table(rows: Sequence[tuple]) -> str:
-    """Text to the left, numbers to the right."""
-    cells = [_COLUMNS, *(tuple(_cell(value) for value in row) for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(_COLUMNS))]
-    layout = "  ".join(f"{{:{'<' if i < 2 else '>'}{width}}}" for i, width in enumerate(widths))
-    return "\n".join(layout.format(*line) for line in cells)
-
-
-def _cell(value: str | float | None) -> str:
-    if isinstance(value, float):
-        return f"{value:,.2f}"
-    return f"{value:,}" if isinstance(value, int) else str(value or "-")
-
-
-def retry_failed(ledger: Ledger) -> int:
-    """Run the stages again whose answers failed, which DVC does not see to be stale. The first status that is not 0.
-
-    A stage that ends badly keeps its failures open, and those after it are run all the same.
-    """
-    count, stages = ledger.failed()
-    print(f"{count} failed answers will be asked again" if count else "no answer has failed")
-    first_status = 0
-    for stage in stages:
-        last = ledger.forget_failed(stage)
-        if not stage:
-            print("some were asked by a program that is no stage of dvc.yaml: run it again")
-        else:
-            print(f"dvc repro -s -f {stage}", flush=True)
-            if status := subprocess.run([sys.executable, "-m", "dvc", "repro", "-s", "-f", stage]).returncode:
-                first_status = first_status or status
-                continue
-        ledger.close_failed(stage, last)
-    if any(stages):
-        print("what depends on them is run by `dvc repro`")
-    return first_status
-
-
-if __name__ == "__main__":
-    import argparse
-
-    from t2i_feedback.foundation import paths
-
-    parser = argparse.ArgumentParser(description="What the MLLMs were asked: calls, failures, tokens, seconds, cost.")
-    parser.add_argument("path", nargs="?", type=Path, default=paths.ledger(), help="the ledger (default: %(default)s)")
-    parser.add_argument("--retry-failed", action="store_true", help="ask failed questions again and rerun their stages")
-    arguments = parser.parse_args()
-    if not arguments.path.exists():
-        print(f"{arguments.path}: nothing was asked yet.")
-    elif arguments.retry_failed:
-        sys.exit(retry_failed(Ledger(arguments.path)))
-    else:
-        print(table(Ledger(arguments.path).summary()))
