@@ -2,8 +2,8 @@
 
 T2I_LAUNCHER is a command prefix that DVC does not track, such as `torchrun --nproc-per-node 2`. A stage that can use
 several processes (its module says `DIVIDED = True`) runs `$T2I_LAUNCHER -m t2i_feedback.stages.NAME ARGUMENTS` in its
-own place; the others ignore it. Between the two lies a folder, named by T2I_LAUNCH, in which every process leaves a file: empty when it has begun, with
-its one line when it had to stop.
+own place; the others ignore it. Between the two lies a folder, named by T2I_LAUNCH, in which every process leaves a
+file: empty when it has begun, with its one line when it had to stop.
 """
 
 import os
