@@ -27,7 +27,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from t2i_feedback import mllm, params
-from t2i_feedback.datasets.postcards import world
+from t2i_feedback.datasets.postcards.captions import caption
+from t2i_feedback.datasets.postcards.world import sample_scene
 from t2i_feedback.finetuning.acquisition import Budget, Feedback
 from t2i_feedback.finetuning.advantages import advantages
 from t2i_feedback.finetuning.section import Finetune
@@ -177,7 +178,7 @@ def captions(count: int, seed: int) -> list[str]:
     rng = random.Random(seed)
     found: dict[str, None] = {}
     while len(found) < count:
-        found[world.caption(world.sample_scene(rng), rng, "terse")[0]] = None
+        found[caption(sample_scene(rng), rng, "terse")[0]] = None
     return list(found)
 
 

@@ -23,7 +23,8 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from t2i_feedback import params
-from t2i_feedback.datasets.postcards import world
+from t2i_feedback.datasets.postcards.captions import caption
+from t2i_feedback.datasets.postcards.world import sample_scene
 from t2i_feedback.foundation.images import open_rgb
 from t2i_feedback.foundation.rows import PromptRow
 from t2i_feedback.image_models import base, drawing
@@ -40,7 +41,7 @@ def main() -> None:
     model = p.model
     count = model.batch_size
     rng = random.Random(0)
-    prompts = [world.caption(world.sample_scene(rng), rng, "terse")[0] for _ in range(count)]
+    prompts = [caption(sample_scene(rng), rng, "terse")[0] for _ in range(count)]
     rows = [PromptRow(caption_id=i, round=1, prompt=text, status="valid") for i, text in enumerate(prompts)]
     seeds = [base.noise_seed(p.seed, row.caption_id, row.round) for row in rows]
     setting = {"guidance_scale": model.guidance, "eta": model.eta, "height": model.size, "width": model.size}

@@ -25,7 +25,9 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from t2i_feedback import mllm, params
-from t2i_feedback.datasets.postcards import world
+from t2i_feedback.datasets.postcards.captions import caption
+from t2i_feedback.datasets.postcards.drawing import render
+from t2i_feedback.datasets.postcards.world import sample_scene
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.backends.endpoint import EndpointEntry
 from t2i_feedback.mllm.backends.local import LocalEntry
@@ -163,10 +165,10 @@ def concurrent() -> dict[str, float]:
 def postcards() -> tuple[list[Image.Image], list[str]]:
     """PICTURES postcards and a caption for each; every second caption is another picture's."""
     rng = random.Random(0)
-    scenes = [world.sample_scene(rng) for _ in range(PICTURES)]
-    captions = [world.caption(scene, rng, "terse")[0] for scene in scenes]
+    scenes = [sample_scene(rng) for _ in range(PICTURES)]
+    captions = [caption(scene, rng, "terse")[0] for scene in scenes]
     asked = [captions[i] if i % 2 else captions[(i + 2) % PICTURES] for i in range(PICTURES)]
-    return [world.render(scene, rng) for scene in scenes], asked
+    return [render(scene, rng) for scene in scenes], asked
 
 
 @contextmanager

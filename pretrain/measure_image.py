@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 from torch import Generator, Tensor
 from vae import quality as reconstruction_quality
 
-from t2i_feedback.datasets.postcards.world import LEVELS, Scene, caption
+from t2i_feedback.datasets.postcards.captions import caption
+from t2i_feedback.datasets.postcards.world import LEVELS, Scene
 from t2i_feedback.evaluation import intervals
 from t2i_feedback.evaluation.alignment import Alignment, Oracle, score
 

@@ -37,7 +37,8 @@ from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from t2i_feedback.calibration import discrimination
-from t2i_feedback.datasets.postcards.world import LEVELS, Scene, caption
+from t2i_feedback.datasets.postcards.captions import caption
+from t2i_feedback.datasets.postcards.world import LEVELS, Scene
 
 BATCH = 50  # pictures or prompts
 HALF = 0.5  # P(yes) = P(no)

@@ -4,16 +4,8 @@ import re
 from collections.abc import Iterator
 from itertools import permutations
 
-from t2i_feedback.datasets.postcards.world import (
-    COLOURS,
-    COLUMN_WORDS,
-    KIND_WORDS,
-    KINDS,
-    PLACES,
-    SIZE_WORDS,
-    Scene,
-    Thing,
-)
+from t2i_feedback.datasets.postcards.captions import COLUMN_WORDS, KIND_WORDS, PLACES, SIZE_WORDS
+from t2i_feedback.datasets.postcards.world import COLOURS, KINDS, Scene, Thing
 
 BACKGROUND_OF = {
     phrase: background for background, (wheres, nouns, extra) in PLACES.items() for phrase in (*wheres, *nouns, extra)

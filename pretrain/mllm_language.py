@@ -35,16 +35,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast, SwinModel
 
-from t2i_feedback.datasets.postcards.world import (
-    BACKGROUNDS,
-    COLOURS,
-    COLUMN_WORDS,
-    COLUMNS,
-    KINDS,
-    PLACES,
-    SIZES,
-    Scene,
-)
+from t2i_feedback.datasets.postcards.captions import COLUMN_WORDS, PLACES
+from t2i_feedback.datasets.postcards.world import BACKGROUNDS, COLOURS, COLUMNS, KINDS, SIZES, Scene
 
 IGNORED = -100  # no target here
 REQUESTS = 7  # of a text-only row: about as long as the questions about a picture

@@ -33,7 +33,8 @@ from transformers import (
     SwinModel,
 )
 
-from t2i_feedback.datasets.postcards.world import COLUMN_WORDS, PLACES, SIDE, sample_scene
+from t2i_feedback.datasets.postcards.captions import COLUMN_WORDS, PLACES
+from t2i_feedback.datasets.postcards.world import SIDE, sample_scene
 
 IMAGE, USER, ASSISTANT, END, PAD = "<image>", "<|user|>", "<|assistant|>", "<|end|>", "<pad>"
 IMAGE_TOKENS = 16

@@ -9,23 +9,18 @@ from itertools import permutations
 
 from mllm_grammar import complaints, is_true, marks, repair
 
+from t2i_feedback.datasets.postcards.captions import COLUMN_WORDS, PLACES, SIZE_WORDS, caption, describe_thing, remarks
 from t2i_feedback.datasets.postcards.world import (
     BACKGROUNDS,
     COLOURS,
-    COLUMN_WORDS,
     COLUMNS,
     GROUND_KINDS,
     KINDS,
     LEVELS,
-    PLACES,
-    SIZE_WORDS,
     SIZES,
     SKY_KINDS,
     Scene,
     Thing,
-    caption,
-    describe_thing,
-    remarks,
     sample_scene,
 )
 

@@ -16,7 +16,8 @@ from recipe import read_recipe
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from t2i_feedback.datasets.postcards.world import SIDE, Scene, render, sample_scene
+from t2i_feedback.datasets.postcards.drawing import render
+from t2i_feedback.datasets.postcards.world import SIDE, Scene, sample_scene
 
 
 def draw_split(split: str, count: int, seed: int) -> tuple[np.ndarray, list[Scene]]:

@@ -29,7 +29,8 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from torch import Generator, Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from t2i_feedback.datasets.postcards.world import BACKGROUNDS, COLOURS, COLUMNS, KINDS, SIZES, Scene, caption, remarks
+from t2i_feedback.datasets.postcards.captions import caption, remarks
+from t2i_feedback.datasets.postcards.world import BACKGROUNDS, COLOURS, COLUMNS, KINDS, SIZES, Scene
 
 IGNORED = -100  # label of what must not be asked
 ATTRIBUTES = {"colour": tuple(COLOURS), "size": SIZES, "column": COLUMNS}

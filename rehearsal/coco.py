@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image, ImageOps
 
-from t2i_feedback.datasets.postcards import world
+from t2i_feedback.datasets.postcards.writing import write_dataset
 
 IMAGES = {"train": 64, "val": 48}
 SEED = 2014
@@ -24,7 +24,7 @@ def write(root: Path) -> None:
     (root / "annotations").mkdir(parents=True)
     archive = root / "annotations" / "annotations_trainval2014.zip"
     with TemporaryDirectory() as drawn, zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as annotations:
-        for _ in world.write_dataset(Path(drawn), IMAGES, SEED):
+        for _ in write_dataset(Path(drawn), IMAGES, SEED):
             pass
         for split in IMAGES:
             content = json.loads((Path(drawn) / f"annotations/captions_{split}.json").read_text())

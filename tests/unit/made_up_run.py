@@ -6,7 +6,9 @@ from pathlib import Path
 
 from t2i_feedback import arms
 from t2i_feedback.arms import Arm
-from t2i_feedback.datasets.postcards import world
+from t2i_feedback.datasets.postcards.captions import caption
+from t2i_feedback.datasets.postcards.drawing import render
+from t2i_feedback.datasets.postcards.world import sample_scene
 from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.files import write_json
 from t2i_feedback.foundation.rows import (
@@ -40,10 +42,10 @@ def _captions(count: int, rng: random.Random) -> list[CaptionRow]:
     (paths.DATASET / "images").mkdir(parents=True)
     rows = []
     for number in range(count):
-        scene = world.sample_scene(rng)
-        text, facts = world.caption(scene, rng, "medium")
+        scene = sample_scene(rng)
+        text, facts = caption(scene, rng, "medium")
         image = f"images/{number}.png"
-        world.render(scene, rng).save(paths.DATASET / image)
+        render(scene, rng).save(paths.DATASET / image)
         rows.append(CaptionRow(caption_id=number, image_id=number, caption=text, image=image, facts=facts.to_json()))
     write_rows(paths.EVALUATION_CAPTIONS, rows)
     return rows
@@ -59,7 +61,7 @@ def _arm(arm: Arm, captions: list[CaptionRow], rng: random.Random, measured: boo
         count = 1 + row.caption_id % 3 if loop else 1
         for number in range(1, count + 1):
             image = f"images/{row.caption_id}-round{number}.png"
-            world.render(world.sample_scene(rng), rng).save(folder / image)
+            render(sample_scene(rng), rng).save(folder / image)
             last = number == count
             accepted = last and row.caption_id % 5 != 4 if loop else None
             picture = PictureRow(

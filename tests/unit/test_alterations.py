@@ -7,7 +7,8 @@ from dataclasses import astuple
 import pytest
 
 from t2i_feedback.datasets.alterations import ATTRIBUTES, WORDS, Attribute, alter, contradicts
-from t2i_feedback.datasets.postcards.world import LEVELS, PLACES, Scene, Thing, caption, sample_scene
+from t2i_feedback.datasets.postcards.captions import PLACES, caption
+from t2i_feedback.datasets.postcards.world import LEVELS, Scene, Thing, sample_scene
 
 RED_HOUSE = Thing("house", "red", None, None)
 HOUSE = Thing("house", None, None, None)

@@ -19,8 +19,10 @@ from PIL import Image
 from t2i_feedback import params
 from t2i_feedback.calibration.agreement import Agreement, calibration_rows, together
 from t2i_feedback.datasets.alterations import contradicts
-from t2i_feedback.datasets.postcards import world
-from t2i_feedback.datasets.postcards.world import Scene
+from t2i_feedback.datasets.postcards.captions import caption
+from t2i_feedback.datasets.postcards.drawing import render
+from t2i_feedback.datasets.postcards.world import Scene, sample_scene
+from t2i_feedback.datasets.postcards.writing import write_dataset
 from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_json
@@ -123,7 +125,7 @@ def darkness(request: Request, place: int) -> float:
     return 10 - 9 * float(np.asarray(request.image).mean()) / 255
 
 
-IMAGES = [world.render(world.sample_scene(random.Random(i)), random.Random(i)) for i in range(4)]
+IMAGES = [render(sample_scene(random.Random(i)), random.Random(i)) for i in range(4)]
 ROWS = [CaptionRow(caption_id=i, image_id=i, caption=f"caption {i}", image="") for i in range(4)]
 
 
@@ -194,11 +196,11 @@ def drawn_rows(count: int, first: int = 0) -> tuple[list[CaptionRow], list[Scene
     rows, scenes = [], []
     for i in range(first, first + count):
         rng = random.Random(i)
-        scene = world.sample_scene(rng)
-        text, facts = world.caption(scene, rng, "medium")
+        scene = sample_scene(rng)
+        text, facts = caption(scene, rng, "medium")
         image = paths.DATASET / "images" / f"{i}.png"
         image.parent.mkdir(parents=True, exist_ok=True)
-        world.render(scene, rng).save(image)
+        render(scene, rng).save(image)
         rows.append(CaptionRow(caption_id=i, image_id=i, caption=text, image=f"images/{i}.png", facts=facts.to_json()))
         scenes.append(scene)
     return rows, scenes
@@ -225,7 +227,7 @@ def test_altered_claims_are_false_of_their_images_and_the_others_true(
 def test_annotations_give_captions_that_state_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shortest captions, which are the default's, state no sizes and columns: longer ones of the image do."""
     monkeypatch.chdir(tmp_path)
-    for _ in world.write_dataset(paths.DATASET, {"val": 6}, seed=1):
+    for _ in write_dataset(paths.DATASET, {"val": 6}, seed=1):
         pass
     entries = json.loads((paths.DATASET / "annotations" / "captions_val.json").read_text())["annotations"]
     rows = [

@@ -20,7 +20,8 @@ from mllm_questions import (
     preference_level,
 )
 
-from t2i_feedback.datasets.postcards.world import LEVELS, PLACES, Scene, Thing, caption, sample_scene
+from t2i_feedback.datasets.postcards.captions import PLACES, caption
+from t2i_feedback.datasets.postcards.world import LEVELS, Scene, Thing, sample_scene
 
 HOUSE = Thing("house", "red", "small", "left")
 SUN = Thing("sun", "yellow", "large", "right")

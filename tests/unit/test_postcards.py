@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from t2i_feedback.datasets import coco
-from t2i_feedback.datasets.postcards import world
-from t2i_feedback.datasets.postcards.world import COLOURS, KINDS, LEVELS, Scene, Thing
+from t2i_feedback.datasets.postcards.captions import KIND_WORDS, caption, remarks
+from t2i_feedback.datasets.postcards.drawing import render
+from t2i_feedback.datasets.postcards.world import COLOURS, KINDS, LEVELS, Scene, Thing, sample_scene
+from t2i_feedback.datasets.postcards.writing import write_dataset
 from t2i_feedback.foundation.errors import UserError
 
 
 def write(root: Path, train: int = 6, val: int = 12, seed: int = 0) -> list[str]:
-    return list(world.write_dataset(root, {"train": train, "val": val}, seed))
+    return list(write_dataset(root, {"train": train, "val": val}, seed))
 
 
 def captions(root: Path, split: str) -> list[str]:
@@ -30,31 +32,31 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 def test_the_same_seed_gives_the_same_scene() -> None:
-    assert world.sample_scene(random.Random(1)) == world.sample_scene(random.Random(1))
+    assert sample_scene(random.Random(1)) == sample_scene(random.Random(1))
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_scenes_belong_to_the_split_asked_for(split: str) -> None:
     rng = random.Random(0)
-    assert all(world.sample_scene(rng, split).split == split for _ in range(50))
+    assert all(sample_scene(rng, split).split == split for _ in range(50))
 
 
 def test_two_things_never_share_a_place() -> None:
     rng = random.Random(0)
     for _ in range(300):
-        things = world.sample_scene(rng).things
+        things = sample_scene(rng).things
         assert len({(thing.in_sky, thing.column) for thing in things}) == len(things)
 
 
 def test_a_scene_survives_json() -> None:
-    scene = world.sample_scene(random.Random(3))
+    scene = sample_scene(random.Random(3))
     assert Scene.from_json(json.loads(json.dumps(scene.to_json()))) == scene
 
 
 def test_the_split_does_not_depend_on_the_order_of_things() -> None:
     rng = random.Random(0)
     for _ in range(50):
-        scene = world.sample_scene(rng)
+        scene = sample_scene(rng)
         assert Scene(scene.background, scene.things[::-1]).split == scene.split
 
 
@@ -62,18 +64,18 @@ def test_the_split_does_not_depend_on_the_order_of_things() -> None:
 
 
 def test_a_picture_is_64_pixels_of_rgb() -> None:
-    picture = world.render(world.sample_scene(random.Random(0)), random.Random(0))
+    picture = render(sample_scene(random.Random(0)), random.Random(0))
     assert (picture.size, picture.mode) == ((64, 64), "RGB")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("colour", COLOURS)
 def test_a_thing_shows_in_its_column_and_leaves_the_others_alone(kind: str, colour: str) -> None:
-    empty = np.asarray(world.render(Scene("desert", ()), random.Random(8)), dtype=float)
+    empty = np.asarray(render(Scene("desert", ()), random.Random(8)), dtype=float)
     for column, where in (("left", slice(0, 27)), ("right", slice(37, 64))):
         scene = Scene("desert", (Thing(kind, colour, "large", column),))
         # The thing's own draws move light and focus: compare with the picture's far side, rescaled to the same light.
-        drawn = np.asarray(world.render(scene, random.Random(8)), dtype=float)
+        drawn = np.asarray(render(scene, random.Random(8)), dtype=float)
         far = slice(52, 64) if column == "left" else slice(0, 12)
         light = drawn[:8, far].mean() / empty[:8, far].mean()
         changed = np.abs(drawn - empty * light).max(axis=2) > 24
@@ -83,7 +85,7 @@ def test_a_thing_shows_in_its_column_and_leaves_the_others_alone(kind: str, colo
 
 def test_a_large_thing_covers_more_than_a_small_one() -> None:
     def covered(size: str) -> int:
-        picture = world.render(Scene("snow", (Thing("house", "blue", size, "centre"),)), random.Random(1))
+        picture = render(Scene("snow", (Thing("house", "blue", size, "centre"),)), random.Random(1))
         red, _, blue = np.moveaxis(np.asarray(picture, dtype=int), 2, 0)
         return int(((blue - red) > 90).sum())
 
@@ -92,7 +94,7 @@ def test_a_large_thing_covers_more_than_a_small_one() -> None:
 
 def test_an_unknown_background_is_an_error() -> None:
     with pytest.raises(ValueError, match="moonbase"):
-        world.render(Scene("moonbase", ()), random.Random(0))
+        render(Scene("moonbase", ()), random.Random(0))
 
 
 # ------------------------------------------------------------------------------------------------ captions
@@ -102,19 +104,19 @@ def test_an_unknown_background_is_an_error() -> None:
 def test_every_thing_is_named_at_every_level(level: str) -> None:
     rng = random.Random(0)
     for _ in range(100):
-        scene = world.sample_scene(rng)
-        text, facts = world.caption(scene, rng, level)
+        scene = sample_scene(rng)
+        text, facts = caption(scene, rng, level)
         assert sorted(thing.kind for thing in facts.things) == sorted(thing.kind for thing in scene.things)
         for thing in scene.things:
-            assert any(word in text for word in world.KIND_WORDS[thing.kind])
+            assert any(word in text for word in KIND_WORDS[thing.kind])
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_what_a_caption_states_is_true_and_said(level: str) -> None:
     rng = random.Random(0)
     for _ in range(100):
-        scene = world.sample_scene(rng)
-        text, facts = world.caption(scene, rng, level)
+        scene = sample_scene(rng)
+        text, facts = caption(scene, rng, level)
         assert facts.background in (None, scene.background)
         for stated in facts.things:
             assert any(
@@ -129,20 +131,20 @@ def test_what_a_caption_states_is_true_and_said(level: str) -> None:
 
 def test_a_detailed_caption_states_everything() -> None:
     rng = random.Random(0)
-    scene = world.sample_scene(rng)
-    _, facts = world.caption(scene, rng, "detailed")
+    scene = sample_scene(rng)
+    _, facts = caption(scene, rng, "detailed")
     assert facts.background == scene.background
     assert set(facts.things) == set(scene.things)
 
 
 def test_an_unknown_level_is_an_error() -> None:
     with pytest.raises(ValueError, match="chatty"):
-        world.caption(world.sample_scene(random.Random(0)), random.Random(0), "chatty")
+        caption(sample_scene(random.Random(0)), random.Random(0), "chatty")
 
 
 def test_remarks_are_true_sentences_about_each_fact() -> None:
     scene = Scene("beach", (Thing("house", "red", "small", "left"),))
-    assert world.remarks(scene) == [
+    assert remarks(scene) == [
         "there is a house",
         "the house is red",
         "the house is small",
@@ -186,13 +188,13 @@ def test_no_caption_is_in_both_splits(tmp_path: Path) -> None:
 def test_facts_of_the_written_captions_are_scenes(tmp_path: Path) -> None:
     write(tmp_path / "world")
     for image in coco.read(tmp_path / "world", "val"):
-        for caption in image.captions:
-            assert caption.facts is not None
-            assert Scene.from_json(caption.facts).things
+        for found in image.captions:
+            assert found.facts is not None
+            assert Scene.from_json(found.facts).things
 
 
 def test_a_world_without_new_captions_left_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = world.sample_scene(random.Random(0), "val")
-    monkeypatch.setattr(world, "sample_scene", lambda rng, split: scene)
+    scene = sample_scene(random.Random(0), "val")
+    monkeypatch.setattr("t2i_feedback.datasets.postcards.writing.sample_scene", lambda rng, split: scene)
     with pytest.raises(UserError, match="no new captions after"):
         write(tmp_path / "world", train=0, val=500)

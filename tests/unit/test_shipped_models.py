@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from t2i_feedback import mllm, params
-from t2i_feedback.datasets.postcards.world import Scene, Thing, caption, render, sample_scene
+from t2i_feedback.datasets.postcards.captions import caption
+from t2i_feedback.datasets.postcards.drawing import render
+from t2i_feedback.datasets.postcards.world import Scene, Thing, sample_scene
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Mllm
 

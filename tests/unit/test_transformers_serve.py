@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from t2i_feedback import mllm
-from t2i_feedback.datasets.postcards import world
+from t2i_feedback.datasets.postcards.drawing import render
+from t2i_feedback.datasets.postcards.world import sample_scene
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.backends.endpoint import EndpointEntry
 from t2i_feedback.mllm.backends.local import LocalEntry
@@ -62,7 +63,7 @@ def _answers(address: str) -> bool:
 @pytest.fixture(scope="module")
 def pictures() -> list[Image.Image]:
     rng = random.Random(0)
-    return [world.render(world.sample_scene(rng, "train"), rng) for _ in CAPTIONS]
+    return [render(sample_scene(rng, "train"), rng) for _ in CAPTIONS]
 
 
 def test_the_same_questions_have_the_same_answers(url: str, pictures, tmp_path: Path) -> None:

@@ -10,17 +10,8 @@ from dataclasses import replace
 from itertools import permutations
 from typing import Literal, TypeVar, get_args
 
-from t2i_feedback.datasets.postcards.world import (
-    COLOURS,
-    COLUMN_WORDS,
-    GROUND_KINDS,
-    KIND_WORDS,
-    PLACES,
-    SIZE_WORDS,
-    SKY_KINDS,
-    Scene,
-    Thing,
-)
+from t2i_feedback.datasets.postcards.captions import COLUMN_WORDS, KIND_WORDS, PLACES, SIZE_WORDS
+from t2i_feedback.datasets.postcards.world import COLOURS, GROUND_KINDS, SKY_KINDS, Scene, Thing
 
 Value = TypeVar("Value")
 Attribute = Literal["kind", "colour", "size", "column", "background"]

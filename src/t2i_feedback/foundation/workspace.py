@@ -49,7 +49,21 @@ def unfinished(stage: Stage, values: BaseModel) -> Iterator[Path]:
     Raises UserError if another launch holds it, an input is missing, or the disk is nearly full.
     """
     named = distributed.all_gather(key(stage, values).encode() if distributed.is_main() else b"")[0].decode()
-    folder = paths.cache() / "partial" / f"{stage.name}-{named}"
+    with _held(stage, paths.cache() / "partial" / f"{stage.name}-{named}") as folder:
+        yield folder
+
+
+@contextmanager
+def scratch(stage: Stage) -> Iterator[Path]:
+    """An empty folder for the work of a stage that takes nothing up. Raises UserError as `unfinished` does."""
+    with _held(stage, paths.cache() / "partial" / stage.name) as folder:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        yield folder
+
+
+@contextmanager
+def _held(stage: Stage, folder: Path) -> Iterator[Path]:
     if not distributed.is_main():
         distributed.barrier()
         yield folder
@@ -62,7 +76,7 @@ def unfinished(stage: Stage, values: BaseModel) -> Iterator[Path]:
             f"only {free / 2**20:.0f} MiB are free on the disk of {folder}; {stage.name} wants "
             f"{FREE_BYTES_NEEDED / 2**20:.0f}: free some, `make clean` deletes partial work"
         )
-    lock = folder.with_suffix(".lock")
+    lock = folder.with_name(f"{folder.name}.lock")
     with ExitStack() as held:
         try:
             held.enter_context(files.locked(lock, wait=False))

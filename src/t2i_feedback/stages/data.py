@@ -4,51 +4,45 @@ The evaluation captions are those of the first reference images. No image and no
 evaluation. With `data.fetch`, what is chosen of MS-COCO and not there yet is downloaded first.
 """
 
-import hashlib
-import random
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
-from t2i_feedback import params
-from t2i_feedback.datasets import coco, folder
-from t2i_feedback.datasets.captioned import Caption, CaptionedImage, store
-from t2i_feedback.datasets.postcards import world
+from t2i_feedback.datasets import choice
 from t2i_feedback.datasets.section import Data
-from t2i_feedback.foundation import paths, running, workspace
-from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.foundation.rows import CaptionRow, write_rows
+from t2i_feedback.foundation import paths, pipeline, running, workspace
+from t2i_feedback.foundation.params import Keys, Seed, load
+from t2i_feedback.foundation.rows import write_rows
 
 if TYPE_CHECKING:
     from t2i_feedback.datasets.coco_download import CocoDownload
 
-Provide = Callable[[Sequence[CaptionedImage]], None]  # makes sure that the images' files are there
+
+class Settings(Keys):
+    seed: Seed
+    data: Data
 
 
 def main() -> None:
-    p = params.load()
+    p = load(Settings)
     place = f" in {p.data.path}" if p.data.fetch == "none" else f" at {p.data.mirror}, kept in {p.data.downloads}"
     source = p.data.source if p.data.source == "postcards" else f"{p.data.source}{place}"
     print(
         f"data: {p.data.finetune_captions} captions for fine-tuning and {p.data.evaluation_captions} for evaluation, "
         f"{p.data.reference_images} reference images from {source}"
     )
-    name = workspace.digest([p.data, p.seed], [])
-    with workspace.partial("data", name) as work, _downloading(p.data) as download:
-        shutil.rmtree(work)
+    with workspace.scratch(pipeline.running("data")) as work, _downloading(p.data) as download:
         out = work / "dataset"
         (out / "images").mkdir(parents=True)
-        train, val = _read_pools(p.data, p.seed, work, download)
-        choice = _Choice(p.data.caption, p.seed, out / "images", download.images if download else _all_there)
-        reference = choice.draw(val, p.data.reference_images, "data.reference_images")
+        train, val = choice.read_pools(p.data, p.seed, work, download)
+        chosen = choice.Choice(
+            p.data.caption, p.seed, out / "images", download.images if download else choice.all_there
+        )
+        reference = chosen.draw(val, p.data.reference_images, "data.reference_images")
         evaluation = reference[: p.data.evaluation_captions]
-        choice.avoid(row.caption for row in evaluation)
-        finetune = choice.draw(train, p.data.finetune_captions, "data.finetune_captions")
+        chosen.avoid(row.caption for row in evaluation)
+        finetune = chosen.draw(train, p.data.finetune_captions, "data.finetune_captions")
         write_rows(out / paths.REFERENCE_CAPTIONS.name, reference)
         write_rows(out / paths.EVALUATION_CAPTIONS.name, evaluation)
         write_rows(out / paths.FINETUNE_CAPTIONS.name, finetune)
@@ -70,118 +64,6 @@ def _downloading(wanted: Data) -> "Iterator[CocoDownload | None]":
     published = PUBLISHED if wanted.checksums == "published" else {}
     with Server(wanted.mirror, wanted.connections) as server:
         yield CocoDownload(paths.root() / wanted.downloads, server, wanted.fetch, published, wanted.connections)
-
-
-def _all_there(_: Sequence[CaptionedImage]) -> None:
-    pass
-
-
-def _read_pools(
-    wanted: Data, seed: int, work: Path, download: "CocoDownload | None"
-) -> tuple[list[CaptionedImage], list[CaptionedImage]]:
-    """The images to draw fine-tuning captions from, and those to draw evaluation captions and references from."""
-    if wanted.source == "folder":
-        pool = folder.read(wanted.path)
-        return pool, pool
-    if wanted.source == "coco":
-        splits = (wanted.train_split, wanted.val_split)
-        if download:
-            for split in splits:
-                download.captions(split)
-        train, val = (coco.read(download.folder if download else wanted.path, split) for split in splits)
-        return (train if wanted.train_split == wanted.val_split else _renumber(train, val)), val
-    counts = {"train": wanted.finetune_captions, "val": wanted.reference_images}
-    root = work / "postcards"
-    for _ in tqdm(world.write_dataset(root, counts, seed), "drawing postcards", sum(counts.values()), disable=None):
-        pass
-    return coco.read(root, "train"), coco.read(root, "val")
-
-
-def _renumber(train: list[CaptionedImage], val: list[CaptionedImage]) -> list[CaptionedImage]:
-    """`train` with ids of its own: COCO's are, but home-made data sets often count each split from 1."""
-    if _image_ids(train).isdisjoint(_image_ids(val)) and _caption_ids(train).isdisjoint(_caption_ids(val)):
-        return train
-    shift = max(_image_ids(val) | _caption_ids(val)) + 1
-    return [
-        CaptionedImage(
-            image.image_id + shift,
-            image.folder,
-            image.file_name,
-            tuple(Caption(caption.caption_id + shift, caption.text, caption.facts) for caption in image.captions),
-        )
-        for image in train
-    ]
-
-
-def _image_ids(images: list[CaptionedImage]) -> set[int]:
-    return {image.image_id for image in images}
-
-
-def _caption_ids(images: list[CaptionedImage]) -> set[int]:
-    return {caption.caption_id for image in images for caption in image.captions}
-
-
-class _Choice:
-    """Draws images by a seeded shuffle, gives each its raw prompt, and uses no image (by its bytes) twice."""
-
-    def __init__(self, which_caption: str, seed: int, images: Path, provide: Provide):
-        self.which_caption, self.seed, self.images, self.provide = which_caption, seed, images, provide
-        self.used_ids: set[int] = set()
-        self.used_bytes: set[bytes] = set()
-        self.avoided_captions: set[str] = set()
-
-    def avoid(self, captions: Iterable[str]) -> None:
-        """From now on choose none of these sentences."""
-        self.avoided_captions |= {caption.casefold() for caption in captions}
-
-    def draw(self, pool: Sequence[CaptionedImage], count: int, key: str) -> list[CaptionRow]:
-        """`count` rows, their images stored. A larger count begins with the same rows. `key` names the parameter."""
-        order = sorted(pool, key=lambda image: image.image_id)
-        random.Random(f"{self.seed}/data").shuffle(order)
-        candidates = (image for image in order if not self._is_used(image))
-        rows: list[CaptionRow] = []
-        with tqdm(desc=f"storing {key.removeprefix('data.')}", total=count, disable=None) as bar:
-            while missing := list(islice(candidates, count - len(rows))):
-                self.provide(missing)
-                for image in missing:
-                    row = self._row(image)
-                    if row is not None:
-                        rows.append(row)
-                        bar.update()
-        if len(rows) < count:
-            raise UserError(
-                f"{key} is {count}, but of the {len(pool)} images in {pool[0].folder} only {len(rows)} can be used "
-                f"(no image twice, no caption of evaluation for fine-tuning): lower {key} or add images"
-            )
-        return rows
-
-    def _is_used(self, image: CaptionedImage) -> bool:
-        return image.image_id in self.used_ids or self._raw_prompt(image).text.casefold() in self.avoided_captions
-
-    def _row(self, image: CaptionedImage) -> CaptionRow | None:
-        """The image's row, or None if the same picture is used already."""
-        caption = self._raw_prompt(image)
-        name = store(image, self.images)
-        fingerprint = hashlib.sha256((self.images / name).read_bytes()).digest()
-        if fingerprint in self.used_bytes:
-            (self.images / name).unlink()
-            return None
-        self.used_ids.add(image.image_id)
-        self.used_bytes.add(fingerprint)
-        return CaptionRow(
-            caption_id=caption.caption_id,
-            image_id=image.image_id,
-            caption=caption.text,
-            image=f"images/{name}",
-            facts=caption.facts,
-        )
-
-    def _raw_prompt(self, image: CaptionedImage) -> Caption:
-        if self.which_caption == "shortest":
-            return min(image.captions, key=lambda caption: len(caption.text))
-        if self.which_caption == "first":
-            return image.captions[0]
-        return random.Random(f"{self.seed}/{image.image_id}").choice(image.captions)
 
 
 if __name__ == "__main__":
