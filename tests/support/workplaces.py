@@ -1,4 +1,4 @@
-"""A folder in which a stage can be run by hand: this repository's code, dvc.yaml and parameters, and what `check` leaves."""
+"""A folder in which a stage can be run by hand: with our code, dvc.yaml and parameters, and what `check` leaves."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +17,16 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch, parameters: Mapping[str
     """Make `folder` the current directory and such a place; `parameters` is all of params.yaml, by default ours."""
     monkeypatch.chdir(folder)
     monkeypatch.delenv("DVC_ROOT", raising=False)
+    furnish(parameters)
+
+
+def furnish(parameters: Mapping[str, Any] | None = None) -> None:
+    """Make the current directory such a place."""
     for name in ("src", "models/postcards"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).symlink_to(REPOSITORY / name)
-    (folder / paths.PIPELINE).write_bytes((REPOSITORY / paths.PIPELINE).read_bytes())
+        Path(name).parent.mkdir(exist_ok=True)
+        if not Path(name).exists():
+            Path(name).symlink_to(REPOSITORY / name)
+    paths.PIPELINE.write_bytes((REPOSITORY / paths.PIPELINE).read_bytes())
     write_parameters(parameters or ours())
 
 

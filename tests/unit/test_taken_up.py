@@ -1,14 +1,15 @@
-"""Work that a budget or a server stopped is taken up when the catalogue's bounds have changed, and only then."""
+"""Unfinished work is taken up when nothing changed that its result depends on, and only then."""
 
 import shutil
 from pathlib import Path
 
 import made_up_run
 import pytest
-import yaml
+import workplaces
 
-from t2i_feedback.foundation import paths
+from t2i_feedback.foundation import paths, pipeline, workspace
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.params import load
 from t2i_feedback.foundation.rows import CaptionRow, as_typed, read_rows, write_rows
 from t2i_feedback.stages import best_of_n, calibrate, enhance, evaluate, finetune, validate
 
@@ -25,26 +26,24 @@ STAGES = {
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    workplaces.enter(tmp_path, monkeypatch)
     made_up_run.write_run(tmp_path, captions=4)
     captions = read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)
-    paths.PROMPTS.mkdir()
     write_rows(paths.FIRST_PROMPTS, as_typed(captions))
     for also in (paths.FINETUNE_CAPTIONS, paths.REFERENCE_CAPTIONS):
         shutil.copyfile(paths.EVALUATION_CAPTIONS, also)
-    for folder in (paths.REFERENCE, paths.ORACLE):
-        folder.mkdir(parents=True)
+    paths.REFERENCE.mkdir(parents=True)
+    return tmp_path
 
 
 def stopped(stage: str, **values) -> set[str]:
     """The folders of partial work after a run whose models are nowhere, their entries changed as told."""
-    raw = yaml.safe_load((made_up_run.REPOSITORY / "params.yaml").read_text())
+    raw = workplaces.ours()
     for name in ("postcards", "postcards-judge"):
         raw["mllms"][name] = NOWHERE | values
     raw["finetune"]["require_calibrated"] = False
-    paths.PARAMS.write_text(yaml.safe_dump(raw))
+    workplaces.write_parameters(raw)
     with pytest.raises((UserError, FileNotFoundError)):  # evaluate stops earlier: nothing is measured of the reference
         STAGES[stage]()
     return {folder.name for folder in (paths.cache() / "partial").iterdir() if folder.is_dir()}
@@ -65,3 +64,39 @@ def test_another_model_or_reading_starts_afresh(stage: str) -> None:
     stopped(stage)
     stopped(stage, model="another")
     assert len(stopped(stage, reading="text")) == 3
+
+
+def test_a_word_mended_in_the_report_leaves_an_interrupted_fine_tuning_and_one_in_the_trainer_does_not(
+    workplace: Path,
+) -> None:
+    (workplace / "src").unlink()
+    shutil.copytree(workplaces.REPOSITORY / "src", workplace / "src", ignore=shutil.ignore_patterns("__pycache__"))
+
+    def name() -> str:
+        return workspace.key(pipeline.running("finetune"), load(finetune.Settings))
+
+    before = name()
+    page = workplace / "src/t2i_feedback/reporting/page.py"
+    page.write_text(page.read_text() + "# a word\n")
+    assert name() == before
+    trainer = workplace / "src/t2i_feedback/finetuning/trainer.py"
+    trainer.write_text(trainer.read_text() + "# a word\n")
+    assert name() != before
+
+
+def test_a_checkpoint_that_was_trained_again_in_its_place_starts_afresh(workplace: Path) -> None:
+    shutil.copytree(workplaces.REPOSITORY / "models/postcards/judge", workplace / "elsewhere")
+    raw = workplaces.ours()
+    raw["mllms"]["postcards-judge"]["model"] = "elsewhere"
+    workplaces.write_parameters(raw)
+
+    def names() -> tuple[str, str]:
+        enhancing = workspace.key(pipeline.running("enhance"), load(enhance.Settings))
+        return workspace.key(pipeline.running("finetune"), load(finetune.Settings)), enhancing
+
+    before = names()
+    config = workplace / "elsewhere/config.json"
+    config.write_text(config.read_text() + " ")
+    after = names()
+    assert before[0] != after[0], "fine-tuning watches the held-out judge"
+    assert before[1] == after[1], "enhancing does not use it"
