@@ -12,3 +12,8 @@ class Stage1(Section):
     feedback: bool
     questions: bool
     max_invalid_fraction: Annotated[Share, FREE]
+
+    def card(self, sees: bool) -> dict[str, object]:
+        """Its line of the protocol card. A model that does not see images validates none."""
+        accepts = f"accepts from {'a share of items' if self.questions else 'P(yes)'} {self.threshold:g}"
+        return {"validator": f"{self.mllm}, {accepts}" if sees else f"none: {self.mllm} reads text alone"}

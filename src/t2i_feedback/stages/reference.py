@@ -16,7 +16,7 @@ def main() -> None:
     print(f"reference: {p.evaluate.extractor} features of {len(files)} real images at {size} x {size}")
     from safetensors.numpy import save_file
 
-    from t2i_feedback.evaluation import extractors, reading
+    from t2i_feedback.evaluation import decoding, extractors
 
     settings: list[workspace.Setting] = [p.data, size, p.evaluate.extractor, p.evaluate.resizer, p.evaluate.weights]
     own = [Path(p.evaluate.weights)] if p.evaluate.weights and Path(p.evaluate.weights).exists() else []
@@ -34,7 +34,7 @@ def main() -> None:
                 "reference_n": len(files),
                 "reference_set": f"{p.data.source}, {p.data.val_split} split",
                 "resolution": size,
-                "resizer": reading.RESIZERS[p.evaluate.resizer],
+                "resizer": decoding.RESIZERS[p.evaluate.resizer],
                 "reference_format": ", ".join(sorted({file.suffix.lstrip(".") for file in files})),
                 "extractor": p.evaluate.extractor,
                 "weights": extractor.weights,
