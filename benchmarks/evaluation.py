@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from t2i_feedback.evaluation import extractors, reading
+from t2i_feedback.evaluation import decoding, extractors
 from t2i_feedback.foundation import photometry
+from t2i_feedback.foundation.images import open_rgb
 
 RESULT = Path("benchmarks/evaluation.json")
 PICTURES = 48
@@ -62,9 +63,9 @@ def passes(files: list[Path], size: int, way: Callable) -> tuple[float, float]:
     extractors.ahead = way
     found = []
     for _ in range(REPEATS):
-        timed.seconds, pictures = 0.0, reading.Pictures(extractors.open_rgb)
+        timed.seconds, pictures = 0.0, decoding.ImageFiles(open_rgb)
 
-        def look(file: Path, pictures: reading.Pictures = pictures) -> Image.Image:
+        def look(file: Path, pictures: decoding.ImageFiles = pictures) -> Image.Image:
             image = pictures.open(file)
             photometry.measure(image)
             return image
@@ -83,7 +84,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for drawn, size in SIZES:
             files = write_pictures(Path(folder), drawn)
-            for name, way in (("one after another", one_by_one), ("read ahead", reading.ahead)):
+            for name, way in (("one after another", one_by_one), ("read ahead", decoding.ahead)):
                 busy, rate = passes(files, size, way)
                 what = f"{drawn} -> {size}, {name}"
                 print(f"{what:32s} {busy:5.0%} of the time in the extractor, {rate:6.1f} pictures/s", flush=True)

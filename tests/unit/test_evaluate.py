@@ -11,7 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
-from t2i_feedback.evaluation import extractors
+from t2i_feedback.evaluation import extractors, measuring
 from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import CaptionRow, EvaluationRow, FidRow, PictureRow, RoundRow, read_rows, write_rows
@@ -280,19 +280,19 @@ def test_flags_of_pictures_that_are_kept_stand_beside_the_metrics() -> None:
     def row(flagged: bool | None) -> PictureRow:
         return PictureRow(caption_id=1, round=1, prompt="a", image="a.png", flagged=flagged)
 
-    assert evaluate.flags([row(True), row(False), row(True)]) == {"flagged": 2}
-    assert evaluate.flags([row(False)]) == {"flagged": 0}
-    assert evaluate.flags([row(None)]) == {}
+    assert measuring.flags([row(True), row(False), row(True)]) == {"flagged": 2}
+    assert measuring.flags([row(False)]) == {"flagged": 0}
+    assert measuring.flags([row(None)]) == {}
 
 
 def test_an_arm_must_have_one_picture_for_every_caption() -> None:
     captions = [CaptionRow(caption_id=i, image_id=i, caption="a", image="a.png") for i in (1, 2)]
     pictures = [PictureRow(caption_id=i, round=1, prompt="a", image="a.png") for i in (2, 1, 1)]
-    ordered = evaluate.in_order(pictures[:2], captions, Path("arm"))
+    ordered = measuring.in_order(pictures[:2], captions, Path("arm"))
     assert [picture.caption_id for picture in ordered] == [1, 2]
     for wrong in (pictures, pictures[:1], pictures[1:]):
         with pytest.raises(UserError, match="do not match the 2 captions"):
-            evaluate.in_order(wrong, captions, Path("arm"))
+            measuring.in_order(wrong, captions, Path("arm"))
 
 
 def test_means_leave_out_what_was_not_measured() -> None:
@@ -311,7 +311,7 @@ def test_means_leave_out_what_was_not_measured() -> None:
             rounds=i,
         )
 
-    found = evaluate.means([row(1, 4.0, True), row(2, None, False), row(3, 8.0, None)])
+    found = measuring.means([row(1, 4.0, True), row(2, None, False), row(3, 8.0, None)])
     assert found["brightness"] == 102
     assert (found["judge_score"], found["acceptance_rate"]) == (6, 0.5)
     assert (found["rounds_mean"], found["rounds_std"]) == (2, pytest.approx((2 / 3) ** 0.5))

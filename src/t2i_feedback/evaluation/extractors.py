@@ -23,9 +23,10 @@ from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 from tqdm import tqdm
 
-from t2i_feedback.evaluation.reading import ahead, square
+from t2i_feedback.evaluation.decoding import ahead, square
 from t2i_feedback.foundation import distributed
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.images import open_rgb
 
 SMALL_BATCH, LARGE_BATCH = 8, 64  # of a CPU, whose cache then holds the activations, and of a GPU
 
@@ -125,11 +126,6 @@ def load(name: str, device: str, weights: str | None = None) -> nn.Module:
 def device_named(name: str) -> torch.device:
     """`auto` is CUDA where there is any, else the CPU; other names are torch's."""
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-
-
-def open_rgb(file: Path) -> Image.Image:
-    with Image.open(file) as opened:
-        return opened.convert("RGB")
 
 
 def extract(

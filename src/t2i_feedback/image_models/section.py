@@ -39,6 +39,18 @@ class Model(Section):
         """How the arms are drawn, in words."""
         return f"DDIM, eta {self.eta:g}" if self.scheduler == "ddim" else self.scheduler
 
+    def card(self) -> dict[str, object]:
+        """Its lines of the protocol card: how the images were drawn."""
+        return {
+            "drawn_at": self.size,
+            "model": self.name,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "sampler": self.sampler,
+            "negative_prompt": self.negative_prompt or "none",
+            "safety_checker": self.safety_checker,
+        }
+
     @model_validator(mode="after")
     def _what_is_set_is_heeded(self) -> "Model":
         if self.eta and self.scheduler != "ddim":

@@ -12,3 +12,9 @@ class Stage1(Section):
     feedback: bool
     questions: bool
     max_invalid_fraction: Annotated[Share, FREE]
+
+
+def validator_card(mllm: str, sees: bool, questions: bool, threshold: float) -> dict[str, object]:
+    """The validator's line of the protocol card. A model that does not see images validates none."""
+    accepts = f"accepts from {'a share of items' if questions else 'P(yes)'} {threshold:g}"
+    return {"validator": f"{mllm}, {accepts}" if sees else f"none: {mllm} reads text alone"}

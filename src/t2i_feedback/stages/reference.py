@@ -1,28 +1,41 @@
 """reference: features of the real images that FID, KID, precision and recall compare every arm with."""
 
-from pathlib import Path
+from typing import Annotated
 
-from t2i_feedback import params
-from t2i_feedback.foundation import distributed, paths, running, workspace
+from t2i_feedback.evaluation.section import Extractor, Resizer
+from t2i_feedback.foundation import distributed, paths, pipeline, running, workspace
 from t2i_feedback.foundation.files import write_json
+from t2i_feedback.foundation.params import CHECKPOINT, Keys, key, load
 from t2i_feedback.foundation.rows import CaptionRow, read_rows
+
+DIVIDED = True  # among several processes
+
+
+class Settings(Keys):
+    source: str = key("data.source")
+    val_split: str = key("data.val_split")
+    drawn_at: int = key("model.size")
+    device: str = key("model.device")
+    size: int | None = key("evaluate.size")  # None = model.size
+    resizer: Resizer = key("evaluate.resizer")
+    extractor: Extractor = key("evaluate.extractor")
+    weights: Annotated[str | None, CHECKPOINT] = key("evaluate.weights")
 
 
 def main() -> None:
-    p = params.load()
+    stage = pipeline.running("reference")
+    p = load(Settings)
     rows = read_rows(paths.REFERENCE_CAPTIONS, CaptionRow)
     files = [paths.DATASET / row.image for row in rows]
-    size = p.evaluate.size or p.model.size
-    print(f"reference: {p.evaluate.extractor} features of {len(files)} real images at {size} x {size}")
+    size = p.size or p.drawn_at
+    print(f"reference: {p.extractor} features of {len(files)} real images at {size} x {size}")
     from safetensors.numpy import save_file
 
-    from t2i_feedback.evaluation import extractors, reading
+    from t2i_feedback.evaluation import decoding, extractors
 
-    settings: list[workspace.Setting] = [p.data, size, p.evaluate.extractor, p.evaluate.resizer, p.evaluate.weights]
-    own = [Path(p.evaluate.weights)] if p.evaluate.weights and Path(p.evaluate.weights).exists() else []
-    with workspace.partial("reference", workspace.digest(settings, [paths.REFERENCE_CAPTIONS, *files, *own])) as work:
-        extractor = extractors.load(p.evaluate.extractor, p.model.device, p.evaluate.weights)
-        extracted = extractors.extract(files, extractor, size, p.evaluate.resizer)
+    with workspace.unfinished(stage, p) as work:
+        extractor = extractors.load(p.extractor, p.device, p.weights)
+        extracted = extractors.extract(files, extractor, size, p.resizer)
         tensors = {"features": extracted.features}
         if extracted.logits is not None:
             tensors["logits"] = extracted.logits
@@ -32,11 +45,11 @@ def main() -> None:
             save_file(tensors, out / "features.safetensors")
             card = {
                 "reference_n": len(files),
-                "reference_set": f"{p.data.source}, {p.data.val_split} split",
+                "reference_set": f"{p.source}, {p.val_split} split",
                 "resolution": size,
-                "resizer": reading.RESIZERS[p.evaluate.resizer],
+                "resizer": decoding.RESIZERS[p.resizer],
                 "reference_format": ", ".join(sorted({file.suffix.lstrip(".") for file in files})),
-                "extractor": p.evaluate.extractor,
+                "extractor": p.extractor,
                 "weights": extractor.weights,
                 "feature_dimensions": extracted.features.shape[1],
                 "classes": 0 if extracted.logits is None else extracted.logits.shape[1],

@@ -1,4 +1,4 @@
-"""Picture files, decoded once: read ahead by threads while a network computes, and kept while there is room."""
+"""Image files, decoded once: ahead of their use by threads while a network computes, and kept while there is room."""
 
 import os
 from collections import deque
@@ -12,8 +12,8 @@ from typing import TypeVar
 from PIL import Image, ImageOps
 
 KEPT_BYTES = 4 * 2**30  # of decoded pixels: 5,461 pictures of 512 x 512
-READERS = min(4, os.cpu_count() or 1)  # threads
-AHEAD = 2 * READERS  # results that wait for whoever asks
+THREADS = min(4, os.cpu_count() or 1)
+AHEAD = 2 * THREADS  # results that wait for whoever asks
 RESIZERS = {  # name -> what it does to an image that is not of the wanted size already
     "crop_lanczos": "centre crop to a square, then Pillow's Lanczos",
     "crop_bicubic": "centre crop to a square, then Pillow's bicubic",
@@ -24,7 +24,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Pictures:
+class ImageFiles:
     """Opens picture files, and keeps what it opened as long as `room` bytes suffice: a kept one is not decoded again.
 
     Beyond that a picture is decoded once per pass, which costs less than keeping several models loaded.
@@ -55,7 +55,7 @@ def ahead(items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[Res
     """`work` of every item, in order, done by threads before it is asked for. Raises what `work` raises."""
     waiting: deque[Future[Result]] = deque()
     rest = iter(items)
-    with ThreadPoolExecutor(READERS) as threads:
+    with ThreadPoolExecutor(THREADS) as threads:
         try:
             waiting.extend(threads.submit(work, item) for item in islice(rest, AHEAD))
             while waiting:
