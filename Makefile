@@ -61,7 +61,7 @@ preflight: $(READY) ## would fine-tuning train on the right numbers? replays a s
 	@python -m t2i_feedback.tools.preflight
 
 estimate: $(READY) ## hours, calls and dollars before a run: make estimate PROFILE=paper GPUS=8 GPU=a100 (JSON=1: for a program)
-	@python -m t2i_feedback.tools.estimate.estimate $(PROFILE) $(if $(GPUS),--gpus $(GPUS)) $(if $(GPU),--gpu $(GPU)) $(if $(JSON),--json)
+	@python -m t2i_feedback.tools.estimate $(PROFILE) $(if $(GPUS),--gpus $(GPUS)) $(if $(GPU),--gpu $(GPU)) $(if $(JSON),--json)
 
 bench: $(READY) ## measure: judging, drawing and evaluating as ratios; SD 1.5's memory; time and memory of every stage
 	python benchmarks/judges.py

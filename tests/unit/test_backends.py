@@ -81,7 +81,8 @@ backends.__path__.append(str(folder))
 from t2i_feedback import mllm, params
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm.base import Request
-from t2i_feedback.tools.estimate import estimate
+from t2i_feedback.tools.estimate.costs import estimate
+from t2i_feedback.tools.estimate.figures import read
 
 raw = params.load().model_dump()
 raw["mllms"]["gpt4"] = {"backend": "echo", "model": "canyon"}
@@ -94,7 +95,7 @@ raw["mllms"]["gpt4"] |= {"voices": 3, "reading": "samples"}
 p = params.check(raw, "params.yaml")
 with mllm.connect("gpt4", p.mllms["gpt4"], folder / "ledger.sqlite") as model:
     said = [reply.text for reply in model.generate([Request("hello")])]
-found = estimate.estimate(p, estimate.read(), "cpu", 1)
+found = estimate(p, read(), "cpu", 1)
 calls = found.calls["held-out judge gpt4"]
 print(json.dumps({"refused": refused, "said": said, "dollars per call": found.api_usd / calls, "calls": calls}))
 """

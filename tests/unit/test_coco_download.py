@@ -399,8 +399,8 @@ def test_unusual_images_come_as_upright_rgb(server: CocoServer) -> None:
 def test_no_server_is_one_line_on_the_screen_that_says_what_to_do(server: CocoServer) -> None:
     write_params(server, mirror="http://127.0.0.1:9")
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}
-    code = "import t2i_feedback.datasets.download as d; d.ATTEMPTS = 1\nfrom t2i_feedback import stages\n"
-    code += "from t2i_feedback.stages import data\nstages.run(data.main)"
+    code = "import t2i_feedback.datasets.download as d; d.ATTEMPTS = 1\n"
+    code += "from t2i_feedback.foundation import running\nfrom t2i_feedback.stages import data\nrunning.run(data.main)"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("data: ")]

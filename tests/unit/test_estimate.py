@@ -9,11 +9,14 @@ import pytest
 import yaml
 
 from t2i_feedback import arms, params
-from t2i_feedback.foundation import launching
+from t2i_feedback.foundation import pipeline
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.params import Params
-from t2i_feedback.tools.estimate import estimate
-from t2i_feedback.tools.estimate.estimate import Estimate, Throughputs
+from t2i_feedback.tools.estimate import __main__ as program
+from t2i_feedback.tools.estimate import costs, counts
+from t2i_feedback.tools.estimate.costs import Estimate, estimate
+from t2i_feedback.tools.estimate.figures import FIGURES, Throughputs, read
+from t2i_feedback.tools.estimate.page import table
 
 REPOSITORY = Path(__file__).parents[2]
 README_SECONDS = 510  # README: the default run takes 8 minutes 30 seconds on two cores
@@ -26,7 +29,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def figures() -> Throughputs:
-    return estimate.read()
+    return read()
 
 
 @pytest.fixture
@@ -36,18 +39,18 @@ def default() -> Params:
 
 @pytest.fixture
 def paper() -> Params:
-    return estimate.chosen("paper")
+    return program.chosen("paper")
 
 
 def changed(p: Params, section: str, **values: object) -> Params:
     return p.model_copy(update={section: getattr(p, section).model_copy(update=values)})
 
 
-def work(p: Params, figures: Throughputs) -> dict[str, estimate.Work]:
-    return {one.stage: one for one in estimate.work(p, figures)}
+def work(p: Params, figures: Throughputs) -> dict[str, counts.Work]:
+    return {one.stage: one for one in counts.work(p, figures)}
 
 
-def calls(one: estimate.Work, role: str, kind: str = "question") -> float:
+def calls(one: counts.Work, role: str, kind: str = "question") -> float:
     return sum(asked.count for asked in one.asked if (asked.role, asked.kind) == (role, kind))
 
 
@@ -68,7 +71,7 @@ def leaves(node: object, key: str = "") -> Iterator[tuple[str, object]]:
 
 
 def test_no_figure_is_without_value_unit_and_source() -> None:
-    content = yaml.safe_load(estimate.FIGURES.read_text())
+    content = yaml.safe_load(FIGURES.read_text())
     found = dict(leaves(content))
     assert len(found) > 50
     for key, figure in found.items():
@@ -77,24 +80,24 @@ def test_no_figure_is_without_value_unit_and_source() -> None:
 
 
 def test_a_figure_without_a_source_is_refused_by_its_key(tmp_path: Path) -> None:
-    content = yaml.safe_load(estimate.FIGURES.read_text())
+    content = yaml.safe_load(FIGURES.read_text())
     del content["gpus"]["a100"]["price"]["source"]
     (tmp_path / "figures.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match=r"gpus\.a100\.price\.source"):
-        estimate.read(tmp_path / "figures.yaml")
+        read(tmp_path / "figures.yaml")
 
 
 def test_a_figure_of_nothing_is_refused_by_its_key(tmp_path: Path) -> None:
-    content = yaml.safe_load(estimate.FIGURES.read_text())
+    content = yaml.safe_load(FIGURES.read_text())
     content["image_models"]["models/postcards/sd"]["steps"]["cpu"]["value"] = 0
     (tmp_path / "figures.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match=r"steps\.cpu\.value: .*greater than 0"):
-        estimate.read(tmp_path / "figures.yaml")
+        read(tmp_path / "figures.yaml")
 
 
 def test_every_entry_of_the_paper_has_its_figures(paper: Params, figures: Throughputs) -> None:
     for name in ("llava15-7b", "llava15-13b", "llava16-7b", "llava16-13b", "gpt4", "cogvlm"):
-        found = estimate.estimate(changed(paper, "stage1", mllm=name), figures, "a100", 1)
+        found = estimate(changed(paper, "stage1", mllm=name), figures, "a100", 1)
         assert found.hours > 0
 
 
@@ -131,14 +134,9 @@ def test_alignment_as_a_reward_asks_the_judge_for_verdicts(paper: Params, figure
 @pytest.mark.parametrize("arm", arms.NAMES)
 def test_every_arm_has_as_many_pictures_as_the_committed_run(default: Params, figures: Throughputs, arm: str) -> None:
     found, metrics = work(default, figures), recorded(f"arms/{arm}")
-    stages = {
-        "raw": ["generate_raw"],
-        "enhanced": ["generate_enhanced"],
-        "best_of_n": ["generate_enhanced", "best_of_n"],
-        "validated": ["generate_enhanced", "validate"],
-        "finetuned": ["generate_finetuned"],
-        "combined": ["validate_combined"],
-    }[arm]
+    made = {name: f"generate@{name}" for name in arms.NAMES} | {"best_of_n": "best_of_n"}
+    made |= {one.name: f"validate@{one.name}" for one in arms.ARMS if one.has_rounds}
+    stages = [made[name] for name in (arms.by_name(arm).begins_as, arm) if name]
     drawn = sum(found[stage].pictures for stage in stages)
     assert drawn == pytest.approx(metrics["n"] * metrics["rounds_mean"], rel=0.01)
     assert found[f"evaluate@{arm}"].features == metrics["n"]
@@ -163,22 +161,22 @@ def test_judges_are_calibrated_on_every_step_of_every_sweep(default: Params, fig
 
 
 def test_without_feedback_nobody_remarks_and_nothing_is_enhanced_again(default: Params, figures: Throughputs) -> None:
-    with_it = work(default, figures)["validate"]
-    without = work(changed(default, "stage1", feedback=False), figures)["validate"]
+    with_it = work(default, figures)["validate@validated"]
+    without = work(changed(default, "stage1", feedback=False), figures)["validate@validated"]
     assert calls(with_it, "enhancer", "prompt") == calls(with_it, "validator", "remark") == with_it.pictures
     assert calls(without, "enhancer", "prompt") == calls(without, "validator", "remark") == 0
 
 
 def test_one_round_at_most_draws_nothing_after_enhanced(default: Params, figures: Throughputs) -> None:
     found = work(changed(default, "stage1", max_rounds=1), figures)
-    assert found["validate"].pictures == found["best_of_n"].pictures == 0
+    assert found["validate@validated"].pictures == found["best_of_n"].pictures == 0
 
 
 def test_a_validator_that_asks_item_by_item_is_asked_as_often_as_there_are_items(
     default: Params, figures: Throughputs
 ) -> None:
     plain, items = work(default, figures), work(changed(default, "stage1", questions=True), figures)
-    share = calls(items["validate"], "validator") / calls(plain["validate"], "validator")
+    share = calls(items["validate@validated"], "validator") / calls(plain["validate@validated"], "validator")
     assert share == figures.common.items.value
 
 
@@ -186,7 +184,7 @@ def test_a_validator_that_asks_item_by_item_is_asked_as_often_as_there_are_items
 
 
 def test_the_default_run_is_estimated_as_the_readme_has_it(default: Params, figures: Throughputs) -> None:
-    found = estimate.estimate(default, figures, "cpu", 1)
+    found = estimate(default, figures, "cpu", 1)
     assert found.hours * 3600 == pytest.approx(README_SECONDS, rel=0.3)
     assert found.gpu_usd == found.api_usd == 0
 
@@ -194,55 +192,61 @@ def test_the_default_run_is_estimated_as_the_readme_has_it(default: Params, figu
 def test_fine_tuning_takes_what_ddpo_pytorch_names_for_the_same_work(paper: Params, figures: Throughputs) -> None:
     """100 epochs on 8 A100 took its author about 4 hours; without checkpointing, and the reward cost nothing."""
     p = changed(paper, "finetune", gradient_checkpointing=False)
-    cost = next(one for one in estimate.estimate(p, figures, "a100", 8).stages if one.stage == "finetune")
+    cost = next(one for one in estimate(p, figures, "a100", 8).stages if one.stage == "finetune")
     assert 2 < (cost.seconds["drawing"] + cost.seconds["updates"]) / 8 / 3600 < 8
 
 
 def test_eight_gpus_divide_what_processes_can_divide_and_nothing_else(paper: Params, figures: Throughputs) -> None:
-    one, eight = (estimate.estimate(paper, figures, "a100", gpus).stages for gpus in (1, 8))
+    one, eight = (estimate(paper, figures, "a100", gpus).stages for gpus in (1, 8))
     start = figures.gpus["a100"].start.value
     for single, many in zip(one, eight, strict=True):
         alone = single.seconds.get("resamples", 0.0)
-        shared = (single.wall - start - alone) / (8 if estimate.launched(single.stage) else 1)
+        shared = (single.wall - start - alone) / (8 if costs.launched(single.stage) else 1)
         assert many.wall - start - alone == pytest.approx(shared), single.stage
 
 
 def test_a_server_is_asked_by_one_process_however_many_there_are(paper: Params) -> None:
-    assert estimate.divided("validate", "validator llava15-7b", paper)
-    assert not estimate.divided("validate", "validator gpt4", paper)
+    assert costs.divided("validate@validated", "validator llava15-7b", paper)
+    assert not costs.divided("validate@validated", "validator gpt4", paper)
 
 
 def test_idle_gpus_are_paid_and_not_counted_as_work(paper: Params, figures: Throughputs) -> None:
-    one, eight = (estimate.estimate(paper, figures, "a100", gpus) for gpus in (1, 8))
+    one, eight = (estimate(paper, figures, "a100", gpus) for gpus in (1, 8))
     assert eight.gpu_usd == pytest.approx(eight.hours * 8 * figures.gpus["a100"].price.value)
     assert eight.gpu_usd > one.gpu_usd
-    starts = 7 * sum(estimate.launched(cost.stage) for cost in eight.stages) * figures.gpus["a100"].start.value
+    starts = 7 * sum(costs.launched(cost.stage) for cost in eight.stages) * figures.gpus["a100"].start.value
     assert eight.gpu_hours == pytest.approx(one.gpu_hours + starts / 3600)
 
 
-def test_stages_that_can_be_launched_are_those_of_the_launcher() -> None:
-    listed = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
-    programs = {stage: (found.get("cmd") or "").split("stages.")[1].split()[0] for stage, found in listed.items()}
-    assert all(estimate.launched(stage) == (program in launching.STAGES) for stage, program in programs.items())
+def test_every_stage_of_the_dag_but_check_is_estimated(paper: Params, figures: Throughputs) -> None:
+    listed = pipeline.stages(REPOSITORY / "dvc.yaml", REPOSITORY / "params.yaml")
+    assert {stage.name for stage in listed} - {"check"} == set(work(paper, figures))
+
+
+def test_stages_that_ask_or_draw_for_every_caption_can_be_launched_in_several_processes() -> None:
+    alone = ("data", "calibrate", "calibrate_validator", "report")
+    assert not any(costs.launched(stage) for stage in alone)
+    assert all(costs.launched(stage) for stage in ("reference", "enhance", "generate@raw", "validate@combined"))
+    assert all(costs.launched(stage) for stage in ("best_of_n", "finetune", "evaluate@raw"))
 
 
 def test_half_of_the_side_is_a_quarter_of_the_drawing(paper: Params, figures: Throughputs) -> None:
     whole, small = paper, changed(paper, "model", size=256)
-    cost = [estimate.estimate(p, figures, "a100", 1).stages for p in (whole, small)]
-    (large,), (little,) = ([one for one in stages if one.stage == "generate_raw"] for stages in cost)
+    cost = [estimate(p, figures, "a100", 1).stages for p in (whole, small)]
+    (large,), (little,) = ([one for one in stages if one.stage == "generate@raw"] for stages in cost)
     assert little.seconds["drawing"] == pytest.approx(large.seconds["drawing"] / 4)
 
 
 def test_without_guidance_the_network_runs_half_as_often(paper: Params, figures: Throughputs) -> None:
     guided, free = (changed(paper, "model", guidance=g) for g in (7.5, 1.0))
-    seconds = [estimate.estimate(p, figures, "a100", 1).stages[4].seconds["drawing"] for p in (guided, free)]
+    seconds = [estimate(p, figures, "a100", 1).stages[5].seconds["drawing"] for p in (guided, free)]
     assert seconds[1] == seconds[0] / 2
 
 
 def test_checkpointing_costs_one_more_forward(paper: Params, figures: Throughputs) -> None:
     with_it, without = (changed(paper, "finetune", gradient_checkpointing=on) for on in (True, False))
     updates = [
-        next(c for c in estimate.estimate(p, figures, "a100", 1).stages if c.stage == "finetune").seconds["updates"]
+        next(c for c in estimate(p, figures, "a100", 1).stages if c.stage == "finetune").seconds["updates"]
         for p in (with_it, without)
     ]
     assert updates[0] / updates[1] == pytest.approx(4 / 3)
@@ -251,8 +255,7 @@ def test_checkpointing_costs_one_more_forward(paper: Params, figures: Throughput
 def test_overlapped_judging_hides_the_shorter_of_drawing_and_judging(paper: Params, figures: Throughputs) -> None:
     overlapped, plain = (changed(paper, "finetune", overlap_judging=overlaps) for overlaps in (True, False))
     (one,), (other,) = (
-        [c for c in estimate.estimate(p, figures, "a100", 1).stages if c.stage == "finetune"]
-        for p in (overlapped, plain)
+        [c for c in estimate(p, figures, "a100", 1).stages if c.stage == "finetune"] for p in (overlapped, plain)
     )
     assert other.wall - one.wall == pytest.approx(min(one.seconds["drawing"], one.seconds["judge llava16-7b"]))
 
@@ -261,12 +264,12 @@ def test_written_answers_take_longer_than_probabilities(paper: Params, figures: 
     entry = paper.mllms["llava16-7b"].model_copy(update={"reading": "text"})
     written = paper.model_copy(update={"mllms": paper.mllms | {"llava16-7b": entry}})
     key = "judge llava16-7b"
-    fast, slow = (estimate.estimate(p, figures, "a100", 1).stages[2].seconds[key] for p in (paper, written))
+    fast, slow = (estimate(p, figures, "a100", 1).stages[2].seconds[key] for p in (paper, written))
     assert slow > fast
 
 
 def test_a_paid_endpoint_costs_its_tokens_at_the_prices_of_params(paper: Params, figures: Throughputs) -> None:
-    found = estimate.estimate(changed(paper, "evaluate", judge="gpt4"), figures, "a100", 1)
+    found = estimate(changed(paper, "evaluate", judge="gpt4"), figures, "a100", 1)
     count = found.calls["held-out judge gpt4"]
     tokens = figures.mllms["gpt4"].image_tokens.value + figures.common.text_tokens_in.value  # type: ignore[union-attr]
     assert found.api_usd == pytest.approx(count * (tokens * 2 + 1 * 8) / 1e6)
@@ -275,15 +278,15 @@ def test_a_paid_endpoint_costs_its_tokens_at_the_prices_of_params(paper: Params,
 
 
 def test_the_bottleneck_is_what_most_of_the_time_goes_into(paper: Params, figures: Throughputs) -> None:
-    assert estimate.estimate(paper, figures, "a100", 1).bottleneck.startswith("updates (")
+    assert estimate(paper, figures, "a100", 1).bottleneck.startswith("updates (")
     slow = figures.mllms["llava16-7b"].parameters.model_copy(update={"value": 700})  # type: ignore[union-attr]
     found = figures.mllms["llava16-7b"].model_copy(update={"parameters": slow})
     figures = figures.model_copy(update={"mllms": figures.mllms | {"llava16-7b": found}})
-    assert estimate.estimate(paper, figures, "a100", 1).bottleneck.startswith("judge llava16-7b (")
+    assert estimate(paper, figures, "a100", 1).bottleneck.startswith("judge llava16-7b (")
 
 
 def test_judges_that_do_not_fit_beside_the_image_model_are_named(paper: Params, figures: Throughputs) -> None:
-    fits, too_much = (estimate.table(estimate.estimate(paper, figures, gpu, 1)) for gpu in ("a100", "rtx4090"))
+    fits, too_much = (table(estimate(paper, figures, gpu, 1)) for gpu in ("a100", "rtx4090"))
     assert "38.0 of 80 GB of each GPU\n" in fits  # 10 for SD 1.5, 14 for either judge
     assert "38.0 of 24 GB of each GPU: does not fit" in too_much
 
@@ -293,7 +296,7 @@ def test_judges_that_do_not_fit_beside_the_image_model_are_named(paper: Params, 
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     monkeypatch.setattr(sys, "argv", ["estimate", *arguments])
-    estimate.main()
+    program.main()
     return capsys.readouterr().out
 
 
@@ -304,7 +307,7 @@ def test_the_table_has_every_stage_and_the_sums(
     listed = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
     for stage in set(listed) - {"evaluate"} | {f"evaluate@{arm}" for arm in arms.NAMES}:
         assert f"\n{stage} " in page
-    for words in ("GPU hours", "dollars", "bottleneck", "in process", str(estimate.FIGURES)):
+    for words in ("GPU hours", "dollars", "bottleneck", "in process", str(FIGURES)):
         assert words in page
 
 
@@ -316,12 +319,12 @@ def test_json_says_the_same(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 def test_an_unknown_gpu_lists_the_known_ones(default: Params, figures: Throughputs) -> None:
     with pytest.raises(UserError, match="knows no 'h200'; there are a100, rtx4090, cpu"):
-        estimate.estimate(default, figures, "h200", 1)
+        estimate(default, figures, "h200", 1)
 
 
 def test_no_gpu_is_refused(default: Params, figures: Throughputs) -> None:
     with pytest.raises(UserError, match="at least 1, not 0"):
-        estimate.estimate(default, figures, "cpu", 0)
+        estimate(default, figures, "cpu", 0)
 
 
 @pytest.mark.parametrize(
@@ -336,14 +339,14 @@ def test_a_figure_that_is_missing_is_named_by_its_key(
     paper: Params, figures: Throughputs, section: str, values: dict, gpu: str, key: str
 ) -> None:
     with pytest.raises(UserError, match=f"has no {key}: add it with value, unit and source"):
-        estimate.estimate(changed(paper, section, **values), figures, gpu, 1)
+        estimate(changed(paper, section, **values), figures, gpu, 1)
 
 
 def test_an_mllm_without_throughput_on_this_machine_is_named_by_its_key(default: Params, figures: Throughputs) -> None:
     with pytest.raises(UserError, match=r"has no mllms\.llava16-7b\.questions\.cpu: add it"):
-        estimate.estimate(changed(default, "stage1", mllm="llava16-7b"), figures, "cpu", 1)
+        estimate(changed(default, "stage1", mllm="llava16-7b"), figures, "cpu", 1)
 
 
 def test_an_unknown_profile_lists_the_known_ones() -> None:
     with pytest.raises(UserError, match="no profile is called 'papre'"):
-        estimate.chosen("papre")
+        program.chosen("papre")

@@ -18,7 +18,7 @@ from t2i_feedback.rewards import registry
 from t2i_feedback.rewards.base import Context, Reward
 from t2i_feedback.rewards.mllm import alignment
 from t2i_feedback.rewards.pixels import photometric
-from t2i_feedback.tools.estimate import estimate
+from t2i_feedback.tools.estimate import counts, figures
 
 PREFERENCE = "dark, subdued and blurred pictures"
 
@@ -144,7 +144,7 @@ def test_a_new_reward_is_a_new_file(tmp_path, monkeypatch):
     context = Context("dark pictures", "pixels", None, {}, tmp_path)
     values = {name: reward([plain(51)], [""]) for name, reward in registry.make(config.reward, context).items()}
     assert values == {"preference": pytest.approx([8.2]), "redness": [51]}
-    (work,) = [one for one in estimate.work(chosen, estimate.read()) if one.stage == "finetune"]
+    (work,) = [one for one in counts.work(chosen, figures.read()) if one.stage == "finetune"]
     assert [asked.role for asked in work.asked] == ["held-out judge", "judge", "validator"]
 
 
