@@ -33,7 +33,7 @@ def main() -> None:
             if code:
                 problems.append(f"make {table} ended with status {code}")
             problems += kept(there, table, set(arguments.rows))
-        drawn = there.times_run("generate_raw")
+        drawn = there.times_run("generate@raw")
         if drawn != 1:
             problems.append(f"the raw arm was drawn {drawn} times, not once")
         print(f"the raw arm was drawn {drawn} time(s); finetune ran {there.times_run('finetune')} time(s)")
