@@ -45,10 +45,10 @@ def test_each_experiment_is_one_mlflow_run_named_by_its_row(rehearsed: clone.Clo
 
 
 def test_what_the_rows_share_is_made_once(rehearsed: clone.Clone) -> None:
-    assert {name: rehearsed.times_run(name) for name in ("data", "reference", "generate_raw", "enhance")} == {
+    assert {name: rehearsed.times_run(name) for name in ("data", "reference", "generate@raw", "enhance")} == {
         "data": 1,
         "reference": 1,
-        "generate_raw": 1,
+        "generate@raw": 1,
         "enhance": 1,
     }
 
