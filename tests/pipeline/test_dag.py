@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -68,9 +69,32 @@ def test_fine_tuning_captions_and_evaluation_captions_are_disjoint(finished):
         assert not {row[key] for row in finetune} & {row[key] for row in evaluation}
 
 
-def test_a_second_repro_runs_nothing(finished):
-    again = finished.run("dvc", "repro").stdout
-    assert "Running stage" not in again
+def running(output):
+    """The stages that DVC ran, or would have run."""
+    return re.findall(r"Running stage '([^']+)'", output)
+
+
+def test_a_second_repro_runs_nothing_but_the_check(finished):
+    assert running(finished.run("dvc", "repro").stdout) == ["check"]
+
+
+def test_a_checkpoint_that_was_trained_again_elsewhere_reruns_what_uses_it(finished, tmp_path_factory):
+    """dvc.yaml names no such folder: stage `check` tells by its bytes."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "judge"
+    shutil.copytree(finished.folder / "models/postcards/judge", elsewhere)
+    params = finished.folder / "params.yaml"
+    before = params.read_text()
+    params.write_text(before.replace("models/postcards/judge", str(elsewhere)))
+    try:
+        finished.run("dvc", "repro", "calibrate", "calibrate_validator")
+        assert running(finished.run("dvc", "repro", "calibrate", "calibrate_validator").stdout) == ["check"]
+        card = elsewhere / "generation_config.json"
+        card.write_text(card.read_text() + " ")
+        again = running(finished.run("dvc", "repro", "calibrate", "calibrate_validator").stdout)
+        assert again == ["check", "calibrate"], "the judge's stage and no other"
+    finally:
+        params.write_text(before)
+        finished.run("dvc", "repro")
 
 
 def test_metrics_and_plots_are_there_for_dvc(finished):
@@ -81,7 +105,7 @@ def test_metrics_and_plots_are_there_for_dvc(finished):
 
 
 def test_every_run_is_in_mlflow_once(finished):
-    finished.run("python", "-m", "t2i_feedback.tracking.publish")
+    finished.run("python", "-m", "t2i_feedback.tools.publish")
     script = (
         "import mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db');"
         "runs = mlflow.search_runs(search_all_experiments=True, output_format='list');"
@@ -98,7 +122,7 @@ def test_a_changed_parameter_reruns_only_what_depends_on_it(finished):
         output = finished.run("dvc", "repro", "--dry").stdout
     finally:
         params.write_text(before)
-    assert re.findall(r"Running stage '([^']+)'", output) == ["report"]
+    assert running(output) == ["check", "report"]
 
 
 def test_a_wrong_parameter_is_one_clear_line_before_any_work(finished):
@@ -114,7 +138,7 @@ def test_a_wrong_parameter_is_one_clear_line_before_any_work(finished):
     assert "Traceback" not in done.stdout
 
 
-@pytest.mark.parametrize(("stage", "begun"), [("validate", "*.png"), ("finetune", "checkpoint-*")])
+@pytest.mark.parametrize(("stage", "begun"), [("validate@validated", "*.png"), ("finetune", "checkpoint-*")])
 def test_killing_a_stage_and_running_again_ends_with_the_same_results(finished, stage, begun):
     """Both times with --force: DVC would else restore the stage from its run cache, and nothing would be taken up."""
     expected = results(finished)
@@ -136,7 +160,7 @@ def test_killing_a_stage_and_running_again_ends_with_the_same_results(finished, 
     for lock in (finished.folder / ".dvc/tmp").glob("*lock"):
         lock.unlink()
     unfinished = [path for path in partial.iterdir() if path.is_dir()]
-    assert [path.name.rpartition("-")[0].partition("-")[0] for path in unfinished] == [stage]
+    assert [path.name.rpartition("-")[0] for path in unfinished] == [stage]
     finished.run("dvc", "repro", "--force", "--single-item", stage)
     assert not unfinished[0].exists(), "the stage did not take up its unfinished work"
     assert results(finished) == expected

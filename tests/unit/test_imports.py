@@ -5,7 +5,7 @@ import ast
 import imports
 import pytest
 
-# Room -> the other rooms that it may know; all know `foundation`. Whoever is not here fails: a new room states its place.
+# Room -> the other rooms that it may know; all know `foundation`. A new room that does not state its place here fails.
 MAY_KNOW = {
     "": set(),
     "foundation": set(),
