@@ -19,13 +19,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from t2i_feedback import arms, params
+from t2i_feedback.calibration.claims import ASKED_AGAIN, OTHERS
 from t2i_feedback.foundation import launching, running
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.traits import TRAITS
 from t2i_feedback.mllm import wording
 from t2i_feedback.mllm.section import EndpointEntry, LocalEntry
 from t2i_feedback.params import Params
-from t2i_feedback.stages.calibrate import TRAITS
-from t2i_feedback.stages.calibrate_validator import ASKED_AGAIN, OTHERS
 from t2i_feedback.tools import profile
 
 FIGURES = Path("estimates/throughputs.yaml")
