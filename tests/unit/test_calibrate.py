@@ -17,7 +17,11 @@ from matplotlib.text import Text
 from PIL import Image
 
 from t2i_feedback import params
-from t2i_feedback.calibration.agreement import Agreement, calibration_rows, together
+from t2i_feedback.calibration import claims, sweeps
+from t2i_feedback.calibration.agreement import Agreement, together
+from t2i_feedback.calibration.claims import CalibratedValidator
+from t2i_feedback.calibration.images import calibration_rows
+from t2i_feedback.calibration.sweeps import CalibratedJudge
 from t2i_feedback.datasets.alterations import contradicts
 from t2i_feedback.datasets.postcards.captions import caption
 from t2i_feedback.datasets.postcards.drawing import render
@@ -27,6 +31,7 @@ from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_json
 from t2i_feedback.foundation.rows import CalibrationRow, CaptionRow, read_rows, write_rows
+from t2i_feedback.foundation.traits import directions
 from t2i_feedback.mllm import wording
 from t2i_feedback.mllm.base import Reply, Request
 from t2i_feedback.mllm.wording import TEMPLATES
@@ -43,7 +48,7 @@ PREFERENCE = (
 
 
 @pytest.mark.parametrize(
-    ("preference", "directions"),
+    ("preference", "wanted"),
     [
         (PREFERENCE, {"brightness": -1, "contrast": -1, "saturation": -1, "blur": 1}),
         ("bright, vivid and sharp pictures", {"brightness": 1, "saturation": 1, "blur": -1}),
@@ -51,44 +56,44 @@ PREFERENCE = (
         ("dark and bright at once", {}),
     ],
 )
-def test_directions_are_read_from_the_preference(preference: str, directions: dict) -> None:
-    assert calibrate.directions(preference) == directions
+def test_directions_are_read_from_the_preference(preference: str, wanted: dict) -> None:
+    assert directions(preference) == wanted
 
 
 def rows(trait, scores: list[float | None], caption_id: int = 1) -> list[CalibrationRow]:
     return [
         CalibrationRow(judge="j", trait=trait, level=level, caption_id=caption_id, score=score)
-        for level, score in zip(calibrate.levels(trait, len(scores)), scores, strict=True)
+        for level, score in zip(sweeps.levels(trait, len(scores)), scores, strict=True)
     ]
 
 
 def test_rank_correlation_is_a_mean_over_images_in_the_preferred_direction() -> None:
     swept = rows("brightness", [1, 2, 3]) + rows("brightness", [5, 4, 3], caption_id=2)
     swept += rows("blur", [1, None, 2, 9]) + rows("contrast", [4, 4, 4]) + rows("saturation", [1, 2, 3])
-    found = calibrate.rank_correlations(swept, PREFERENCE)
+    found = sweeps.rank_correlations(swept, PREFERENCE)
     assert found == pytest.approx(
         {"rank_correlation": 0.5, "brightness": 0.0, "contrast": 0.0, "saturation": 1.0, "blur": 1.0}
     )
 
 
 def test_a_preference_that_names_no_trait_has_no_rank_correlation() -> None:
-    assert calibrate.rank_correlations(rows("blur", [1, 2, 3]), "cats") == {"rank_correlation": None}
+    assert sweeps.rank_correlations(rows("blur", [1, 2, 3]), "cats") == {"rank_correlation": None}
 
 
 def test_a_trait_without_three_valid_scores_of_an_image_has_no_rank_correlation_and_weighs_nothing() -> None:
     masked = rows("brightness", [None, 2, 1]) + rows("contrast", [None, None, None])
-    found = calibrate.rank_correlations(masked + rows("blur", [1, 2, 3]), PREFERENCE)
+    found = sweeps.rank_correlations(masked + rows("blur", [1, 2, 3]), PREFERENCE)
     assert found == {"rank_correlation": 1.0, "brightness": None, "contrast": None, "saturation": None, "blur": 1.0}
 
 
 def test_changes_change_what_they_say() -> None:
     image = Image.radial_gradient("L").resize((64, 64)).convert("RGB")
     image.paste((200, 20, 20), (0, 0, 20, 20))
-    dark, grey = calibrate.change(image, "brightness", 0.5), calibrate.change(image, "saturation", 0.0)
+    dark, grey = sweeps.change(image, "brightness", 0.5), sweeps.change(image, "saturation", 0.0)
     assert dark.getpixel((5, 5)) == (100, 10, 10)
     assert len(set(grey.getpixel((5, 5)))) == 1
-    assert calibrate.change(image, "blur", 0.0).tobytes() == image.tobytes()
-    assert calibrate.levels("blur", 5) == [0.0, 0.6, 1.2, 1.8, 2.4]
+    assert sweeps.change(image, "blur", 0.0).tobytes() == image.tobytes()
+    assert sweeps.levels("blur", 5) == [0.0, 0.6, 1.2, 1.8, 2.4]
 
 
 # ------------------------------------------------------------------------------------------------ judges
@@ -129,10 +134,17 @@ IMAGES = [render(sample_scene(random.Random(i)), random.Random(i)) for i in rang
 ROWS = [CaptionRow(caption_id=i, image_id=i, caption=f"caption {i}", image="") for i in range(4)]
 
 
-def calibrated(score: Callable[[Request, int], float | None], **finetune: object) -> calibrate.Calibrated:
-    p = params.load(REPOSITORY / "params.yaml")
-    p = p.model_copy(update={"finetune": p.finetune.model_copy(update={"preference": "dark images", **finetune})})
-    return calibrate.calibrate("j", Judge(score), IMAGES, ROWS, p)
+def calibrated(score: Callable[[Request, int], float | None], max_invalid_fraction: float = 0.1) -> CalibratedJudge:
+    return sweeps.calibrate_judge(
+        "j",
+        Judge(score),
+        IMAGES,
+        ROWS,
+        preference="dark images",
+        level_count=5,
+        max_invalid_fraction=max_invalid_fraction,
+        seed=0,
+    )
 
 
 def test_a_judge_that_sees_darkness_ranks_a_preference_for_it_and_agrees_with_itself() -> None:
@@ -206,17 +218,25 @@ def drawn_rows(count: int, first: int = 0) -> tuple[list[CaptionRow], list[Scene
     return rows, scenes
 
 
+def validated(
+    validator: Judge, rows: Sequence[CaptionRow], questions: bool = False, threshold: float = 0.5
+) -> CalibratedValidator:
+    return claims.calibrate_validator(
+        validator, paths.DATASET, rows, questions=questions, threshold=threshold, max_invalid_fraction=0.1, seed=0
+    )
+
+
 def test_altered_claims_are_false_of_their_images_and_the_others_true(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     rows, scenes = drawn_rows(30)
-    stated = calibrate_validator.stated_captions(paths.DATASET, rows)
-    claims = calibrate_validator.claims(rows, stated, random.Random(0))
+    stated = claims.stated_captions(paths.DATASET, rows)
+    put = claims.claims(rows, stated, random.Random(0))
     facts = {row.caption: Scene.from_json(row.facts) for row in rows if row.facts}
-    kinds = {claim.altered for claim in claims}
+    kinds = {claim.altered for claim in put}
     assert kinds == {None, "kind", "colour", "size", "column", "background", "other"}
-    for claim in claims:
+    for claim in put:
         if claim.altered in (None, "other"):
             assert contradicts(facts[claim.caption], scenes[claim.image]) is (claim.altered == "other")
         else:
@@ -234,17 +254,17 @@ def test_annotations_give_captions_that_state_more(tmp_path: Path, monkeypatch: 
         CaptionRow(caption_id=e["id"], image_id=e["image_id"], caption=e["caption"], image="", facts=e["facts"])
         for e in entries[::5]
     ]
-    stated = calibrate_validator.stated_captions(paths.DATASET, rows)
-    claims = calibrate_validator.claims(rows, stated, random.Random(0))
-    assert {"size", "column", "background"} <= {claim.altered for claim in claims}
+    stated = claims.stated_captions(paths.DATASET, rows)
+    put = claims.claims(rows, stated, random.Random(0))
+    assert {"size", "column", "background"} <= {claim.altered for claim in put}
     known = {(e["image_id"], e["caption"]) for e in entries}
-    assert all((rows[c.image].image_id, c.caption) in known for c in claims if c.altered is None)
+    assert all((rows[c.image].image_id, c.caption) in known for c in put if c.altered is None)
 
 
 def test_without_facts_the_false_captions_are_those_of_other_images() -> None:
     rows = [row.model_copy(update={"caption": "the same" if i < 2 else row.caption}) for i, row in enumerate(ROWS)]
-    claims = calibrate_validator.claims(rows, [[] for _ in rows], random.Random(0))
-    false = [claim for claim in claims if claim.altered]
+    put = claims.claims(rows, [[] for _ in rows], random.Random(0))
+    false = [claim for claim in put if claim.altered]
     assert {claim.altered for claim in false} == {"other"}
     assert all(claim.caption != rows[claim.image].caption for claim in false)
     assert len(false) == 2 + 2 + 2 + 2  # "the same" twice is one caption
@@ -253,16 +273,15 @@ def test_without_facts_the_false_captions_are_those_of_other_images() -> None:
 def test_a_validator_that_knows_and_one_that_nods_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rows, _ = drawn_rows(12)
-    p = params.load(REPOSITORY / "params.yaml")
     true = {row.caption for row in rows}
-    nods = calibrate_validator.numbers(calibrate_validator.calibrate(Judge(lambda r, place: 0.7), rows, p))
+    nods = claims.numbers(validated(Judge(lambda r, place: 0.7), rows))
     assert (nods["accepted_true"], nods["rejected_colour"], nods["balanced_accuracy"]) == (1, 0, 0.5)
     assert nods["auc"] == 0.5
     knowing = Judge(lambda r, place: 0.4 if any(f" {caption}?" in r.text for caption in true) else 0.1)
-    calibrated = calibrate_validator.calibrate(knowing, rows, p)
+    calibrated = validated(knowing, rows)
     kept = [(c, v) for c, v in zip(calibrated.claims, calibrated.p_yes, strict=True) if c.altered != "other"]
     calibrated = replace(calibrated, claims=[c for c, _ in kept], p_yes=[v for _, v in kept])
-    knows = calibrate_validator.numbers(calibrated)
+    knows = claims.numbers(calibrated)
     assert (knows["accepted_true"], knows["rejected_colour"], knows["auc"]) == (0, 1, 1)
     assert knows["best_threshold"] == pytest.approx(0.25)
     assert knows["best_threshold_accuracy"] == 1
@@ -272,7 +291,7 @@ def test_masked_verdicts_stop_the_calibration_of_a_validator(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     rows, _ = drawn_rows(3)
     with pytest.raises(UserError, match=r"verdicts: .* not valid"):
-        calibrate_validator.calibrate(Judge(lambda r, place: None), rows, params.load(REPOSITORY / "params.yaml"))
+        validated(Judge(lambda r, place: None), rows)
 
 
 # ------------------------------------------------------------------------------------------------ stages
@@ -365,7 +384,8 @@ def test_an_unknown_entry_is_named_with_the_known_ones(repository: Path) -> None
 
 def test_calibration_images_are_not_evaluated_on(repository: Path) -> None:
     evaluated = {row.caption_id for row in read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)}
-    few, many = (calibration_rows(count, seed=0) for count in (4, 100))
+    pools = (paths.REFERENCE_CAPTIONS, paths.FINETUNE_CAPTIONS)
+    few, many = (calibration_rows(paths.EVALUATION_CAPTIONS, pools, count, seed=0) for count in (4, 100))
     assert {row.caption_id for row in few} == {4, 5, 6, 7}  # reference images come first
     assert {row.caption_id for row in many} == {4, 5, 6, 7, 8, 9, 10, 11}
     assert not evaluated & {row.caption_id for row in many}
@@ -400,16 +420,11 @@ def test_item_by_item_only_wordings_of_that_question_are_paraphrases(
     rows, _ = drawn_rows(3)
     validator = ItemJudge(lambda request, place: 0.9)
     validator.templates = templates
-    found = calibrate_validator.calibrate(validator, rows, asked_item_by_item())
+    found = validated(validator, rows, questions=True)
     assert len(found.paraphrases) == wordings
-    numbers = calibrate_validator.numbers(found)
+    numbers = claims.numbers(found)
     assert numbers["paraphrase_agreement"] == (1 if wordings else None)
     assert numbers["retest_agreement"] == 1
-
-
-def asked_item_by_item(**stage1: object) -> params.Params:
-    p = params.load(REPOSITORY / "params.yaml")
-    return p.model_copy(update={"stage1": p.stage1.model_copy(update={"questions": True, **stage1})})
 
 
 @pytest.mark.parametrize(("threshold", "accepted"), [(0.5, 1), (0.8, 0)])
@@ -419,9 +434,9 @@ def test_item_by_item_the_threshold_of_stage_1_decides_what_a_share_of_items_is(
     monkeypatch.chdir(tmp_path)
     rows, _ = drawn_rows(3)
     sees_one_of_two = ItemJudge(lambda request, place: 0.9 if "boat" in request.text else 0.1)
-    found = calibrate_validator.calibrate(sees_one_of_two, rows, asked_item_by_item(threshold=threshold))
+    found = validated(sees_one_of_two, rows, questions=True, threshold=threshold)
     assert set(found.p_yes) == {0.5}
-    numbers = calibrate_validator.numbers(found)
+    numbers = claims.numbers(found)
     assert (numbers["accepted_true"], numbers["rejected_colour"]) == (accepted, 1 - accepted)
 
 
@@ -430,8 +445,8 @@ def test_item_by_item_the_pictures_speak_of_a_share_of_items(tmp_path: Path, mon
     figures = kept_figures(monkeypatch)
     rows, _ = drawn_rows(3)
     validator = ItemJudge(lambda request, place: 0.9)
-    found = calibrate_validator.calibrate(validator, rows, asked_item_by_item(threshold=0.8))
-    calibrate_validator.draw("j", found, tmp_path)
+    found = validated(validator, rows, questions=True, threshold=0.8)
+    calibration.draw_validator("j", found, tmp_path)
     words = [[text.get_text() for text in figure.findobj(Text)] for figure in figures]
     assert all(any("share of items" in text for text in texts) for texts in words)
     assert not any("P(yes)" in text for texts in words for text in texts)

@@ -1,4 +1,4 @@
-"""What the calibrations share: does a model answer alike when it is asked again, and in other words? Not a stage."""
+"""Does a model answer alike when it is asked the same again, and in other words?"""
 
 import random
 from collections.abc import Callable, Sequence
@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, cast
 
-from t2i_feedback.foundation import paths
-from t2i_feedback.foundation.rows import CaptionRow, read_rows
 from t2i_feedback.mllm.base import Mllm
 
 GROUP = 5  # questions asked together the second time
@@ -95,13 +93,3 @@ def paraphrases(ask: Ask, mllm: Mllm, first: Values, folders: Sequence[str]) -> 
 def together(agreements: Sequence[Agreement]) -> Agreement:
     """All of them as one."""
     return Agreement([v for a in agreements for v in a.first], [v for a in agreements for v in a.second])
-
-
-def calibration_rows(count: int, seed: int) -> list[CaptionRow]:
-    """Real images that are not evaluated on: reference images beyond the evaluation's, else those of fine-tuning."""
-    evaluated = {row.caption_id for row in read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)}
-    reference = read_rows(paths.REFERENCE_CAPTIONS, CaptionRow)
-    pool = [row for row in reference if row.caption_id not in evaluated]
-    if len(pool) < count:
-        pool += read_rows(paths.FINETUNE_CAPTIONS, CaptionRow)
-    return random.Random(seed).sample(pool, min(count, len(pool)))

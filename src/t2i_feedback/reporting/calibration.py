@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -15,7 +15,12 @@ from matplotlib.figure import Figure
 
 from t2i_feedback.calibration import discrimination
 from t2i_feedback.foundation.rows import CalibrationRow
+from t2i_feedback.foundation.traits import directions
 from t2i_feedback.reporting.style import FIRST, GREY, INK, RIGHT, SECOND, STYLE, WRONG
+
+if TYPE_CHECKING:
+    from t2i_feedback.calibration.claims import CalibratedValidator
+    from t2i_feedback.calibration.sweeps import CalibratedJudge
 
 JUDGES = ("sweeps", "retest", "paraphrases")  # names of the files, in the report's order
 VALIDATORS = ("captions", "reliability", "threshold", "retest", "paraphrases")
@@ -30,6 +35,34 @@ TRAITS = {
     "saturation": "factor on saturation",
     "blur": "Gaussian σ, pixels per 64 of width",
 }
+
+
+def draw_judges(found: Mapping[str, "CalibratedJudge"], preference: str, folder: Path) -> None:
+    """The pictures of the report: one file for each question that was put to the judges."""
+    swept = [row for one in found.values() for row in one.sweeps]
+    correlations = {name: one.numbers for name, one in found.items()}
+    sweeps(swept, directions(preference), correlations, folder / "sweeps.png")
+    retests = {name: [one.retest.pairs] for name, one in found.items()}
+    agreement(retests, SCORES, "asked again", folder / "retest.png")
+    reworded = {name: [one.pairs for one in judge.paraphrases] for name, judge in found.items()}
+    agreement(reworded, SCORES, "in other words", folder / "paraphrases.png")
+
+
+def draw_validator(name: str, found: "CalibratedValidator", folder: Path) -> None:
+    """The pictures of the report: one file for each question that was put to the validator."""
+    answers = {"true": found.true} | found.by_alteration
+    shares = {key.partition("_")[2]: share for key, share in found.shares_right.items() if share is not None}
+    counted = {key: (share, len(answers[key])) for key, share in shares.items()}
+    answers_are = ITEMS if found.questions else P_YES
+    captions(name, counted, f"{answers_are[0]} from {found.threshold:g}", folder / "captions.png")
+    reliability(name, found.true, found.false, answers_are[0], folder / "reliability.png")
+    threshold(name, found.true, found.false, answers_are[0], folder / "threshold.png")
+    agreement({name: [found.retest.pairs]}, answers_are, "asked again", folder / "retest.png")
+    reworded = {name: [one.pairs for one in found.paraphrases]}
+    agreement(reworded, answers_are, "in other words", folder / "paraphrases.png")
+
+
+# ------------------------------------------------------------------------------------------------ one picture each
 
 
 @contextmanager

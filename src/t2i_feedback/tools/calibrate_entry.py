@@ -10,30 +10,50 @@ into a folder of its own, and touches no output of DVC. What is asked here, a la
 import sys
 
 from t2i_feedback import params
-from t2i_feedback.calibration.agreement import Numbers, calibration_rows
+from t2i_feedback.calibration.agreement import Numbers
+from t2i_feedback.calibration.images import calibration_rows
 from t2i_feedback.foundation import paths, running
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_json
 from t2i_feedback.foundation.images import open_rgb
-from t2i_feedback.stages import calibrate, calibrate_validator
 
 
 def main(name: str = "") -> None:
     p = params.load()
     if name not in p.mllms:
         raise UserError(f"which judge? a name of the catalogue mllms ({', '.join(sorted(p.mllms))}), not {name!r}")
-    rows = calibration_rows(p.calibrate.images, p.seed)
+    pools = (paths.REFERENCE_CAPTIONS, paths.FINETUNE_CAPTIONS)
+    rows = calibration_rows(paths.EVALUATION_CAPTIONS, pools, p.calibrate.images, p.seed)
     images = [open_rgb(paths.DATASET / row.image) for row in rows]
     folder = paths.CALIBRATED_ENTRIES / name
     print(f"calibrate: {name} as judge for “{p.finetune.preference}” and as validator, on {len(rows)} images")
     from t2i_feedback import mllm
+    from t2i_feedback.calibration import claims, sweeps
+    from t2i_feedback.reporting import calibration
 
     with mllm.connect(name, p.mllms[name], paths.ledger()) as model:
-        judged = calibrate.calibrate(name, model, images, rows, p)
-        validated = calibrate_validator.calibrate(model, rows, p)
-    calibrate.draw({name: judged}, p.finetune.preference, folder / "judge")
-    calibrate_validator.draw(name, validated, folder / "validator")
-    found = {"judge": judged.numbers, "validator": calibrate_validator.numbers(validated)}
+        judged = sweeps.calibrate_judge(
+            name,
+            model,
+            images,
+            rows,
+            preference=p.finetune.preference,
+            level_count=p.calibrate.levels,
+            max_invalid_fraction=p.finetune.max_invalid_fraction,
+            seed=p.seed,
+        )
+        validated = claims.calibrate_validator(
+            model,
+            paths.DATASET,
+            rows,
+            questions=p.stage1.questions,
+            threshold=p.stage1.threshold,
+            max_invalid_fraction=p.stage1.max_invalid_fraction,
+            seed=p.seed,
+        )
+    calibration.draw_judges({name: judged}, p.finetune.preference, folder / "judge")
+    calibration.draw_validator(name, validated, folder / "validator")
+    found = {"judge": judged.numbers, "validator": claims.numbers(validated)}
     write_json(folder / "numbers.json", found)
     for role, numbers in found.items():
         print(f"\n{name} as {role}\n{table(numbers)}")
