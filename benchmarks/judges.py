@@ -31,7 +31,7 @@ from t2i_feedback.datasets.postcards.world import sample_scene
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.backends.endpoint import EndpointEntry
 from t2i_feedback.mllm.backends.local import LocalEntry
-from t2i_feedback.mllm.base import Reply, Request
+from t2i_feedback.mllm.base import Mllm, Reply, Request
 
 RESULT = Path("benchmarks/judges.json")
 NAME = "postcards"  # the entry of the catalogue that ships with the project
@@ -65,7 +65,7 @@ def main() -> None:
 class Written:
     """A Mllm that writes its answers instead of giving probabilities: `count` of them to each question."""
 
-    def __init__(self, model: mllm.Mllm, count: int):
+    def __init__(self, model: Mllm, count: int):
         self._model, self._count = model, count
 
     def __getattr__(self, name: str) -> Any:
@@ -87,10 +87,10 @@ def reading(entry: LocalEntry) -> dict[str, float]:
     pictures, captions = postcards()
     preference = params.load().finetune.preference
 
-    def validate(model: mllm.Mllm, sample: int) -> list[float | None]:
+    def validate(model: Mllm, sample: int) -> list[float | None]:
         return [verdict.p_yes for verdict in roles.validate(model, pictures, captions, sample)]
 
-    def score(model: mllm.Mllm, sample: int) -> list[float | None]:
+    def score(model: Mllm, sample: int) -> list[float | None]:
         return [outcome.value for outcome in roles.score_preference(model, pictures, preference, sample)]
 
     figures: dict[str, float] = {}
@@ -172,7 +172,7 @@ def postcards() -> tuple[list[Image.Image], list[str]]:
 
 
 @contextmanager
-def opened(entry: LocalEntry | EndpointEntry) -> Iterator[mllm.Mllm]:
+def opened(entry: LocalEntry | EndpointEntry) -> Iterator[Mllm]:
     """The model with an empty ledger, loaded and warm."""
     with tempfile.TemporaryDirectory() as folder, mllm.connect(NAME, entry, Path(folder) / "ledger.sqlite") as model:
         model.generate([Request("warm up", Image.new("RGB", (64, 64)))], 1)

@@ -27,6 +27,7 @@ from t2i_feedback.image_models import base, transitions
 from t2i_feedback.image_models.merging import Adapter
 from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline
 from t2i_feedback.mllm import roles
+from t2i_feedback.mllm.base import Mllm
 
 PICTURES = 32
 RESAMPLED, RESAMPLES = 1024, 20
@@ -88,11 +89,11 @@ def asking(p: params.Params, files: list[Path], captions: list[str]) -> None:
         print(f"mllms.{name}.texts: {len(captions) / written:.1f} per second", flush=True)
 
 
-def _score(model: mllm.Mllm, images: list[Image.Image], preference: str, again: Iterator[int]) -> None:
+def _score(model: Mllm, images: list[Image.Image], preference: str, again: Iterator[int]) -> None:
     roles.score_preference(model, images, preference, next(again))
 
 
-def _enhance(model: mllm.Mllm, captions: list[str], again: Iterator[int]) -> None:
+def _enhance(model: Mllm, captions: list[str], again: Iterator[int]) -> None:
     roles.enhance(model, captions, sample=next(again))
 
 

@@ -54,8 +54,8 @@ class EndpointMllm:
             api_key=key, base_url=entry.base_url, timeout=entry.timeout_seconds, max_retries=entry.retries
         )
         self._lock = threading.Lock()
-        self._turned_away: UserError | None = None  # for good: no further request is sent
-        self._heard = False  # something there has answered
+        self._fatal: UserError | None = None  # why no further request is sent
+        self._has_answered = False  # once something there has, a lost connection is worth another try
 
     def close(self) -> None:
         self._client.close()
@@ -151,19 +151,19 @@ class EndpointMllm:
     def _send(self, request: Request, decoding: Decoding) -> ChatCompletion:
         """One call, retries included. Raises UserError when it may not be made or nobody is there."""
         with self._lock:
-            if self._turned_away:
-                raise self._turned_away
+            if self._fatal:
+                raise self._fatal
         self._budget.take()
         try:
             said = self._client.chat.completions.create(**completion.arguments(self._entry.model, request, decoding))
         except openai.APIConnectionError as error:
-            if not self._heard and type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
-                self._turn_away(UserError(self._nobody_there()))
+            if not self._has_answered and type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
+                self._give_up(UserError(self._nobody_there()))
             raise
         except openai.APIStatusError:
-            self._heard = True
+            self._has_answered = True
             raise
-        self._heard = True
+        self._has_answered = True
         return said
 
     def _nobody_there(self) -> str:
@@ -178,16 +178,16 @@ class EndpointMllm:
             f"or `transformers serve {entry.model} --port {port}`, or correct mllms.{self._name}.base_url."
         )
 
-    def _turn_away(self, problem: UserError) -> None:
+    def _give_up(self, problem: UserError) -> None:
         """Nothing is sent any more."""
         with self._lock:
-            self._turned_away = problem
+            self._fatal = problem
         raise problem from None
 
     def _stop_if_gone(self, error: openai.APIStatusError) -> None:
         if error.status_code in GONE or error.code == "insufficient_quota":
             key = f"the key in {self._entry.api_key_env}" if self._entry.api_key_env else "api_key_env (none is set)"
-            self._turn_away(
+            self._give_up(
                 UserError(
                     f"mllms.{self._name}: {self._entry.base_url} answered {error.status_code} for model "
                     f"{self._entry.model}; check base_url, model and {key}. It said: {self._said(error)}"
