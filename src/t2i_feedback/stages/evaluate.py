@@ -217,9 +217,11 @@ def clip_scores(p: params.Params, looked: Looked, captions: list[CaptionRow], fi
     import torch
 
     from t2i_feedback.evaluation import clip, extractors
+    from t2i_feedback.foundation import device
 
     model = clip.load(name, key)
-    torch.nn.Module.to(model, extractors.device_named(p.model.device))  # transformers types its own `to` wrongly
+    chosen = device.pick(p.model.device, "model.device", auto=extractors.AUTO)
+    torch.nn.Module.to(model, chosen)  # transformers types its own `to` wrongly
     texts = [caption.caption for caption in captions]
     return clip.scores(model, name, key, reading.ahead(files, looked.open), texts)
 
