@@ -3,8 +3,6 @@
 Every picture has the prompt of round 1 and the noise of its round, so only the feedback differs from `validated`.
 """
 
-import shutil
-
 from t2i_feedback import params
 from t2i_feedback.foundation import distributed, paths, running, workspace
 from t2i_feedback.foundation.params import decisive
@@ -24,7 +22,7 @@ def main() -> None:
         for number in range(1, len(used) + 1)
     ]
     print(f"best_of_n: {len(wanted)} pictures for {len(budget)} captions, as many as validated used")
-    from t2i_feedback.image_models.drawing import flagged, image_name
+    from t2i_feedback.image_models.drawing import copy_pictures, flagged, image_name
     from t2i_feedback.loop.studio import Studio
     from t2i_feedback.mllm import shared
 
@@ -36,11 +34,8 @@ def main() -> None:
         shared.open(p.stage1.mllm, entry) as validator,
     ):
         folder = work / "arm"
-        (folder / "images").mkdir(parents=True, exist_ok=True)
-        for caption_id in distributed.shard(list(budget)):
-            name = image_name(caption_id, 1)
-            shutil.copyfile(paths.arm("enhanced") / name, folder / name)
-        distributed.barrier()
+        enhanced = paths.arm("enhanced")
+        copy_pictures(read_rows(enhanced / "pictures.jsonl", PictureRow), enhanced, folder)
         studio = Studio(p, None, folder, validator, list(prompts.values()))
         again = [row for row in wanted if row.round > 1]
         if again:

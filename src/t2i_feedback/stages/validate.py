@@ -3,14 +3,13 @@
 `validated` begins with the pictures of `enhanced`; `combined` draws its own with the adapter, from the same noise.
 """
 
-import shutil
 import sys
 
 from t2i_feedback import params
 from t2i_feedback.foundation import distributed, paths, running, workspace
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.params import decisive
-from t2i_feedback.foundation.rows import CaptionRow, PromptRow, read_rows, write_rows
+from t2i_feedback.foundation.rows import CaptionRow, PictureRow, PromptRow, read_rows, write_rows
 from t2i_feedback.loop import rounds
 
 ADAPTERS = {"validated": None, "combined": paths.ADAPTER}
@@ -25,7 +24,7 @@ def main(arm: str = "") -> None:
     captions = read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)
     prompts = read_rows(paths.FIRST_PROMPTS, PromptRow)
     print(f"validate {arm}: {len(captions)} captions, at most {p.stage1.max_rounds} rounds, judged by {p.stage1.mllm}")
-    from t2i_feedback.image_models.drawing import flagged, image_name
+    from t2i_feedback.image_models.drawing import copy_pictures, flagged
     from t2i_feedback.loop.studio import Studio
     from t2i_feedback.mllm import shared
 
@@ -38,12 +37,9 @@ def main(arm: str = "") -> None:
         shared.open(p.stage1.mllm, entry) as validator,
     ):
         folder = work / "arm"
-        (folder / "images").mkdir(parents=True, exist_ok=True)
         if arm == "validated":
-            for row in distributed.shard(prompts):
-                name = image_name(row.caption_id, 1)
-                shutil.copyfile(paths.arm("enhanced") / name, folder / name)
-            distributed.barrier()
+            enhanced = paths.arm("enhanced")
+            copy_pictures(read_rows(enhanced / "pictures.jsonl", PictureRow), enhanced, folder)
         studio = Studio(p, adapter, folder, validator, prompts)
         pictures = rounds.run_rounds(
             captions,
