@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from t2i_feedback.finetuning import objectives
 from t2i_feedback.foundation.params import FREE, Count, EntryName, Positive, Section, Share
 
 RewardName = Literal["preference", "brightness", "contrast", "sharpness", "jpeg_size", "alignment"]
@@ -23,6 +24,7 @@ class Finetune(Section):
     prompts_per_epoch: Count
     images_per_prompt: Annotated[int, Field(ge=2)]
     eta: Annotated[float, Field(gt=0, le=1)]
+    objective: str  # the name of a file of objectives/
     inner_epochs: Count
     updates_per_epoch: Count
     timestep_share: Annotated[float, Field(gt=0, le=1)]
@@ -65,6 +67,13 @@ class Finetune(Section):
     def asks_judge(self) -> bool:
         """Whether the judge's model is needed at all."""
         return bool(self.judge_calls_per_epoch) or self.enhance_prompts
+
+    @field_validator("objective")
+    @classmethod
+    def _objective_is_a_file(cls, name: str) -> str:
+        if name not in objectives.names():
+            raise ValueError(f"no objective is called {name!r}; there are {', '.join(objectives.names())}")
+        return name
 
     @model_validator(mode="after")
     def _rewards_are_known(self) -> "Finetune":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from t2i_feedback.finetuning.acquisition import Budget, Feedback
+from t2i_feedback.finetuning.acquisition import Budget, Scorer
 from t2i_feedback.finetuning.section import Finetune
 from t2i_feedback.foundation import distributed, paths, photometry
 from t2i_feedback.foundation.errors import UserError
@@ -22,8 +22,8 @@ AWAITED = "awaited.txt"  # names of the pictures that a run ended for, in its fo
 
 def feedback(
     config: Finetune, *, size: int, seed: int, judge: Mllm | None, captions: Mapping[str, str], folder: Path
-) -> Feedback:
-    """The run's feedback. `judge` may be None if not `config.asks_judge`; `captions`: prompt -> its caption."""
+) -> Scorer:
+    """The run's scorer. `judge` may be None if not `config.asks_judge`; `captions`: prompt -> its caption."""
     budget = None
     if config.acquisition != "all" and config.feedback_budget:
         budget = Budget(
@@ -39,13 +39,13 @@ def feedback(
         "alignment": lambda: registry.alignment(_present(judge), captions, invalid),
     }
     invalid: list[roles.Typed] = []
-    return Feedback(
+    return Scorer(
         {name: makers[name]() if name in makers else registry.PIXELS[name] for name in config.rewards},
         registry.total(config.rewards, size),
         budget=budget,
         overlap=config.overlap_judging,
         divided=config.user != "file",
-        heard=lambda: roles.most_frequent(invalid),
+        describe_invalid=lambda: roles.most_frequent(invalid),
     )
 
 

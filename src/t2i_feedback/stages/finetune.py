@@ -21,9 +21,11 @@ def main() -> None:
     if config.require_calibrated and config.user == "mllm" and "preference" in config.rewards:
         require_calibrated(p)
     print(f"finetune: {plan(config)}", flush=True)
+    from t2i_feedback.finetuning.stopping import beyond_bounds
     from t2i_feedback.finetuning.trainer import HISTORY, Trainer
     from t2i_feedback.foundation import photometry
-    from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline, save_adapter
+    from t2i_feedback.image_models.lora import add_adapter, save_adapter
+    from t2i_feedback.image_models.stable_diffusion import load_pipeline
     from t2i_feedback.mllm import shared
     from t2i_feedback.mllm.enhancing import first_prompts
     from t2i_feedback.rewards import human, registry
@@ -80,7 +82,7 @@ def main() -> None:
             )
 
         history = trainer.run(report)
-        why = trainer.beyond_bounds(history)
+        why = beyond_bounds(history, config)
         if why:
             print(f"finetune: ended after epoch {len(history)}: {why}; the adapter is the last within it")
         if distributed.is_main():
