@@ -29,14 +29,17 @@ from PIL import Image
 from t2i_feedback import mllm, params
 from t2i_feedback.datasets.postcards.captions import caption
 from t2i_feedback.datasets.postcards.world import sample_scene
-from t2i_feedback.finetuning.acquisition import Budget, Feedback
+from t2i_feedback.finetuning.acquisition import Budget, Scorer
 from t2i_feedback.finetuning.advantages import advantages
+from t2i_feedback.finetuning.scores import from_reward
 from t2i_feedback.finetuning.section import Finetune
 from t2i_feedback.finetuning.trainer import Trainer
 from t2i_feedback.foundation import photometry
 from t2i_feedback.foundation.rows import EpochRow
+from t2i_feedback.foundation.seeds import noise_seed
 from t2i_feedback.image_models import base
-from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline
+from t2i_feedback.image_models.lora import add_adapter
+from t2i_feedback.image_models.stable_diffusion import load_pipeline
 from t2i_feedback.mllm.base import Mllm
 from t2i_feedback.reporting.style import STYLE
 from t2i_feedback.rewards.mllm import preference
@@ -129,7 +132,7 @@ def train(
         images = []
         for start in range(0, WATCHED, p.model.batch_size):
             some = range(start, min(start + p.model.batch_size, WATCHED))
-            seeds = [base.noise_seed(seed, "watched", number) for number in some]
+            seeds = [noise_seed(seed, "watched", number) for number in some]
             images += base.draw(
                 pipe,
                 [watched[number] for number in some],
@@ -147,23 +150,21 @@ def train(
         look()
 
     with tempfile.TemporaryDirectory() as folder:
-        feedback = finetune.feedback(
-            config, size=p.model.size, seed=seed, judge=judge, captions={}, folder=Path(folder)
-        )
-        asked = feedback.rewards["preference"]
+        scorer = finetune.scorer(config, p.model.size, seed, judge, {}, Path(folder))
+        asked = scorer.rewards["preference"]
 
         def remembered(images: list[Image.Image], texts: list[str]) -> Sequence[float | None]:
             found = asked(images, texts)
             kept.append(Answers(images, texts, list(found)))
             return found
 
-        feedback.rewards = {"preference": remembered}
+        scorer.rewards = {"preference": remembered}
         look()
         Trainer(
             pipe,
             parameters,
             prompts,
-            feedback,
+            scorer,
             photometry.means,
             model=p.model,
             finetune=config,
@@ -202,16 +203,16 @@ def likeness(epochs: Sequence[Answers], acquisition: str, share: int, weight: fl
     """The cosine of every epoch."""
     present: dict[int, float | None] = {}
     budget = Budget(len(epochs[0].scores) // share, acquisition, weight, True, photometry.embeddings, seed)
-    feedback = Feedback(lambda images, prompts: [present[id(image)] for image in images], budget=budget)
+    scorer = Scorer(lambda images, prompts: [present[id(image)] for image in images], budget=budget)
     cosines = []
     for number, epoch in enumerate(epochs):
         present = {id(image): score for image, score in zip(epoch.images, epoch.scores, strict=True)}
-        mine = feedback.scores(number, epoch.images, epoch.prompts)
+        mine = scorer.scores(number, epoch.images, epoch.prompts)
         found, truth = (
             advantages(values, epoch.prompts, per_prompt=True, clip=5.0, weights=weights).values
-            for values, weights in ((mine.values, mine.weights), (epoch.scores, None))
+            for values, weights in ((mine.values, mine.weights), (from_reward(epoch.scores), None))
         )
-        cosines.append(float(torch.nn.functional.cosine_similarity(found, truth, dim=0)))
+        cosines.append(float(torch.nn.functional.cosine_similarity(found.nan_to_num(), truth.nan_to_num(), dim=0)))
     return cosines
 
 

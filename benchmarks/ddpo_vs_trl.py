@@ -210,9 +210,10 @@ def our_worker(spec: dict[str, Any]) -> dict[str, Any]:
     from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
     from t2i_feedback import params
-    from t2i_feedback.finetuning.acquisition import Feedback
+    from t2i_feedback.finetuning.acquisition import Scorer
     from t2i_feedback.finetuning.trainer import Trainer
-    from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline
+    from t2i_feedback.image_models.lora import add_adapter
+    from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
     imported = resident()
     setting = Setting(**spec["setting"])
@@ -223,7 +224,7 @@ def our_worker(spec: dict[str, Any]) -> dict[str, Any]:
         pipe,
         parameters,
         PROMPTS,
-        Feedback(lambda images, prompts: [255.0 - float(np.asarray(image).mean()) for image in images]),
+        Scorer(lambda images, prompts: [255.0 - float(np.asarray(image).mean()) for image in images]),
         lambda images: {"brightness": 0.0, "contrast": 0.0, "sharpness": 0.0},  # only logged
         model=model,
         finetune=finetune,
@@ -304,7 +305,8 @@ def evaluate_worker(spec: dict[str, Any]) -> list[float]:
 
     from t2i_feedback import params
     from t2i_feedback.image_models import base
-    from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline
+    from t2i_feedback.image_models.lora import add_adapter
+    from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
     setting = WORK["trl"]
     model, _ = our_configuration(params.load(), setting, 1)
@@ -343,7 +345,8 @@ def floor_worker(spec: dict[str, Any]) -> dict[str, float]:
 
     from t2i_feedback import params
     from t2i_feedback.image_models import base
-    from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline
+    from t2i_feedback.image_models.lora import add_adapter
+    from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
     model, _ = our_configuration(params.load(), WORK["trl"], 1)
     pipe = load_pipeline(model)

@@ -27,6 +27,7 @@ from t2i_feedback.datasets.postcards.captions import caption
 from t2i_feedback.datasets.postcards.world import sample_scene
 from t2i_feedback.foundation.images import open_rgb
 from t2i_feedback.foundation.rows import PromptRow
+from t2i_feedback.foundation.seeds import generators, noise_seed
 from t2i_feedback.image_models import base, drawing
 from t2i_feedback.image_models.section import Model
 from t2i_feedback.image_models.stable_diffusion import load_pipeline
@@ -43,15 +44,14 @@ def main() -> None:
     rng = random.Random(0)
     prompts = [caption(sample_scene(rng), rng, "terse")[0] for _ in range(count)]
     rows = [PromptRow(caption_id=i, round=1, prompt=text, status="valid") for i, text in enumerate(prompts)]
-    seeds = [base.noise_seed(p.seed, row.caption_id, row.round) for row in rows]
+    seeds = [noise_seed(p.seed, row.caption_id, row.round) for row in rows]
     setting = {"guidance_scale": model.guidance, "eta": model.eta, "height": model.size, "width": model.size}
 
     ours, theirs = load_pipeline(model), plain(model)
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {count} pictures, {model.steps} steps", flush=True)
 
     def by_diffusers(some: list[str], noise: list[int]) -> Pictures:
-        generators = base.noise_sources(noise)
-        return theirs(some, generator=generators, num_inference_steps=model.steps, **setting).images
+        return theirs(some, generator=generators(noise), num_inference_steps=model.steps, **setting).images
 
     def per_batch() -> Pictures:
         return by_diffusers(prompts, seeds)

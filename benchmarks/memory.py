@@ -26,10 +26,9 @@ from torch.utils._pytree import tree_leaves
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from t2i_feedback import params
-from t2i_feedback.finetuning import optimiser
-from t2i_feedback.finetuning.objectives.ddpo import policy_loss
+from t2i_feedback.finetuning import objectives, optimiser
 from t2i_feedback.image_models import base, transitions
-from t2i_feedback.image_models.stable_diffusion import add_adapter
+from t2i_feedback.image_models.lora import add_adapter
 from t2i_feedback.tools import profile
 
 logging.set_verbosity_error()  # it would have `dtype` named in from_pretrained, and there is nothing to load
@@ -169,7 +168,7 @@ def training(p: params.Params, *, checkpointing: bool, batch: int = 1) -> Step:
         before = memory.since()
         mean = base.Policy(unet, schedule, p.model.guidance, null).mean(x_t, step, text)
         log_prob = transitions.log_prob(schedule, step, mean, x_prev)
-        loss = policy_loss(log_prob, old, advantage, p.finetune.clip_range).value
+        loss = objectives.load(p.finetune.objective)(log_prob, old, advantage, p.finetune.clip_range)
         saved = memory.now - before
         loss.backward()
         del mean, log_prob, loss

@@ -24,8 +24,9 @@ from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.images import open_rgb
 from t2i_feedback.foundation.rows import CaptionRow, read_rows
 from t2i_feedback.image_models import base, transitions
+from t2i_feedback.image_models.lora import add_adapter
 from t2i_feedback.image_models.merging import Adapter
-from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline
+from t2i_feedback.image_models.stable_diffusion import load_pipeline
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Mllm
 

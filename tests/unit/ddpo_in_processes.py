@@ -16,10 +16,12 @@ import tiny_diffusion
 import torch
 
 from t2i_feedback.finetuning import checkpoint
-from t2i_feedback.finetuning.acquisition import Feedback
+from t2i_feedback.finetuning.acquisition import Scorer
+from t2i_feedback.finetuning.rollout import Rollout
 from t2i_feedback.finetuning.trainer import Trainer
 from t2i_feedback.foundation import distributed
-from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline
+from t2i_feedback.image_models.lora import add_adapter
+from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
 
 def main(sd: str, folder: Path, die: bool) -> None:
@@ -30,36 +32,37 @@ def main(sd: str, folder: Path, die: bool) -> None:
         pipe,
         parameters,
         ["a cat", "two dogs", "a red house"],
-        Feedback(lambda images, prompts: [255.0 - float(np.asarray(image).mean()) for image in images]),
+        Scorer(lambda images, prompts: [255.0 - float(np.asarray(image).mean()) for image in images]),
         lambda images: {"brightness": 0.0, "contrast": 0.0, "sharpness": 0.0},
         model=tiny_diffusion.model(name=sd),
         finetune=config,
         seed=5,
         folder=folder,
     )
-    own, combined, dealt = [], [], []
-    combine, deal = distributed.all_reduce, trainer.dealt
+    own, combined, drawn = [], [], []
+    combine, roll_out = distributed.all_reduce, trainer.roll_out
 
     def combining(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.requires_grad is False and tensor.shape == (sum(p.numel() for p in parameters),):
             own.append(tensor.clone())
         return combine(tensor)
 
-    def dealing(epoch: int) -> list[int]:
-        dealt.append(deal(epoch))
-        return dealt[-1]
+    def rolling_out(epoch: int) -> Rollout:
+        rollout = roll_out(epoch)
+        drawn.append(rollout.indices)
+        return rollout
 
     def before_step(optimiser: torch.optim.Optimizer, *_: object) -> None:
         combined.append(torch.cat([parameter.grad.flatten().clone() for parameter in parameters]))
 
-    distributed.all_reduce, trainer.dealt = combining, dealing
+    distributed.all_reduce, trainer.roll_out = combining, rolling_out
     trainer.optimiser.register_step_pre_hook(before_step)
     if die:
         kill_while_writing(checkpoint, 3)
     trainer.run()
     adapter = torch.cat([parameter.detach().flatten() for parameter in parameters])
     torch.save(
-        {"adapter": adapter, "own": own, "combined": combined, "dealt": dealt}, folder / f"{distributed.rank()}.pt"
+        {"adapter": adapter, "own": own, "combined": combined, "drawn": drawn}, folder / f"{distributed.rank()}.pt"
     )
     distributed.shut_down()
 

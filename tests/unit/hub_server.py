@@ -16,8 +16,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ASK = """
 import sys
 from tiny_diffusion import model
-from t2i_feedback.diffusion.load import load_pipeline
-from t2i_feedback.errors import UserError
+from t2i_feedback.image_models.stable_diffusion import load_pipeline
+from t2i_feedback.foundation.errors import UserError
 for name, revision in zip(sys.argv[1::2], sys.argv[2::2]):
     try:
         load_pipeline(model(name=name, revision=revision))

@@ -5,8 +5,8 @@ import tiny_diffusion
 import torch
 
 from t2i_feedback.image_models import merging as module
+from t2i_feedback.image_models.lora import add_adapter
 from t2i_feedback.image_models.merging import Adapter
-from t2i_feedback.image_models.stable_diffusion import add_adapter
 
 TARGETS = ["to_q", "to_k", "to_out.0", "conv1", "conv_shortcut", "time_emb_proj"]  # linear, 3 x 3, 1 x 1
 
@@ -21,9 +21,9 @@ def unet(tmp_path):
 
 
 def call(unet):
-    dice = torch.Generator().manual_seed(0)
-    x = torch.randn(3, 4, 8, 8, generator=dice)
-    text = torch.randn(3, 6, unet.config.cross_attention_dim, generator=dice)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 4, 8, 8, generator=generator)
+    text = torch.randn(3, 6, unet.config.cross_attention_dim, generator=generator)
     return unet(x, 500, encoder_hidden_states=text).sample
 
 

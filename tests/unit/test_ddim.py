@@ -7,6 +7,8 @@ import tiny_diffusion
 import torch
 from diffusers import DDIMScheduler
 
+from t2i_feedback.finetuning.rollout import roll_out
+from t2i_feedback.foundation.seeds import noise_seed
 from t2i_feedback.image_models import base, transitions
 
 
@@ -62,11 +64,11 @@ def test_log_prob_agrees_with_a_float64_normal_density(prediction_type, spacing,
 
 def test_03_log_prob_is_a_mean_so_doubling_the_resolution_keeps_its_scale():
     schedule = transitions.Schedule.of(scheduler(), 10, 1.0)
-    dice = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     found = []
     for side in (16, 32):
-        mean = torch.randn(64, 4, side, side, generator=dice)
-        x_prev = mean + schedule.sigma[3] * torch.randn(mean.shape, generator=dice)
+        mean = torch.randn(64, 4, side, side, generator=generator)
+        x_prev = mean + schedule.sigma[3] * torch.randn(mean.shape, generator=generator)
         found.append(transitions.log_prob(schedule, torch.full((64,), 3), mean, x_prev).mean())
     assert found[0].item() == pytest.approx(found[1].item(), abs=0.02)
 
@@ -105,9 +107,7 @@ def test_a_rollout_draws_what_the_pipeline_draws_from_the_same_noise(tmp_path):
     expected = base.draw(pipe, prompts, seeds, steps=5, guidance=3.0, eta=1.0, size=tiny_diffusion.SIZE)
     schedule = transitions.Schedule.of(pipe.scheduler, 5, 1.0)
     policy = base.Policy(pipe.unet, schedule, 3.0, base.embed(pipe, [""]))
-    rollout = base.roll_out(
-        pipe, policy, base.embed(pipe, prompts), torch.tensor([0, 1]), seeds, size=tiny_diffusion.SIZE
-    )
+    rollout = roll_out(pipe, policy, base.embed(pipe, prompts), torch.tensor([0, 1]), seeds, size=tiny_diffusion.SIZE)
     for mine, theirs in zip(rollout.images, expected, strict=True):
         pairs = zip(mine.tobytes(), theirs.tobytes(), strict=True)
         assert max(abs(a - b) for a, b in pairs) <= 1
@@ -122,9 +122,9 @@ def test_a_picture_does_not_depend_on_its_batch(tmp_path):
 
 
 def test_noise_seeds_differ_by_caption_and_round_and_not_by_anything_else():
-    assert base.noise_seed(1, 5, 1) == base.noise_seed(1, 5, 1)
-    assert len({base.noise_seed(1, c, r) for c in range(20) for r in range(1, 5)}) == 80
-    assert 0 <= base.noise_seed(1, 5, 1) < 2**63
+    assert noise_seed(1, 5, 1) == noise_seed(1, 5, 1)
+    assert len({noise_seed(1, c, r) for c in range(20) for r in range(1, 5)}) == 80
+    assert 0 <= noise_seed(1, 5, 1) < 2**63
 
 
 def test_tokens_beyond_the_window_are_counted(tmp_path):
@@ -137,7 +137,7 @@ def test_log_prob_is_of_the_latent_as_stored(tmp_path):
     schedule = transitions.Schedule.of(pipe.scheduler, 5, 1.0)
     policy = base.Policy(pipe.unet, schedule, 3.0, base.embed(pipe, [""]))
     given = base.embed(pipe, ["a"])
-    rollout = base.roll_out(pipe, policy, given, torch.tensor([0]), [1], size=tiny_diffusion.SIZE)
+    rollout = roll_out(pipe, policy, given, torch.tensor([0]), [1], size=tiny_diffusion.SIZE)
     with torch.no_grad():
         for index in range(5):
             step = torch.tensor([index])
@@ -153,7 +153,7 @@ def test_under_autocast_the_replay_has_a_ratio_of_1_and_the_density_is_that_of_a
     policy = base.Policy(pipe.unet, schedule, 3.0, base.embed(pipe, [""]))
     given = base.embed(pipe, ["a", "b"])
     with torch.autocast("cpu", dtype), torch.no_grad():
-        rollout = base.roll_out(pipe, policy, given, torch.tensor([0, 1]), [1, 2], size=tiny_diffusion.SIZE)
+        rollout = roll_out(pipe, policy, given, torch.tensor([0, 1]), [1, 2], size=tiny_diffusion.SIZE)
         for index in range(5):
             step = torch.tensor([index, index])
             mean = policy.mean(rollout.latents[:, index], step, given)

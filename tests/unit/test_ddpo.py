@@ -9,15 +9,20 @@ import pytest
 import tiny_diffusion
 import torch
 
-from t2i_feedback.finetuning import checkpoint
-from t2i_feedback.finetuning.acquisition import Feedback
+from t2i_feedback.finetuning import checkpoint, objectives
+from t2i_feedback.finetuning.acquisition import Scorer
 from t2i_feedback.finetuning.advantages import advantages
-from t2i_feedback.finetuning.objectives.ddpo import policy_loss
-from t2i_feedback.finetuning.trainer import Trainer, diversity
+from t2i_feedback.finetuning.monitoring import diversity, kl_to_base
+from t2i_feedback.finetuning.objectives import ddpo
+from t2i_feedback.finetuning.rollout import roll_out
+from t2i_feedback.finetuning.scores import from_reward
+from t2i_feedback.finetuning.stopping import beyond_bounds
+from t2i_feedback.finetuning.trainer import Trainer
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import EpochRow, read_rows
 from t2i_feedback.image_models import base
-from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline, save_adapter
+from t2i_feedback.image_models.lora import add_adapter, save_adapter
+from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
 MARGIN = 10.0  # of 255 grey levels; rewards rise by 20 to 30
 PROMPTS = ["a cat", "two dogs", "a red house"]
@@ -41,12 +46,12 @@ def make(checkpoint_folder, tmp_path):
         pipe = load_pipeline(model)
         parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, seed)
         folder.mkdir(exist_ok=True)
-        feedback = Feedback(reward, overlap=config.overlap_judging)
+        scorer = Scorer(reward, overlap=config.overlap_judging)
         return Trainer(
             pipe,
             parameters,
             PROMPTS,
-            feedback,
+            scorer,
             nothing,
             model=model,
             finetune=config,
@@ -58,42 +63,57 @@ def make(checkpoint_folder, tmp_path):
     return build
 
 
-def replay(trainer, rollout, batch_size):
-    pictures, steps = rollout.log_probs.shape
+def scored(rewards, prompts, **settings):
+    """Advantages of rewards, None = no score."""
+    return advantages(from_reward(rewards), prompts, clip=5, **{"per_prompt": True} | settings)
+
+
+def replay(trainer, drawn, batch_size):
+    """Importance ratios [pictures, steps] of trajectories under the present policy."""
+    pictures, steps = drawn.log_probs.shape
     every = torch.arange(pictures * steps)
+    log_prob = trainer.replay.log_prob
     with torch.no_grad():
-        found = [trainer._log_prob(rollout, some // steps, some % steps)[0] for some in every.split(batch_size)]
-    return torch.exp(torch.cat(found).view(pictures, steps) - rollout.log_probs)
+        found = [log_prob(drawn, some // steps, some % steps)[0] for some in every.split(batch_size)]
+    return torch.exp(torch.cat(found).view(pictures, steps) - drawn.log_probs)
+
+
+def transitions_trained_on(trainer):
+    """A list that gets (picture, step) of every transition whose loss is taken."""
+    used, loss = [], trainer.updater.loss
+
+    def noting(trajectories, found, picture, step):
+        used.extend(zip(picture.tolist(), step.tolist(), strict=True))
+        return loss(trajectories, found, picture, step)
+
+    trainer.updater.loss = noting
+    return used
 
 
 def test_01_replay_before_any_update_has_a_ratio_of_1_at_every_timestep(make):
     trainer = make()
-    rollout = trainer.roll_out(0)[1]
-    assert (replay(trainer, rollout, 8) - 1).abs().max() < 1e-5
+    drawn = trainer.roll_out(0).trajectories
+    assert (replay(trainer, drawn, 8) - 1).abs().max() < 1e-5
 
 
 def test_02_replay_at_another_batch_size_stays_within_a_tenth_of_the_clip_range(make):
     trainer = make()
-    rollout = trainer.roll_out(0)[1]
+    drawn = trainer.roll_out(0).trajectories
     for batch_size in (1, 3, 40):
-        assert (replay(trainer, rollout, batch_size) - 1).abs().max() < 0.1 * trainer.config.clip_range
+        assert (replay(trainer, drawn, batch_size) - 1).abs().max() < 0.1 * trainer.config.clip_range
 
 
 def test_02_the_merged_adapter_draws_with_the_policy_of_the_adapter_itself(make):
     trainer = make(learning_rate=0.02)
     trainer.run()
-    rollout = trainer.roll_out(2)[1]
-    assert (replay(trainer, rollout, 8) - 1).abs().max() < 0.1 * trainer.config.clip_range
+    drawn = trainer.roll_out(2).trajectories
+    assert (replay(trainer, drawn, 8) - 1).abs().max() < 0.1 * trainer.config.clip_range
 
 
 def test_05_guidance_in_training_must_be_that_of_sampling(make):
     trainer = make()
-    drawn, replayed = trainer.policy, copy.copy(trainer.policy)
-    replayed.guidance = 1.5
-    draw = trainer._draw
-    trainer._draw = lambda *given: (setattr(trainer, "policy", drawn), draw(*given))[1]
-    log_prob = trainer._log_prob
-    trainer._log_prob = lambda *given: (setattr(trainer, "policy", replayed), log_prob(*given))[1]
+    trainer.replay.policy = copy.copy(trainer.policy)
+    trainer.replay.policy.guidance = 1.5
     with pytest.raises(UserError, match="sampling and training disagree"):
         trainer.preflight()
 
@@ -119,34 +139,32 @@ def test_preflight_asks_nobody_and_comes_before_the_first_question(make):
 
 def test_06_integer_rewards_give_the_same_advantages_as_floats():
     prompts = ["a", "a", "b", "b"]
-    whole = advantages([1, 2, 3, 5], prompts, per_prompt=True, clip=5)
-    real = advantages([1.0, 2.0, 3.0, 5.0], prompts, per_prompt=True, clip=5)
+    whole = scored([1, 2, 3, 5], prompts)
+    real = scored([1.0, 2.0, 3.0, 5.0], prompts)
     assert torch.equal(whole.values, real.values)
 
 
 def test_07_constant_rewards_give_no_advantage_and_count_as_a_dead_group():
-    found = advantages([2.0, 2.0, 1.0, 3.0], ["a", "a", "b", "b"], per_prompt=True, clip=5)
+    found = scored([2.0, 2.0, 1.0, 3.0], ["a", "a", "b", "b"])
     assert found.values[:2].tolist() == [0, 0]
     assert found.values[2] < 0 < found.values[3]
     assert found.dead_groups == 0.5
 
 
 def test_07_a_tiny_spread_does_not_explode():
-    found = advantages([5.0, 5.0 + 1e-9], ["a", "a"], per_prompt=True, clip=5)
+    found = scored([5.0, 5.0 + 1e-9], ["a", "a"])
     assert found.values.abs().max() < 1e-3
 
 
 def test_08_prompts_that_differ_after_the_token_window_stay_apart():
     long = "a " * 90
-    found = advantages(
-        [1.0, 1.0, 9.0, 9.0], [long + "cat", long + "cat", long + "dog", long + "dog"], per_prompt=True, clip=5
-    )
+    found = scored([1.0, 1.0, 9.0, 9.0], [long + "cat", long + "cat", long + "dog", long + "dog"])
     assert found.values.tolist() == [0, 0, 0, 0]
     assert found.dead_groups == 1
 
 
 def test_per_batch_advantages_compare_across_prompts():
-    found = advantages([1.0, 1.0, 9.0, 9.0], ["a", "a", "b", "b"], per_prompt=False, clip=5)
+    found = scored([1.0, 1.0, 9.0, 9.0], ["a", "a", "b", "b"], per_prompt=False)
     assert found.values.tolist() == [-1, -1, 1, 1]
 
 
@@ -185,7 +203,8 @@ def test_09_an_epoch_cut_off_in_the_middle_is_done_again(make, tmp_path):
 def test_10_a_half_written_checkpoint_is_not_taken_for_one(make, tmp_path):
     trainer = make()
     checkpoint.save(trainer.folder, 1, trainer.parameters, trainer.optimiser, {}, [])
-    (trainer.folder / ".checkpoint-00002.partial").mkdir()
+    (trainer.folder / "checkpoint-00002").mkdir()
+    (trainer.folder / "checkpoint-00002/.state.pt.partial").touch()
     assert checkpoint.load_latest(trainer.folder, trainer.parameters, trainer.optimiser) == (1, {}, [])
 
 
@@ -205,9 +224,8 @@ def test_12_gradients_do_not_depend_on_how_many_transitions_are_taken_at_once(ma
     learnt = []
     for size in (40, 1):
         trainer = make(folder=tmp_path / str(size), train_batch_size=size, updates_per_epoch=1, clip_range=1.0)
-        numbers, rollout, images, prompts = trainer.roll_out(0)
-        judged = advantages(darkness(images, prompts), prompts, per_prompt=True, clip=5)
-        norm = trainer.update(0, numbers, rollout, judged)["grad_norm"]
+        drawn = trainer.roll_out(0)
+        norm = trainer.update(0, drawn, scored(darkness(drawn.images, []), drawn.prompts))["grad_norm"]
         learnt.append(norm)
     assert learnt[0] == pytest.approx(learnt[1], rel=1e-4)
 
@@ -222,11 +240,10 @@ def test_12_gradients_do_not_depend_on_how_many_transitions_are_taken_at_once(ma
 )
 def test_train_batch_size_is_filled_with_whole_pictures_where_that_leaves_out_no_more_than_a_tenth(make, limit, taken):
     trainer = make(train_batch_size=limit, updates_per_epoch=1, prompts_per_epoch=2, images_per_prompt=2)
-    numbers, rollout, images, prompts = trainer.roll_out(0)
-    judged = advantages(darkness(images, prompts), prompts, per_prompt=True, clip=5)
+    drawn = trainer.roll_out(0)
     rows = []
     trainer.pipe.unet.register_forward_pre_hook(lambda unet, given: rows.append(len(given[0])))
-    trainer.update(0, numbers, rollout, judged)
+    trainer.update(0, drawn, scored(darkness(drawn.images, []), drawn.prompts))
     assert rows == [2 * count for count in taken]  # once with the prompt, once without
 
 
@@ -237,11 +254,10 @@ def test_12_gradients_do_not_depend_on_gradient_checkpointing(make, kl_weight):
         assert trainer.pipe.unet.is_gradient_checkpointing == (trainer is checkpointed)
         for parameter in trainer.parameters:  # away from the base
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-    _, rollout, images, prompts = plain.roll_out(0)
-    judged = advantages(darkness(images, prompts), prompts, per_prompt=True, clip=5)
-    pictures, steps = torch.arange(4), torch.arange(2)
+    drawn = plain.roll_out(0)
+    found = scored(darkness(drawn.images, []), drawn.prompts)
     for trainer in (plain, checkpointed):
-        trainer._accumulate(0, rollout, judged, pictures, steps, trainer._bar(0, "update", 8, "transition"))
+        trainer.updater.accumulate(0, drawn.trajectories, found, torch.arange(4), torch.arange(2))
     assert all(float(parameter.grad.abs().max()) > 0 for parameter in plain.parameters)
     found, expected = ([parameter.grad for parameter in trainer.parameters] for trainer in (checkpointed, plain))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
@@ -249,11 +265,11 @@ def test_12_gradients_do_not_depend_on_gradient_checkpointing(make, kl_weight):
 
 def test_13_a_transition_keeps_its_latent_next_latent_timestep_and_log_prob_together(make):
     trainer = make()
-    rollout = trainer.roll_out(0)[1]
+    drawn = trainer.roll_out(0).trajectories
     picture, step = torch.tensor([3, 0, 7, 2]), torch.tensor([4, 1, 0, 2])
     with torch.no_grad():
-        found = trainer._log_prob(rollout, picture, step)[0]
-    torch.testing.assert_close(found, rollout.log_probs[picture, step], atol=1e-5, rtol=0)
+        found = trainer.replay.log_prob(drawn, picture, step)[0]
+    torch.testing.assert_close(found, drawn.log_probs[picture, step], atol=1e-5, rtol=0)
 
 
 def test_14_a_new_adapter_changes_nothing_and_a_saved_one_draws_the_same_after_loading(
@@ -297,16 +313,13 @@ def test_16_a_failing_judge_masks_pictures_and_nothing_is_learnt_from_them(make,
     def half_blind(images, prompts):
         return [score if i % 2 else None for i, score in enumerate(darkness(images, prompts))]
 
-    found = advantages([None, 1.0, None, 3.0], ["a"] * 4, per_prompt=True, clip=5)
+    found = scored([None, 1.0, None, 3.0], ["a"] * 4)
     assert found.valid.tolist() == [False, True, False, True]
     trainer = make(half_blind, updates_per_epoch=1)
-    numbers, rollout, images, prompts = trainer.roll_out(0)
-    judged = advantages(half_blind(images, prompts), prompts, per_prompt=True, clip=5)
-    used = []
-    original = trainer._loss
-    trainer._loss = lambda r, j, picture, step: used.extend(picture.tolist()) or original(r, j, picture, step)
-    trainer.update(0, numbers, rollout, judged)
-    assert set(used) == {1, 3, 5, 7}
+    drawn = trainer.roll_out(0)
+    used = transitions_trained_on(trainer)
+    trainer.update(0, drawn, scored(half_blind(drawn.images, []), drawn.prompts))
+    assert {picture for picture, _ in used} == {1, 3, 5, 7}
 
 
 def test_16_too_many_masked_pictures_of_an_epoch_stop_it_however_they_were_asked_about(make):
@@ -326,7 +339,8 @@ def test_16_too_many_masked_pictures_of_an_epoch_stop_it_however_they_were_asked
 
 def test_17_kl_to_the_base_is_0_at_first_and_grows_with_training(make):
     trainer = make(learning_rate=0.05, epochs=3)
-    assert trainer.kl_to_base(0, trainer.roll_out(0)[1]) == 0
+    drawn = trainer.roll_out(0).trajectories
+    assert kl_to_base(trainer.replay, drawn, trainer.steps, torch.Generator()) == 0
     history = trainer.run()
     assert history[-1].kl > 0
 
@@ -344,7 +358,7 @@ def test_17_training_ends_before_the_update_that_goes_beyond_the_bound_on_kl(mak
     trainer = make(folder=tmp_path / "held", learning_rate=0.02, epochs=4, max_kl=bound)
     history = trainer.run()
     assert [row.epoch for row in history] == [1, 2, 3]
-    assert "finetune.max_kl" in trainer.beyond_bounds(history)
+    assert "finetune.max_kl" in beyond_bounds(history, trainer.config)
     second = make(folder=tmp_path / "two", learning_rate=0.02, epochs=2)
     second.run()
     assert all(torch.equal(a, b) for a, b in zip(trainer.parameters, second.parameters, strict=True))
@@ -370,7 +384,7 @@ def test_17_training_ends_when_the_held_out_judge_turns_away(make, tmp_path):
     trainer = make(folder=tmp_path / "bound", held_out=turns_away, epochs=4, max_held_out_drop=1.0)
     history = trainer.run()
     assert [row.held_out_mean for row in history] == [9.0, 8.5, 6.0]
-    assert "finetune.max_held_out_drop" in trainer.beyond_bounds(history)
+    assert "finetune.max_held_out_drop" in beyond_bounds(history, trainer.config)
     liked = make(folder=tmp_path / "liked", epochs=1)  # what drew the second epoch's pictures
     liked.run()
     assert all(torch.equal(a, b) for a, b in zip(trainer.parameters, liked.parameters, strict=True))
@@ -404,11 +418,10 @@ def test_a_reward_that_is_not_finite_stops_and_keeps_the_last_checkpoint(make):
 
 
 def test_a_picture_of_half_weight_has_half_the_advantage_and_half_the_say_in_the_mean():
-    found = advantages([0.0, 3.0], ["a", "a"], per_prompt=True, clip=5, weights=[1.0, 0.5])
+    found = scored([0.0, 3.0], ["a", "a"], weights=torch.tensor([1.0, 0.5], dtype=torch.float64))
     centred = torch.tensor([-1.0, 2.0])
     spread = ((1.0 + 0.5 * 4.0) / 1.5) ** 0.5
     torch.testing.assert_close(found.values, centred / spread * torch.tensor([1.0, 0.5]))
-    assert not advantages([1.0, 2.0], ["a", "a"], per_prompt=True, clip=5, weights=[1.0, 0.0]).valid[1]
 
 
 def test_19_the_judge_sees_the_pixels_that_would_be_saved(make, tmp_path):
@@ -426,12 +439,46 @@ def test_19_the_judge_sees_the_pixels_that_would_be_saved(make, tmp_path):
 
 
 def test_a_ratio_outside_the_clip_range_earns_no_more():
-    inside = policy_loss(torch.tensor([0.00005]), torch.tensor([0.0]), torch.tensor([1.0]), 1e-4)
-    outside = policy_loss(torch.tensor([0.01]), torch.tensor([0.0]), torch.tensor([1.0]), 1e-4)
-    assert inside.value.item() == pytest.approx(-1.00005)
-    assert outside.value.item() == pytest.approx(-1.0001)
-    assert outside.clipped.all()
-    assert not inside.clipped.any()
+    inside, outside = (
+        ddpo.loss(torch.tensor([log_prob]), torch.tensor([0.0]), torch.tensor([1.0]), 1e-4)
+        for log_prob in (0.00005, 0.01)
+    )
+    assert inside.item() == pytest.approx(-1.00005)
+    assert outside.item() == pytest.approx(-1.0001)
+
+
+def test_ratios_outside_the_clip_range_are_counted(make):
+    trainer = make()
+    drawn = trainer.roll_out(0)
+    drawn.trajectories.log_probs[0, 0] += 0.01
+    picture, step = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0])
+    found = trainer.updater.loss(drawn.trajectories, scored(darkness(drawn.images, []), drawn.prompts), picture, step)
+    torch.testing.assert_close(found.ratio, torch.tensor([-0.01, 0.0, 0.0]).exp(), atol=1e-5, rtol=0)
+    assert found.clipped.tolist() == [True, False, False]
+
+
+NEW_OBJECTIVE = """
+def loss(log_prob, old_log_prob, advantage, clip_range):
+    return -(log_prob * advantage).mean()
+"""
+
+
+def test_a_new_objective_is_one_new_file(make, tmp_path, monkeypatch):
+    (tmp_path / "reinforce.py").write_text(NEW_OBJECTIVE)
+    monkeypatch.setattr(objectives, "__path__", [*objectives.__path__, str(tmp_path)])
+    assert objectives.names() == ["ddpo", "reinforce"]
+    trainers = [make(folder=tmp_path / name, epochs=1, objective=name) for name in objectives.names()]
+    for trainer in trainers:
+        before = [parameter.detach().clone() for parameter in trainer.parameters]
+        trainer.run()
+        assert not all(torch.equal(a, b) for a, b in zip(trainer.parameters, before, strict=True))
+    one, other = trainers
+    assert not all(torch.equal(a, b) for a, b in zip(one.parameters, other.parameters, strict=True))
+
+
+def test_an_objective_that_is_no_file_is_refused_with_those_that_are():
+    with pytest.raises(ValueError, match="no objective is called 'grpo'; there are ddpo"):
+        tiny_diffusion.finetune(objective="grpo")
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(make):
@@ -440,7 +487,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(make):
     saved = copy.deepcopy([p.detach() for p in trainer.parameters])
     broken = make(epochs=2)
     broken.preflight = lambda: None
-    broken._log_prob = lambda rollout, picture, step: (torch.full((len(picture),), float("nan")), torch.zeros(1))
+    broken.replay.log_prob = lambda drawn, picture, step: (torch.full((len(picture),), float("nan")), torch.zeros(1))
     with pytest.raises(UserError, match="last good checkpoint"):
         broken.run()
     again = make(epochs=2)
@@ -470,9 +517,8 @@ def darkened(tmp_path_factory):
         pipe = load_pipeline(model)
         parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, seed)
         folder = tmp_path_factory.mktemp(f"seed-{seed}")
-        feedback = Feedback(darkness)
         trainer = Trainer(
-            pipe, parameters, prompts, feedback, nothing, model=model, finetune=config, seed=seed, folder=folder
+            pipe, parameters, prompts, Scorer(darkness), nothing, model=model, finetune=config, seed=seed, folder=folder
         )
         return trainer, trainer.run()
 
@@ -493,7 +539,7 @@ def test_18_what_was_learnt_shows_with_the_sampler_of_training_and_with_the_dete
     for policy in (trainer.adapter.base, nullcontext):
         with policy():
             index = torch.arange(12) % 3
-            drawn = base.roll_out(trainer.pipe, trainer.policy, trainer.embeddings, index, range(12), size=64)
+            drawn = roll_out(trainer.pipe, trainer.policy, trainer.embeddings, index, range(12), size=64)
             deterministic = base.draw(trainer.pipe, trainer.prompts * 4, range(12), **setting)
         found.append([np.mean(darkness(images, [])) for images in (drawn.images, deterministic)])
     before, trained = found
@@ -503,7 +549,7 @@ def test_18_what_was_learnt_shows_with_the_sampler_of_training_and_with_the_dete
 
 def test_more_processes_than_pictures_of_an_update_are_refused(make, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "5")
-    with pytest.raises(UserError, match="an update's 4 pictures cannot be dealt to 5 processes"):
+    with pytest.raises(UserError, match="an update's 4 pictures cannot be divided among 5 processes"):
         make()
 
 
@@ -512,13 +558,10 @@ def test_steps_of_little_noise_are_not_trained_on(make):
     least = float(trainer.policy.schedule.sigma.min())
     trainer = make(min_sigma=least * 1.01)
     assert len(trainer.steps) == len(trainer.policy.schedule) - 1
-    numbers, rollout, images, prompts = trainer.roll_out(0)
-    judged = advantages(darkness(images, prompts), prompts, per_prompt=True, clip=5)
-    used = set()
-    original = trainer._loss
-    trainer._loss = lambda r, j, picture, step: used.update(step.tolist()) or original(r, j, picture, step)
-    trainer.update(0, numbers, rollout, judged)
-    assert used == set(trainer.steps.tolist())
+    drawn = trainer.roll_out(0)
+    used = transitions_trained_on(trainer)
+    trainer.update(0, drawn, scored(darkness(drawn.images, []), drawn.prompts))
+    assert {step for _, step in used} == set(trainer.steps.tolist())
 
 
 def test_a_bound_on_noise_that_leaves_no_step_is_refused(make):

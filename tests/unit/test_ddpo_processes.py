@@ -39,8 +39,8 @@ def two(sd: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-def test_the_pictures_of_an_epoch_are_dealt_to_the_processes_without_rest_or_double(two: list[dict]) -> None:
-    for first, second in zip(two[0]["dealt"], two[1]["dealt"], strict=True):
+def test_the_processes_draw_the_pictures_of_an_epoch_without_rest_or_double(two: list[dict]) -> None:
+    for first, second in zip(two[0]["drawn"], two[1]["drawn"], strict=True):
         assert sorted(first + second) == list(range(PICTURES))
         assert len(first) == len(second)
 

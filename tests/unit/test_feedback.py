@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -12,12 +13,14 @@ import tiny_diffusion
 import torch
 from PIL import Image
 
-from t2i_feedback.finetuning.acquisition import Budget, Feedback, Scores
+from t2i_feedback.finetuning.acquisition import Budget, Scorer, Scores
 from t2i_feedback.finetuning.advantages import advantages
+from t2i_feedback.finetuning.scores import from_reward
 from t2i_feedback.finetuning.trainer import Trainer
-from t2i_feedback.foundation import photometry
+from t2i_feedback.foundation import paths, photometry
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline
+from t2i_feedback.image_models.lora import add_adapter
+from t2i_feedback.image_models.stable_diffusion import load_pipeline
 from t2i_feedback.rewards import human
 from t2i_feedback.stages import finetune
 
@@ -51,40 +54,50 @@ class Counting:
         return darkness(images, prompts)
 
 
-def several(feedback: Feedback, epochs: int, first: int = 0) -> list[Scores]:
-    return [feedback.scores(epoch, pictures(epoch), GROUPS) for epoch in range(first, first + epochs)]
+def several(scorer: Scorer, epochs: int, first: int = 0) -> list[Scores]:
+    return [scorer.scores(epoch, pictures(epoch), GROUPS) for epoch in range(first, first + epochs)]
+
+
+def known(values: torch.Tensor) -> list[float | None]:
+    """Scores as a reward gives them."""
+    return [None if math.isnan(value) else value for value in values.tolist()]
+
+
+def answered(scores: Scores) -> list[bool]:
+    """Which pictures have a score of the user's own."""
+    return ((scores.weights == 1) & ~scores.values.isnan()).tolist()
 
 
 def test_without_a_budget_every_picture_is_asked_about():
     user = Counting()
-    scores = Feedback(user).scores(0, pictures(0), GROUPS)
+    scores = Scorer(user).scores(0, pictures(0), GROUPS)
     assert scores.asked == len(user.asked) == 16
-    assert scores.weights == [1.0] * 16
-    assert scores.values == darkness(pictures(0), GROUPS)
+    assert answered(scores) == [True] * 16
+    assert known(scores.values) == darkness(pictures(0), GROUPS)
 
 
 @pytest.mark.parametrize("acquisition", ["random", "uncertainty"])
 @pytest.mark.parametrize("questions", [1, 6, 16])
 def test_no_more_questions_are_asked_than_the_budget_has(acquisition, questions):
     user = Counting()
-    feedback = Feedback(user, budget=budget(acquisition, questions))
+    scorer = Scorer(user, budget=budget(acquisition, questions))
     for epoch in range(3):
-        scores = feedback.scores(epoch, pictures(epoch), GROUPS)
+        scores = scorer.scores(epoch, pictures(epoch), GROUPS)
         assert scores.asked == questions
-        assert scores.weights.count(1.0) == questions
+        assert sum(answered(scores)) == questions
         assert len(user.asked) == (epoch + 1) * questions
 
 
 def test_chosen_at_random_every_prompt_gets_as_many_questions():
-    scores = Feedback(darkness, budget=budget()).scores(0, pictures(0), GROUPS)
-    assert [scores.weights[:8].count(1.0), scores.weights[8:].count(1.0)] == [3, 3]
+    scores = Scorer(darkness, budget=budget()).scores(0, pictures(0), GROUPS)
+    assert [sum(answered(scores)[:8]), sum(answered(scores)[8:])] == [3, 3]
 
 
 def test_a_random_choice_depends_on_seed_and_epoch_alone():
     def chosen(seed: int, epoch: int, drawn: int) -> list[int]:
-        feedback = Feedback(darkness, budget=budget(seed=seed, surrogate_weight=0.0))
-        values = feedback.scores(epoch, pictures(drawn), GROUPS).values
-        return [number for number, value in enumerate(values) if value is not None]
+        scorer = Scorer(darkness, budget=budget(seed=seed, surrogate_weight=0.0))
+        values = scorer.scores(epoch, pictures(drawn), GROUPS).values
+        return (~values.isnan()).nonzero().flatten().tolist()
 
     assert chosen(3, 0, drawn=1) == chosen(3, 0, drawn=2)
     assert chosen(3, 0, drawn=1) != chosen(3, 1, drawn=1)
@@ -94,22 +107,22 @@ def test_a_random_choice_depends_on_seed_and_epoch_alone():
 def test_uncertainty_asks_about_the_odd_one_out():
     alike = [Image.new("RGB", (16, 16), (100 + i, 100, 100)) for i in range(7)]
     odd = pictures(0, 1)
-    scores = Feedback(darkness, budget=budget("uncertainty", 1)).scores(0, [*alike[:4], *odd, *alike[4:]], ["a"] * 8)
-    assert scores.weights.index(1.0) == 4
+    scores = Scorer(darkness, budget=budget("uncertainty", 1)).scores(0, [*alike[:4], *odd, *alike[4:]], ["a"] * 8)
+    assert answered(scores).index(True) == 4
 
 
 def test_with_a_surrogate_weight_of_0_only_pictures_asked_about_enter_the_update():
-    for scores in several(Feedback(darkness, budget=budget(surrogate_weight=0.0)), 3):
-        assert scores.values.count(None) == scores.weights.count(0.0) == 10
+    for scores in several(Scorer(darkness, budget=budget(surrogate_weight=0.0)), 3):
+        assert known(scores.values).count(None) == answered(scores).count(False) == 10
 
 
 def test_the_surrogate_learns_to_answer_for_the_user_and_its_word_counts_as_far_as_it_is_sure():
-    found = several(Feedback(darkness, budget=budget(surrogate_weight=0.5)), 6)
+    found = several(Scorer(darkness, budget=budget(surrogate_weight=0.5)), 6)
     errors = [scores.surrogate_error for scores in found]
     assert errors[0] is None  # it knew nothing to be wrong with
     assert errors[-1] < 0.5 < np.std(darkness(pictures(5), GROUPS))
     last = found[-1]
-    others = [i for i, weight in enumerate(last.weights) if weight != 1.0]
+    others = [i for i, own in enumerate(answered(last)) if not own]
     truth = darkness(pictures(5), GROUPS)
     assert all(0.25 < last.weights[i] < 0.5 for i in others)
     assert max(abs(last.values[i] - truth[i]) for i in others) < 1.0
@@ -119,50 +132,54 @@ def test_what_uncertainty_asks_about_gives_truer_advantages_than_what_chance_doe
     """The cosine between the advantages that the update gets and those that all answers would give."""
 
     def likeness(acquisition: str) -> float:
-        found = several(Feedback(darkness, budget=budget(acquisition, 6, surrogate_weight=0.0)), 5)
+        found = several(Scorer(darkness, budget=budget(acquisition, 6, surrogate_weight=0.0)), 5)
         cosines = []
         for epoch, scores in enumerate(found):
-            truth = advantages(darkness(pictures(epoch), GROUPS), GROUPS, per_prompt=True, clip=5).values
+            rewards = from_reward(darkness(pictures(epoch), GROUPS))
+            truth = advantages(rewards, GROUPS, per_prompt=True, clip=5).values
             mine = advantages(scores.values, GROUPS, per_prompt=True, clip=5, weights=scores.weights).values
-            cosines.append(float(torch.nn.functional.cosine_similarity(truth, mine, dim=0)))
+            cosines.append(float(torch.nn.functional.cosine_similarity(truth, mine.nan_to_num(), dim=0)))
         return sum(cosines) / len(cosines)
 
     assert likeness("uncertainty") > likeness("random") + 0.05
 
 
 def test_a_surrogate_that_cannot_tell_is_not_listened_to():
-    dice = np.random.default_rng(0)
-    feedback = Feedback(lambda images, prompts: list(dice.normal(size=len(images))), budget=budget())
-    _, *later = several(feedback, 5)  # in the first epoch it cannot know how wrong it is
-    assert sum(sum(scores.weights) - 6 for scores in later) < 0.1 * 10 * len(later)
+    rng = np.random.default_rng(0)
+    scorer = Scorer(lambda images, prompts: list(rng.normal(size=len(images))), budget=budget())
+    _, *later = several(scorer, 5)  # in the first epoch it cannot know how wrong it is
+    assert sum(float(s.weights[~s.values.isnan()].sum()) - 6 for s in later) < 0.1 * 10 * len(later)
 
 
 def test_a_picture_without_a_valid_answer_is_masked_and_gets_no_surrogate_score():
     def shy(images, prompts):
         return [None, *darkness(images[1:], prompts[1:])]
 
-    for scores in several(Feedback(shy, budget=budget()), 3):
+    for scores in several(Scorer(shy, budget=budget()), 3):
         assert (scores.asked, scores.masked) == (6, 1)
-        assert scores.weights.count(1.0) == 5
-        assert 0.0 in scores.weights
+        assert sum(answered(scores)) == 5
+        assert None in known(scores.values)
 
 
 def test_what_was_learnt_survives_a_checkpoint(tmp_path):
     for acquisition in ("random", "uncertainty"):
-        whole = Feedback(darkness, budget=budget(acquisition))
+        whole = Scorer(darkness, budget=budget(acquisition))
         expected = several(whole, 4)
-        first = Feedback(darkness, budget=budget(acquisition))
+        first = Scorer(darkness, budget=budget(acquisition))
         several(first, 2)
         torch.save(first.state(), tmp_path / "state.pt")
-        second = Feedback(darkness, budget=budget(acquisition))
+        second = Scorer(darkness, budget=budget(acquisition))
         second.load(torch.load(tmp_path / "state.pt", weights_only=True))
-        assert several(second, 2, first=2) == expected[2:]
+        for found, wanted in zip(several(second, 2, first=2), expected[2:], strict=True):
+            assert known(found.values) == known(wanted.values)
+            assert torch.equal(found.weights, wanted.weights)
+            assert found.surrogate_error == wanted.surrogate_error
 
 
 def test_the_raw_means_of_each_reward_stand_beside_the_total():
     rewards = {"a": lambda images, prompts: [1.0, 3.0], "b": lambda images, prompts: [10.0, None]}
-    scores = Feedback(rewards, lambda raw: raw["a"] - raw["b"]).scores(0, pictures(0, 2), ["x", "x"])
-    assert scores.values == [-9.0, None]
+    scores = Scorer(rewards, lambda raw: raw["a"] - raw["b"]).scores(0, pictures(0, 2), ["x", "x"])
+    assert known(scores.values) == [-9.0, None]
     assert scores.parts == {"a": 2.0, "b": 10.0}
     assert (scores.asked, scores.masked) == (2, 1)
 
@@ -171,7 +188,7 @@ def test_the_raw_means_of_each_reward_stand_beside_the_total():
 def test_a_reward_that_is_not_finite_is_named_with_its_picture(value):
     rewards = {"fine": lambda images, prompts: [1.0, 2.0], "broken": lambda images, prompts: [1.0, value]}
     with pytest.raises(UserError, match="epoch 4: a reward is not finite: broken of a picture of “a dog”"):
-        Feedback(rewards).scores(3, pictures(0, 2), ["a cat", "a dog"])
+        Scorer(rewards).scores(3, pictures(0, 2), ["a cat", "a dog"])
 
 
 # ------------------------------------------------------------------------------------------------ with the trainer
@@ -187,9 +204,9 @@ def make(checkpoint_folder):
         pipe = load_pipeline(model)
         parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, 5)
         folder.mkdir(exist_ok=True)
-        feedback = finetune.feedback(config, size=model.size, seed=5, judge=None, captions={}, folder=folder)
+        scorer = finetune.scorer(config, model.size, 5, None, {}, folder)
         return Trainer(
-            pipe, parameters, PROMPTS, feedback, photometry.means, model=model, finetune=config, seed=5, folder=folder
+            pipe, parameters, PROMPTS, scorer, photometry.means, model=model, finetune=config, seed=5, folder=folder
         )
 
     return build
@@ -220,7 +237,7 @@ def test_an_epoch_tells_the_raw_value_of_every_reward(make, tmp_path):
 
 def test_a_constant_reward_is_named(make, tmp_path):
     trainer = make(tmp_path / "run", reward={"brightness": 1.0, "preference": 1.0})
-    trainer.feedback.total = lambda raw: 3.0
+    trainer.scorer.total = lambda raw: 3.0
     with pytest.raises(UserError, match="every picture got the reward 3 from preference, brightness"):
         trainer.run()
 
@@ -256,8 +273,8 @@ def test_a_person_stands_in_for_the_user(make, tmp_path, monkeypatch):
     setting = {"acquisition": "uncertainty", "feedback_budget": 4}
     expected = make(tmp_path / "oracle", **setting)
     history = expected.run()
-    oracle = expected.feedback.rewards["preference"]
-    sheet = human.sheet_of("dark pictures")
+    oracle = expected.scorer.rewards["preference"]
+    sheet = human.sheet_of("dark pictures", paths.feedback())
     runs = 0
     while True:
         runs += 1
@@ -281,7 +298,7 @@ def test_a_person_stands_in_for_the_user(make, tmp_path, monkeypatch):
 def test_rows_that_a_person_deleted_are_entered_again(make, tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     setting = {"user": "file", "acquisition": "random", "feedback_budget": 4}
-    sheet = human.sheet_of("dark pictures")
+    sheet = human.sheet_of("dark pictures", paths.feedback())
     assert trainer_waits(make(tmp_path / "person", **setting))
     names = sheet.read().keys()
     sheet.path.unlink()
@@ -291,7 +308,7 @@ def test_rows_that_a_person_deleted_are_entered_again(make, tmp_path, monkeypatc
 
 
 def test_what_a_run_will_do_is_said_in_a_line():
-    said = finetune.plan(tiny_diffusion.finetune(acquisition="random", feedback_budget=4, user="pixels"))
+    said = tiny_diffusion.finetune(acquisition="random", feedback_budget=4, user="pixels").plan({"preference": 1.0})
     assert said.startswith("2 epochs of 8 pictures, 4 by random rewarded by 1 x preference; ")
     assert said.endswith("the preference is photometry's: “dark pictures”")
 
@@ -304,8 +321,12 @@ def one_of_two(rank: int, folder: Path) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     user = Counting()
-    found = several(Feedback(user, budget=budget("uncertainty")), 3)
-    told = {"values": [s.values for s in found], "weights": [s.weights for s in found], "asked": len(user.asked)}
+    found = several(Scorer(user, budget=budget("uncertainty")), 3)
+    told = {
+        "values": [known(s.values) for s in found],
+        "weights": [s.weights.tolist() for s in found],
+        "asked": len(user.asked),
+    }
     (folder / f"{rank}.json").write_text(json.dumps(told))
     torch.distributed.destroy_process_group()
 
@@ -315,5 +336,5 @@ def test_two_processes_share_the_questions_and_are_told_the_same_as_one(tmp_path
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert (first["values"], first["weights"]) == (second["values"], second["weights"])
     assert (first["asked"], second["asked"]) == (9, 9)  # three of six questions in each of three epochs
-    alone = several(Feedback(darkness, budget=budget("uncertainty")), 3)
-    assert first["values"] == [scores.values for scores in alone]
+    alone = several(Scorer(darkness, budget=budget("uncertainty")), 3)
+    assert first["values"] == [known(scores.values) for scores in alone]

@@ -16,12 +16,15 @@ from hub_server import hub
 from PIL import Image
 
 from t2i_feedback.finetuning import optimiser
+from t2i_feedback.finetuning.rollout import roll_out
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.images import about_png, open_rgb
 from t2i_feedback.foundation.rows import PictureRow, PromptRow, read_rows, write_rows
-from t2i_feedback.image_models import base, drawing, stable_diffusion, transitions
+from t2i_feedback.foundation.seeds import generators, noise_seed
+from t2i_feedback.image_models import base, drawing, lora, stable_diffusion, transitions
 
 REPOSITORY = Path(__file__).parents[2]
+ABOUT = {"caption_id", "round", "seed", "prompt", "parameters"}
 SCHEDULERS = ["ddim", "pndm", "dpmsolver++", "euler"]
 SD15_SCHEDULER = {  # scheduler_config.json of stable-diffusion-v1-5
     "_class_name": "PNDMScheduler",
@@ -99,7 +102,7 @@ def test_what_is_drawn_is_what_diffusers_draws(scheduler: str, folder: Path) -> 
     theirs = pipe(
         prompts,
         negative_prompt=["dark"] * 2,
-        generator=base.noise_sources([1, 2]),
+        generator=generators([1, 2]),
         num_inference_steps=model.steps,
         guidance_scale=model.guidance,
         height=model.size,
@@ -155,7 +158,7 @@ def test_a_policy_follows_a_negative_prompt(folder: Path) -> None:
     null = base.embed(pipe, [model.negative_prompt])
     policy = base.Policy(pipe.unet, transitions.Schedule.of(pipe.scheduler, model.steps, 1.0), model.guidance, null)
     given, index = base.embed(pipe, prompts), torch.tensor([0, 1])
-    rollout = base.roll_out(pipe, policy, given, index, seeds, size=model.size)
+    rollout = roll_out(pipe, policy, given, index, seeds, size=model.size)
     assert apart([np.asarray(image).astype(int) for image in rollout.images], draw(pipe, model, prompts, seeds)) <= 1
 
 
@@ -249,7 +252,7 @@ def test_where_compiling_fails_one_line_says_so_and_it_is_drawn_without(
 
 def flag_the_third(checked: Path, model, pipe) -> None:
     """Make the third prompt's picture the concept that the checkpoint's checker looks for."""
-    seeds = [base.noise_seed(7, row.caption_id, row.round) for row in PROMPTS]
+    seeds = [noise_seed(7, row.caption_id, row.round) for row in PROMPTS]
     images = [Image.fromarray(a.astype(np.uint8)) for a in draw(pipe, model, [row.prompt for row in PROMPTS], seeds)]
     checker = pipe.safety_checker
     pixels = pipe.feature_extractor(images, return_tensors="pt").pixel_values
@@ -299,10 +302,10 @@ def test_a_checker_that_is_on_makes_what_it_flags_black(checked: Path, tmp_path:
 def test_flags_are_those_of_diffusers_own_pipeline(checked: Path, tmp_path: Path) -> None:
     gallery_of(checked, tmp_path / "on", "on")
     model = tiny_diffusion.model(name=str(checked), safety_checker="on")
-    seeds = [base.noise_seed(7, row.caption_id, row.round) for row in PROMPTS]
+    seeds = [noise_seed(7, row.caption_id, row.round) for row in PROMPTS]
     theirs = stable_diffusion.load_pipeline(model)(
         [row.prompt for row in PROMPTS],
-        generator=base.noise_sources(seeds),
+        generator=generators(seeds),
         num_inference_steps=model.steps,
         guidance_scale=model.guidance,
         height=model.size,
@@ -310,6 +313,26 @@ def test_flags_are_those_of_diffusers_own_pipeline(checked: Path, tmp_path: Path
     )
     assert theirs.nsfw_content_detected == [False, False, True, False]
     assert apart(pixels(tmp_path / "on"), [np.asarray(image).astype(int) for image in theirs.images]) <= 1
+
+
+def test_flags_stay_out_of_the_pictures_and_of_the_folder_that_is_published(checked: Path, tmp_path: Path) -> None:
+    gallery_of(checked, tmp_path / "arm", "report")
+    assert [path.name for path in (tmp_path / "arm").iterdir()] == ["images"]
+    assert about_png(tmp_path / "arm" / drawing.image_name(2, 1)).keys() == ABOUT
+
+
+def test_a_picture_whose_flag_was_lost_is_drawn_again(checked: Path, tmp_path: Path) -> None:
+    rows = gallery_of(checked, tmp_path / "arm", "report")
+    shutil.rmtree(tmp_path / "arm-flags")
+    assert [row.flagged for row in drawing.flagged(tmp_path / "arm", rows)] == [None] * 4
+    assert gallery_of(checked, tmp_path / "arm", "report") == rows
+
+
+def test_pictures_are_copied_with_their_flags(checked: Path, tmp_path: Path) -> None:
+    rows = gallery_of(checked, tmp_path / "arm", "report")
+    drawing.copy_pictures(rows, tmp_path / "arm", tmp_path / "other")
+    assert drawing.flagged(tmp_path / "other", rows) == rows
+    assert apart(pixels(tmp_path / "other"), pixels(tmp_path / "arm")) == 0
 
 
 def test_a_checkpoint_without_a_checker_cannot_report(folder: Path) -> None:
@@ -331,18 +354,37 @@ def draw_gallery(folder: Path, out: Path, loads: list, adapter: Path | None = No
 
 def test_a_picture_tells_what_it_was_made_of(folder: Path, tmp_path: Path) -> None:
     pipe = stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(folder)), training=True)
-    stable_diffusion.add_adapter(pipe.unet, 2, 2, ["to_q"], seed=0)
-    stable_diffusion.save_adapter(pipe.unet, tmp_path / "adapter")
+    lora.add_adapter(pipe.unet, 2, 2, ["to_q"], seed=0)
+    lora.save_adapter(pipe.unet, tmp_path / "adapter")
     draw_gallery(folder, tmp_path / "out", [], adapter=tmp_path / "adapter", scheduler="euler", negative_prompt="dark")
     about = about_png(tmp_path / "out" / drawing.image_name(2, 1))
     assert (about["caption_id"], about["round"], about["prompt"]) == ("2", "1", "c d")
-    assert about["seed"] == str(base.noise_seed(7, 2, 1))
+    assert about["seed"] == str(noise_seed(7, 2, 1))
     parameters = json.loads(about["parameters"])
     stated = {"name": str(folder), "revision": "main", "steps": 5, "guidance": 3.0, "eta": 0.0, "size": 16}
     stated |= {"scheduler": "euler", "negative_prompt": "dark", "dtype": "float32"}
     assert stated.items() <= parameters.items()
     assert len(parameters["adapter"]) == 16
     assert not parameters.keys() & {"device", "batch_size", "offload", "compile"}
+
+
+def test_the_text_of_a_picture_is_to_the_letter_what_it_always_was(checkpoint_folder: Path, tmp_path: Path) -> None:
+    """Else every picture that was drawn before would be drawn again, and no hash would be what it was."""
+    os.symlink(checkpoint_folder, tmp_path / "sd")
+    model = tiny_diffusion.model(name="sd", eta=0.5, negative_prompt="dark")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        pipe = stable_diffusion.load_pipeline(model)
+        drawing.draw_missing(lambda: pipe, PROMPTS[:1], Path("out"), model=model, seed=7, title="test")
+    assert about_png(tmp_path / "out" / drawing.image_name(0, 1)) == {
+        "caption_id": "0",
+        "round": "1",
+        "seed": "5719006569618633594",
+        "prompt": "a cat",
+        "parameters": '{"adapter": null, "dtype": "float32", "eta": 0.5, "guidance": 3.0, "name": "sd", '
+        '"negative_prompt": "dark", "revision": "main", "safety_checker": "off", "scheduler": "ddim", "size": 16, '
+        '"steps": 5, "vae_dtype": "same", "vae_tiling": false}',
+    }
 
 
 def test_drawing_goes_on_with_the_batches_that_are_missing(folder: Path, tmp_path: Path) -> None:
@@ -511,13 +553,13 @@ def test_a_first_step_from_pure_noise_can_be_drawn_at_full_eta(steps):
 def test_targets_that_the_unet_does_not_have_are_told_with_those_that_it_has(folder: Path) -> None:
     pipe = stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(folder)), training=True)
     with pytest.raises(UserError, match=r"no modules that end in q_proj; there are .*conv1, .*to_k, to_out\.0, to_q"):
-        stable_diffusion.add_adapter(pipe.unet, 4, 4, ["q_proj"], 0)
+        lora.add_adapter(pipe.unet, 4, 4, ["q_proj"], 0)
 
 
 def test_an_adapter_of_a_model_of_another_shape_is_refused(folder: Path, tmp_path: Path) -> None:
     other = stable_diffusion.load_pipeline(tiny_diffusion.model(name="models/postcards/sd", size=64), training=True)
-    stable_diffusion.add_adapter(other.unet, 4, 4, ["to_q"], 0)
-    stable_diffusion.save_adapter(other.unet, tmp_path / "adapter")
+    lora.add_adapter(other.unet, 4, 4, ["to_q"], 0)
+    lora.save_adapter(other.unet, tmp_path / "adapter")
     with pytest.raises(UserError, match=r"is no adapter of .*dvc repro finetune"):
         stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(folder)), tmp_path / "adapter")
 
@@ -528,7 +570,7 @@ def test_an_adapter_is_saved_as_the_same_bytes_by_every_process(folder: Path, tm
 import sys
 from pathlib import Path
 from diffusers import UNet2DConditionModel
-from t2i_feedback.diffusion.load import add_adapter, save_adapter
+from t2i_feedback.image_models.lora import add_adapter, save_adapter
 unet = UNet2DConditionModel.from_pretrained(sys.argv[1], subfolder="unet")
 add_adapter(unet, 2, 4, ["to_q", "to_k", "to_v", "to_out.0", "conv1"], 1)
 for again in "1234":
@@ -537,5 +579,5 @@ for again in "1234":
     for seed in "12":
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(REPOSITORY / "src")}
         subprocess.run([sys.executable, "-c", program, folder, tmp_path / seed], env=environment, check=True)
-    written = [file.read_bytes() for file in tmp_path.glob(f"*/*/{stable_diffusion.ADAPTER_WEIGHTS}")]
+    written = [file.read_bytes() for file in tmp_path.glob(f"*/*/{lora.ADAPTER_WEIGHTS}")]
     assert (len(written), len(set(written))) == (8, 1)

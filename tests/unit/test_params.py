@@ -96,6 +96,7 @@ def test_all_problems_are_told_at_once(raw: dict, tmp_path: Path) -> None:
         ("model.scheduler", "ancestral"),
         ("model.safety_checker", "maybe"),
         ("finetune.optimiser", "sgd"),
+        ("finetune.objective", "grpo"),
         ("stage1.max_rounds", 0),
         ("stage1.threshold", 1.5),
         ("stage1.max_invalid_fraction", -0.1),

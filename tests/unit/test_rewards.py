@@ -33,7 +33,7 @@ def noisy(size: int = 64) -> Image.Image:
 
 def made(name: str, preference: str = PREFERENCE) -> Reward:
     """A reward that needs neither a judge nor a folder."""
-    return registry.make({name: 1.0}, Context(preference, "pixels", None, {}, Path()))[name]
+    return registry.make({name: 1.0}, Context(preference, "pixels", None, {}, Path(), Path()))[name]
 
 
 class Judge:
@@ -141,7 +141,7 @@ def test_a_new_reward_is_a_new_file(tmp_path, monkeypatch):
     chosen = params.check(raw, "params.yaml")
     config = chosen.finetune
     assert registry.total(config.reward, 64)({"preference": 4, "redness": 51}) == 2 * 4 - 2
-    context = Context("dark pictures", "pixels", None, {}, tmp_path)
+    context = Context("dark pictures", "pixels", None, {}, tmp_path, tmp_path)
     values = {name: reward([plain(51)], [""]) for name, reward in registry.make(config.reward, context).items()}
     assert values == {"preference": pytest.approx([8.2]), "redness": [51]}
     (work,) = [one for one in counts.work(chosen, figures.read()) if one.stage == "finetune"]

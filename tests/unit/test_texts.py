@@ -6,7 +6,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from t2i_feedback.image_models import texts
-from t2i_feedback.image_models.stable_diffusion import add_adapter
+from t2i_feedback.image_models.lora import add_adapter
 
 ROWS = torch.tensor([-1, -1, -1, -1, 3, 3, 0, 0])  # neighbours in twos, the first four as two pairs
 
@@ -20,9 +20,9 @@ def unet(request, tmp_path):
 
 def call(unet, once):
     """Output and adapter gradients of a batch whose rows have three texts."""
-    dice = torch.Generator().manual_seed(0)
-    x = torch.randn(len(ROWS), 4, 8, 8, generator=dice)
-    embeddings = torch.randn(5, 6, unet.config.cross_attention_dim, generator=dice)[ROWS + 1]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(len(ROWS), 4, 8, 8, generator=generator)
+    embeddings = torch.randn(5, 6, unet.config.cross_attention_dim, generator=generator)[ROWS + 1]
     parameters = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     if once:
         with texts.OncePerText(unet).sharing(ROWS):

@@ -138,6 +138,7 @@ def finetune(**changes) -> Finetune:
         "prompts_per_epoch": 2,
         "images_per_prompt": 4,
         "eta": 1.0,
+        "objective": "ddpo",
         "inner_epochs": 1,
         "updates_per_epoch": 2,
         "timestep_share": 1.0,

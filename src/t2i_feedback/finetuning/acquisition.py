@@ -1,7 +1,8 @@
-"""What the user says of an epoch's pictures: who is asked about what, and what is made of the rest.
+"""The scores of an epoch's pictures: which of them the user is asked about, and what is made of the others.
 
 The user's opinion is the scarce thing. With a `Budget` only some of an epoch's pictures are asked about; a surrogate
-(`ddpo.surrogate`), which has learnt from every answer so far, gives the others a score, and its weight in the update is
+(`finetuning.surrogate`), which has learnt from every answer so far, gives the others a score, and its weight in the
+update is
 
     weight = surrogate_weight x max(0, 1 - variance of that score / variance of the epoch's answers)
 
@@ -9,10 +10,9 @@ so that it counts as far as it explains what tells pictures apart. The variance 
 its squared error on the epoch's answers before it learnt from them.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,26 +20,14 @@ import torch
 from PIL import Image
 
 from t2i_feedback.finetuning import surrogate
-from t2i_feedback.foundation import distributed
+from t2i_feedback.finetuning.scores import NotFinite, Scores, from_reward
+from t2i_feedback.finetuning.section import Finetune
+from t2i_feedback.foundation import distributed, photometry
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.image_models.base import noise_seed
+from t2i_feedback.foundation.seeds import generator
 
 Reward = Callable[[list[Image.Image], list[str]], Sequence[float | None]]
 Embed = Callable[[list[Image.Image]], np.ndarray]  # N pictures -> [N, D]
-
-MEMORY = 4096  # newest answers that the surrogate learns from
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Of an epoch's N pictures, in their order."""
-
-    values: list[float | None]  # reward; None = masked, or nobody was asked and nothing is known
-    weights: list[float]  # 1 = the user's own word, between 0 and 1 = a surrogate's, 0 = plays no part in the update
-    asked: int  # pictures that the user was asked about
-    masked: int  # of those, how many without a valid answer
-    parts: dict[str, float] = field(default_factory=dict)  # reward -> mean raw value of the pictures asked about
-    surrogate_error: float | None = None  # root mean square, on this epoch's answers before it learnt from them
 
 
 @dataclass(frozen=True)
@@ -54,14 +42,16 @@ class Budget:
     seed: int
 
 
-class Feedback:
-    """Scores an epoch's pictures. Rewards are given pictures as saved and their prompts; `None` masks a picture.
+class Scorer:
+    """Gives an epoch's pictures their scores.
 
-    `rewards` is one, or several by name of which `total` makes a picture's score; a picture is masked if one of them
-    is. `heard` words what was said instead of valid answers, for a message. Without a `budget` every picture is asked
-    about. With `overlap` a picture's score is asked for, in a thread, as soon as it is drawn: judging and drawing go on
-    at the same time, and the scores are the same. The processes divide the asking between them, unless `divided` is
-    false: then each asks about all, and what the first is told counts.
+    `rewards` is one reward, or several by name, of which `total` makes a picture's score. A reward is given pictures as
+    they are saved and their prompts; None says that it has no valid answer for a picture, which then has no score.
+    `describe_invalid` gives the end of a message about that: what was answered instead.
+
+    Without a `budget` every picture is asked about. With `overlap` a batch is asked about in a thread as soon as it is
+    drawn, while the next is being drawn; the scores are the same. The processes share the asking, unless `divided` is
+    false: then each asks about all pictures, and the main process's answers count.
     """
 
     def __init__(
@@ -72,101 +62,122 @@ class Feedback:
         budget: Budget | None = None,
         overlap: bool = False,
         divided: bool = True,
-        heard: Callable[[], str] = lambda: "",
+        describe_invalid: Callable[[], str] = lambda: "",
     ):
         self.rewards = rewards if isinstance(rewards, Mapping) else {"reward": rewards}
         self.total = total or (lambda raw: sum(raw.values()))
-        self.budget, self.divided, self.heard = budget, divided, heard
+        self.budget, self.divided, self.describe_invalid = budget, divided, describe_invalid
+        self._learner = surrogate.Learner()
         self._thread = ThreadPoolExecutor(1, "judging") if overlap else None
-        self._answers: list[tuple[list[int], Future[torch.Tensor]]] = []
-        nothing = torch.zeros(0, dtype=torch.float64)
-        self._learnt = {"embeddings": nothing, "scores": nothing}
+        self._pending: list[tuple[list[int], Future[torch.Tensor]]] = []
 
-    def drawn(self, numbers: list[int], images: list[Image.Image], prompts: list[str]) -> None:
-        """Told by the trainer that this process has drawn the epoch's pictures with these numbers."""
+    @classmethod
+    def of(
+        cls,
+        config: Finetune,
+        rewards: Mapping[str, Reward],
+        total: Callable[[Mapping[str, float]], float],
+        seed: int,
+        describe_invalid: Callable[[], str],
+    ) -> "Scorer":
+        """The scorer of a run with these parameters."""
+        budget = None
+        if config.acquisition != "all" and config.feedback_budget:
+            budget = Budget(
+                config.feedback_budget,
+                config.acquisition,
+                surrogate_weight=config.surrogate_weight,
+                per_prompt=config.advantage == "per_prompt",
+                embed=photometry.embeddings,
+                seed=seed,
+            )
+        overlap, divided = config.overlap_judging, config.user != "file"
+        return cls(rewards, total, budget=budget, overlap=overlap, divided=divided, describe_invalid=describe_invalid)
+
+    def batch_is_drawn(self, epoch: int, indices: list[int], images: list[Image.Image], prompts: list[str]) -> None:
+        """To be called when this process has drawn these pictures of the epoch: with `overlap`, asking begins."""
         if self._thread:
-            self._answers.append((numbers, self._thread.submit(self._raw, images, prompts)))
+            self._pending.append((indices, self._thread.submit(self._raw, epoch, images, prompts)))
 
     def scores(self, epoch: int, images: list[Image.Image], prompts: list[str]) -> Scores:
-        """The scores of all N pictures of the epoch, alike in every process.
+        """The scores of all N pictures of the epoch, the same in every process.
 
         Raises UserError when a reward is not finite.
         """
+        everything = list(range(len(images)))
         if self.budget is None:
-            return self._answered(list(range(len(images))), self._ask(epoch, range(len(images)), images, prompts))
+            return self._totals(everything, self._ask(epoch, everything, images, prompts), len(images))
         embedded = torch.from_numpy(np.asarray(self.budget.embed(images), dtype=np.float64))
-        known, new = self._standardised(embedded)
-        model = surrogate.fit(known, self._centred(self._learnt["scores"]))
-        chosen = self._choose(epoch, self.budget, model, new, prompts)
-        scores = self._answered(chosen, self._ask(epoch, chosen, images, prompts), len(images))
-        valid = [number for number in chosen if scores.values[number] is not None]
-        said = torch.tensor([scores.values[number] for number in valid], dtype=torch.float64)
+        model, x = self._learner.fit(embedded)
+        chosen = self._choose(epoch, self.budget, model, x, prompts)
+        scores = self._totals(chosen, self._ask(epoch, chosen, images, prompts), len(images))
+        answered = [index for index in chosen if not scores.values[index].isnan()]
+        answers = scores.values[answered]
         error = None
-        if len(known) and valid:
-            expected = model.predict(new[valid])[0] + self._learnt["scores"].mean()
-            error = float((expected - said).square().mean().sqrt())
-        self._learn(embedded[valid], said)
-        rest = sorted(set(range(len(images))) - set(chosen))
-        values, weights = self._guessed(embedded, rest, said, error or 0.0)
-        for number, value, weight in zip(rest, values, weights, strict=True):
-            if weight > 0:
-                scores.values[number], scores.weights[number] = value, weight
-        return Scores(scores.values, scores.weights, scores.asked, scores.masked, scores.parts, error)
+        if self._learner.answers and answered:
+            expected = model.predict(x[answered])[0] + self._learner.mean
+            error = float((expected - answers).square().mean().sqrt())
+        self._learner.learn(embedded[answered], answers)
+        if self.budget.surrogate_weight and len(answered) >= 2:
+            rest = torch.tensor(sorted(set(everything) - set(chosen)), dtype=torch.long)
+            values, weights = self._predict(embedded, rest, answers, error or 0.0, self.budget.surrogate_weight)
+            scores.values[rest[weights > 0]] = values[weights > 0]
+            scores.weights[rest[weights > 0]] = weights[weights > 0]
+        return replace(scores, surrogate_error=error)
 
     def state(self) -> dict[str, torch.Tensor]:
         """What later epochs depend on, for a checkpoint: embeddings [M, D] and scores [M] of all that was answered."""
-        return dict(self._learnt) if self.budget else {}
+        return self._learner.state() if self.budget else {}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Go on from a checkpoint's `state`."""
         if state:
-            self._learnt = dict(state)
+            self._learner.load(state)
 
     # -------------------------------------------------------------------------------------------- asking
 
-    def _ask(self, epoch: int, numbers: Sequence[int], images: list[Image.Image], prompts: list[str]) -> torch.Tensor:
-        """Raw values [len(numbers), rewards] of these pictures; NaN where there is none."""
+    def _ask(self, epoch: int, indices: list[int], images: list[Image.Image], prompts: list[str]) -> torch.Tensor:
+        """Raw values [len(indices), rewards] of these pictures; NaN where there is none."""
         found = torch.zeros(len(images), len(self.rewards), dtype=torch.float64)
         if self._thread:
-            answered, self._answers = self._answers, []
-            for some, answer in answered:
-                found[some] = answer.result()
-        elif mine := list(distributed.shard(numbers) if self.divided else numbers):
-            found[mine] = self._raw([images[i] for i in mine], [prompts[i] for i in mine])
-        found = distributed.all_reduce(found) if self.divided else _agreed(found)
-        for row, column in found.isinf().nonzero().tolist():
-            name = list(self.rewards)[column]
-            raise UserError(
-                f"epoch {epoch + 1}: a reward is not finite: {name} of a picture of “{prompts[row]}”; the last good "
-                "checkpoint is kept"
-            )
-        return found[list(numbers)]
+            pending, self._pending = self._pending, []
+            for some, answers in pending:
+                found[some] = answers.result()
+        elif mine := list(distributed.shard(indices) if self.divided else indices):
+            found[mine] = self._raw(epoch, [images[i] for i in mine], [prompts[i] for i in mine])
+        found = distributed.all_reduce(found) if self.divided else distributed.broadcast(found)
+        return found[indices]
 
-    def _raw(self, images: list[Image.Image], prompts: list[str]) -> torch.Tensor:
-        """[N, rewards]: NaN where a reward says None; infinite where it is not finite, so that the two differ."""
-        columns = [
-            [math.nan if value is None else value if math.isfinite(value) else math.inf for value in given]
-            for given in (reward(images, prompts) for reward in self.rewards.values())
-        ]
-        return torch.tensor(columns, dtype=torch.float64).T
+    def _raw(self, epoch: int, images: list[Image.Image], prompts: list[str]) -> torch.Tensor:
+        """Raw values [len(images), rewards]; NaN where there is none. Raises UserError when one is not finite."""
+        columns = []
+        for name, reward in self.rewards.items():
+            try:
+                columns.append(from_reward(reward(images, prompts)))
+            except NotFinite as error:
+                raise UserError(
+                    f"epoch {epoch + 1}: a reward is not finite: {name} of a picture of “{prompts[error.index]}”; the "
+                    "last good checkpoint is kept"
+                ) from None
+        return torch.stack(columns, 1)
 
-    def _answered(self, numbers: list[int], raw: torch.Tensor, count: int | None = None) -> Scores:
-        """Scores of `count` pictures of which those with these numbers were asked about."""
-        values: list[float | None] = [None] * (count or len(numbers))
-        for number, row in zip(numbers, raw.tolist(), strict=True):
-            if not any(map(math.isnan, row)):
-                values[number] = self.total(dict(zip(self.rewards, row, strict=True)))
-        weights = [0.0 if value is None else 1.0 for value in values]
-        means = raw.nanmean(0).tolist()
-        parts = {name: mean for name, mean in zip(self.rewards, means, strict=True) if not math.isnan(mean)}
-        return Scores(values, weights, len(numbers), len(numbers) - int(sum(weights)), parts)
+    def _totals(self, indices: list[int], raw: torch.Tensor, count: int) -> Scores:
+        """The scores of `count` pictures, of which those with these indices were asked about."""
+        values = torch.full((count,), torch.nan, dtype=torch.float64)
+        for index, row in zip(indices, raw, strict=True):
+            if not row.isnan().any():
+                values[index] = self.total(dict(zip(self.rewards, row.tolist(), strict=True)))
+        masked = int(values[indices].isnan().sum())
+        means = dict(zip(self.rewards, raw.nanmean(0), strict=True))
+        parts = {name: float(mean) for name, mean in means.items() if not mean.isnan()}
+        return Scores(values, torch.ones_like(values), len(indices), masked, parts)
 
     # -------------------------------------------------------------------------------------------- choosing
 
     def _choose(
         self, epoch: int, budget: Budget, model: surrogate.Surrogate, x: torch.Tensor, prompts: list[str]
     ) -> list[int]:
-        """The numbers of the pictures to ask about.
+        """The indices of the pictures to ask about.
 
         At random equally many of every prompt are chosen, since advantages compare within one.
         """
@@ -174,54 +185,22 @@ class Feedback:
         if budget.acquisition == "uncertainty":
             chosen = surrogate.most_telling(model, x, budget.questions, groups)
         else:
-            dice = torch.Generator().manual_seed(noise_seed(budget.seed, "feedback", epoch))
+            order = torch.randperm(len(groups), generator=generator(budget.seed, "feedback", epoch))
             left, chosen = surrogate.quotas(groups, budget.questions), []
-            for number in torch.randperm(len(groups), generator=dice).tolist():
-                if left[groups[number]]:
-                    left[groups[number]] -= 1
-                    chosen.append(number)
-        return sorted(_agreed(torch.tensor(chosen)).tolist())
+            for index in order.tolist():
+                if left[groups[index]]:
+                    left[groups[index]] -= 1
+                    chosen.append(index)
+        return sorted(distributed.broadcast(torch.tensor(chosen)).tolist())
 
-    # -------------------------------------------------------------------------------------------- the surrogate
-
-    def _standardised(self, embedded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings answered about [M, D + 1] and present ones [N, D + 1], each dimension centred and scaled by both.
-
-        The last column is 1.
-        """
-        known = self._learnt["embeddings"] if len(self._learnt["scores"]) else embedded[:0]
-        both = torch.cat([known, embedded])
-        scaled = (both - both.mean(0)) / both.std(0, correction=0).clamp(min=1e-9) / math.sqrt(both.shape[1])
-        ones = torch.cat([scaled, torch.ones(len(both), 1, dtype=both.dtype)], 1)
-        return ones[: len(known)], ones[len(known) :]
-
-    def _learn(self, embedded: torch.Tensor, said: torch.Tensor) -> None:
-        old = self._learnt if len(self._learnt["scores"]) else {"embeddings": embedded[:0], "scores": said[:0]}
-        self._learnt = {
-            "embeddings": torch.cat([old["embeddings"], embedded])[-MEMORY:],
-            "scores": torch.cat([old["scores"], said])[-MEMORY:],
-        }
-
-    def _guessed(
-        self, embedded: torch.Tensor, rest: list[int], said: torch.Tensor, error: float
-    ) -> tuple[list[float], list[float]]:
-        """Scores and weights of the pictures that nobody was asked about, by a surrogate that was off by `error`."""
-        weight = self.budget.surrogate_weight if self.budget else 0.0
-        if not weight or len(said) < 2:
-            return [0.0] * len(rest), [0.0] * len(rest)
-        known, new = self._standardised(embedded)
-        answers = self._learnt["scores"]
-        expected, deviation = surrogate.fit(known, self._centred(answers)).predict(new[rest])
+    def _predict(
+        self, embedded: torch.Tensor, rest: torch.Tensor, answers: torch.Tensor, error: float, surrogate_weight: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores and weights of the pictures `rest`, not asked about, by a surrogate that was off by `error`."""
+        model, x = self._learner.fit(embedded)
+        expected, deviation = model.predict(x[rest])
         variance = deviation.square().clamp(min=error**2)
-        weights = weight * (1 - variance / said.var(correction=0).clamp(min=1e-12)).clamp(min=0)
-        both = _agreed(torch.stack([expected + answers.mean(), weights]))
-        return both[0].tolist(), both[1].tolist()
-
-    @staticmethod
-    def _centred(scores: torch.Tensor) -> torch.Tensor:
-        return scores - scores.mean() if len(scores) else scores
-
-
-def _agreed(tensor: torch.Tensor) -> torch.Tensor:
-    """The first process's, in every process: what is computed twice may differ in the last digit."""
-    return distributed.all_reduce(tensor if distributed.is_main() else torch.zeros_like(tensor))
+        weights = surrogate_weight * (1 - variance / answers.var(correction=0).clamp(min=1e-12)).clamp(min=0)
+        # computed twice, a number may differ in its last digit: the main process's count
+        values, weights = distributed.broadcast(torch.stack([expected + self._learner.mean, weights]))
+        return values, weights

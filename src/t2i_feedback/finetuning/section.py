@@ -1,9 +1,11 @@
 """The section `finetune` of params.yaml: DDPO with LoRA, and whom it learns from."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from t2i_feedback.finetuning import objectives
 from t2i_feedback.foundation.params import FREE, Count, EntryName, Positive, Section, Share
 
 
@@ -21,6 +23,7 @@ class Finetune(Section):
     prompts_per_epoch: Count
     images_per_prompt: Annotated[int, Field(ge=2)]
     eta: Annotated[float, Field(gt=0, le=1)]
+    objective: str  # the name of a file of objectives/
     inner_epochs: Count
     updates_per_epoch: Count
     timestep_share: Annotated[float, Field(gt=0, le=1)]
@@ -52,6 +55,26 @@ class Finetune(Section):
     def answers_per_epoch(self) -> int:
         """How many pictures of an epoch each reward is asked for."""
         return self.feedback_budget or self.pictures_per_epoch
+
+    def plan(self, weights: Mapping[str, float]) -> str:
+        """What a run will do, in a line: how much is drawn, what is rewarded, who is asked about what.
+
+        `weights` are those of the rewards that count, in the order of their sum.
+        """
+        asked = "all of them" if self.acquisition == "all" else f"{self.feedback_budget} by {self.acquisition}"
+        wanted = " + ".join(f"{weight:g} x {name}" for name, weight in weights.items())
+        whom = {"mllm": self.judge, "pixels": "photometry", "file": "a person"}[self.user]
+        return (
+            f"{self.epochs} epochs of {self.pictures_per_epoch} pictures, {asked} rewarded by {wanted}; the preference "
+            f"is {whom}'s: “{self.preference}”"
+        )
+
+    @field_validator("objective")
+    @classmethod
+    def _objective_is_a_file(cls, name: str) -> str:
+        if name not in objectives.names():
+            raise ValueError(f"no objective is called {name!r}; there are {', '.join(objectives.names())}")
+        return name
 
     @model_validator(mode="after")
     def _something_is_rewarded(self) -> "Finetune":

@@ -7,12 +7,14 @@ and beta maximise the evidence (Bishop, "Pattern recognition and machine learnin
 All tensors are float64, so that every process finds the same.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 ROUNDS = 30  # of the fixed-point iteration for alpha and beta
+MEMORY = 4096  # newest answers that the surrogate learns from
 LEAST, MOST = 1e-6, 1e6  # bounds of alpha and beta: scores without any noise, or without any signal
 
 
@@ -58,6 +60,49 @@ def fit(x: torch.Tensor, y: torch.Tensor) -> Surrogate:
 
 def _bounded(value: float) -> float:
     return min(max(value, LEAST), MOST)
+
+
+class Learner:
+    """The surrogate from epoch to epoch: it remembers the newest MEMORY answers and is fitted to them."""
+
+    def __init__(self) -> None:
+        nothing = torch.zeros(0, dtype=torch.float64)
+        self._embeddings, self._scores = nothing, nothing
+
+    @property
+    def answers(self) -> int:
+        """How many it has learnt from."""
+        return len(self._scores)
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Mean score of the answers: what a fitted surrogate predicts is relative to it."""
+        return self._scores.mean()
+
+    def fit(self, embedded: torch.Tensor) -> tuple[Surrogate, torch.Tensor]:
+        """The surrogate of all answers so far, and the embeddings [N, D] as it takes them, [N, D + 1].
+
+        Each dimension is centred and scaled by the embeddings of answers and these together; the last column is 1.
+        """
+        known = self._embeddings if self.answers else embedded[:0]
+        both = torch.cat([known, embedded])
+        scaled = (both - both.mean(0)) / both.std(0, correction=0).clamp(min=1e-9) / math.sqrt(both.shape[1])
+        ones = torch.cat([scaled, torch.ones(len(both), 1, dtype=both.dtype)], 1)
+        centred = self._scores - self._scores.mean() if self.answers else self._scores
+        return fit(ones[: len(known)], centred), ones[len(known) :]
+
+    def learn(self, embedded: torch.Tensor, scores: torch.Tensor) -> None:
+        """Remember the scores [M] that were answered for pictures with embeddings [M, D]."""
+        old = (self._embeddings, self._scores) if self.answers else (embedded[:0], scores[:0])
+        self._embeddings = torch.cat([old[0], embedded])[-MEMORY:]
+        self._scores = torch.cat([old[1], scores])[-MEMORY:]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Embeddings [M, D] and scores [M] of the answers."""
+        return {"embeddings": self._embeddings, "scores": self._scores}
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        self._embeddings, self._scores = state["embeddings"], state["scores"]
 
 
 def most_telling(surrogate: Surrogate, x: torch.Tensor, count: int, groups: Sequence[str]) -> list[int]:

@@ -61,6 +61,18 @@ def all_reduce(tensor: "torch.Tensor") -> "torch.Tensor":
     return tensor
 
 
+def broadcast(tensor: "torch.Tensor") -> "torch.Tensor":
+    """The main process's tensor, in every one; all have the same shape and type.
+
+    Raises PeerExited when one of them is gone.
+    """
+    if is_main():
+        return all_reduce(tensor)
+    import torch
+
+    return all_reduce(torch.zeros_like(tensor))
+
+
 def barrier() -> None:
     """Wait until every process is here."""
     if world_size() > 1:

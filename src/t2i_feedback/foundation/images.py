@@ -5,15 +5,16 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from t2i_feedback.foundation import files
+
 
 def save_png(image: Image.Image, path: Path, about: dict[str, str]) -> None:
     """With `about` as the file's text. An interrupted run leaves no half picture under this name."""
-    partial = path.with_suffix(".partial")
     text = PngInfo()
     for name, value in about.items():
         text.add_itxt(name, value)
-    image.save(partial, format="PNG", pnginfo=text)
-    partial.replace(path)
+    with files.whole(path) as partial:
+        image.save(partial, format="PNG", pnginfo=text)
 
 
 def about_png(path: Path) -> dict[str, str]:

@@ -1,6 +1,5 @@
-"""Drawing pictures, and drawing trajectories whose every step has a log-probability."""
+"""What a text-to-image pipeline does: embed texts, draw, decode; and its UNet as a policy over denoising steps."""
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,20 +9,10 @@ import torch
 from PIL import Image
 
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.seeds import generators
 from t2i_feedback.image_models import texts, transitions
 
 Pipeline = Any  # a StableDiffusionPipeline; diffusers registers its parts at run time, which types cannot say
-
-
-def noise_seed(seed: int, *labels: int | str) -> int:
-    """A 63-bit seed for one picture's noise, from the run's seed and what names the picture (caption id, round)."""
-    text = ":".join(map(str, (seed, *labels)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-def noise_sources(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One generator per picture, on the CPU: the noise depends on neither batch size, order nor device."""
-    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
 
 @torch.inference_mode()
@@ -38,15 +27,15 @@ def draw(
     size: int,
     negative_prompt: str = "",
 ) -> list[Image.Image]:
-    """One picture per prompt, `size` pixels square, from the noise that its seed names.
+    """One picture per prompt, `size` pixels square, from the noise that its seed gives.
 
-    Raises UserError if one is not finite.
+    Raises UserError if a number is not finite.
     """
     guided = guidance > 1
     latents = pipe(
         prompt_embeds=embed(pipe, prompts),
         negative_prompt_embeds=embed(pipe, [negative_prompt]).expand(len(prompts), -1, -1) if guided else None,
-        generator=noise_sources(seeds),
+        generator=generators(seeds),
         num_inference_steps=steps,
         guidance_scale=guidance,
         eta=eta,
@@ -94,7 +83,7 @@ class Policy:
     schedule: transitions.Schedule
     guidance: float  # 1 = none; the same in sampling and training, else the ratio is not 1
     null: torch.Tensor  # [1, tokens, width] embedding of the negative prompt, mostly the empty one
-    once: texts.OncePerText | None = None  # neighbours with one text look at it as one row
+    once: texts.OncePerText | None = None  # rows of a batch that follow each other with one text share its work
 
     def mean(
         self,
@@ -120,59 +109,7 @@ class Policy:
         return transitions.transition_mean(self.schedule, step.to(x_t.device), output, x_t)
 
 
-@dataclass
-class Trajectories:
-    """What a rollout of N pictures leaves behind; all of it on the CPU."""
-
-    latents: torch.Tensor  # [N, steps + 1, C, H, W]; [:, 0] is pure noise, [:, -1] is decoded
-    log_probs: torch.Tensor  # [N, steps] of latents[:, i + 1] given latents[:, i]
-    prompt_index: torch.Tensor  # [N] into the embeddings
-    images: list[Image.Image]
-
-    @classmethod
-    def joined(cls, parts: Sequence["Trajectories"]) -> "Trajectories":
-        """One after the other."""
-        return cls(
-            torch.cat([part.latents for part in parts]),
-            torch.cat([part.log_probs for part in parts]),
-            torch.cat([part.prompt_index for part in parts]),
-            [image for part in parts for image in part.images],
-        )
-
-
 @torch.no_grad()
 def embed(pipe: Pipeline, prompts: Sequence[str]) -> torch.Tensor:
     """Text embeddings [len(prompts), tokens, width] as the pipeline itself computes them."""
     return pipe.encode_prompt(list(prompts), pipe.device, 1, do_classifier_free_guidance=False)[0]
-
-
-@torch.no_grad()
-def roll_out(
-    pipe: Pipeline,
-    policy: Policy,
-    embeddings: torch.Tensor,
-    prompt_index: torch.Tensor,
-    seeds: Sequence[int],
-    *,
-    size: int,
-) -> Trajectories:
-    """Draw one batch, a picture per entry of `prompt_index`, and keep every latent and log-probability on the way."""
-    side = size // pipe.vae_scale_factor
-    shape = (pipe.unet.config.in_channels, side, side)
-    sources = noise_sources(seeds)
-    like = {"device": pipe.device, "dtype": pipe.unet.dtype}  # both take a walk over all modules
-    given = embeddings[prompt_index].to(like["device"])
-
-    def fresh_noise() -> torch.Tensor:
-        return torch.stack([torch.randn(shape, generator=source) for source in sources]).to(**like)
-
-    x = fresh_noise()
-    latents, log_probs = [x], []
-    for index in range(len(policy.schedule)):
-        step = torch.full((len(x),), index)
-        mean = policy.mean(x, step, given, prompt_index)
-        x = (mean + policy.schedule.sigma[index].to(mean.device) * fresh_noise()).to(like["dtype"])
-        log_probs.append(transitions.log_prob(policy.schedule, step, mean, x))  # of the latent as stored
-        latents.append(x)
-    images = decode(pipe, x)
-    return Trajectories(torch.stack(latents, 1).cpu(), torch.stack(log_probs, 1).cpu(), prompt_index, images)

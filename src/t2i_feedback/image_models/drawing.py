@@ -1,19 +1,25 @@
-"""A folder of drawn pictures that fills up batch by batch and is taken up where it stopped."""
+"""A folder of pictures that is drawn batch by batch. An interrupted run goes on with the batches that are missing.
 
-import hashlib
+A picture's file tells what it was made of, in the PNG's text. What the safety checker says of it stands beside the
+folder, in FOLDER-flags/, so that it is not published with it: rows of pictures have it in their field `flagged`.
+"""
+
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
-from t2i_feedback.foundation import distributed
+from t2i_feedback.foundation import distributed, files
 from t2i_feedback.foundation.images import about_png, save_png
+from t2i_feedback.foundation.params import decisive
 from t2i_feedback.foundation.rows import PictureRow, PromptRow
-from t2i_feedback.image_models.base import Pipeline, draw, flag, noise_seed
+from t2i_feedback.foundation.seeds import noise_seed
+from t2i_feedback.image_models.base import Pipeline, draw, flag
+from t2i_feedback.image_models.lora import ADAPTER_WEIGHTS
 from t2i_feedback.image_models.section import Model
-from t2i_feedback.image_models.stable_diffusion import ADAPTER_WEIGHTS
 
 
 def image_name(caption_id: int, round: int) -> str:
@@ -30,14 +36,13 @@ def draw_missing(
     title: str,
     adapter: Path | None = None,
 ) -> None:
-    """Draw every prompt's picture into folder/images; its noise depends on caption id and round alone.
+    """Draw every prompt's picture into folder/images; its noise depends on seed, caption id and round alone.
 
-    Batches are composed by order of the rows, and one that is not complete on disk (a picture of another prompt or of
-    other parameters does not count) is drawn whole, so that an interrupted run ends with the same bytes, in however
-    many processes: each draws its share of the batches, and all are there when this returns. `load` yields the pipeline
-    and is called only if something is missing.
+    Rows make batches in their order. A batch is drawn whole unless all its pictures are there, of these prompts and
+    parameters, so an interrupted run ends with the same bytes. Several processes share the batches, and all pictures
+    are there when this returns. `load` gives the pipeline, and is called only if something is missing.
     """
-    parameters = json.dumps(_decisive(model) | {"adapter": adapter and _digest(adapter)}, sort_keys=True)
+    parameters = json.dumps(decisive(model) | {"adapter": adapter and _adapter_digest(adapter)}, sort_keys=True)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     batches = [prompts[i : i + model.batch_size] for i in range(0, len(prompts), model.batch_size)]
 
@@ -46,17 +51,20 @@ def draw_missing(
         named = {"caption_id": str(row.caption_id), "round": str(row.round), "seed": noise, "prompt": row.prompt}
         return named | {"parameters": parameters}
 
-    def drawn(row: PromptRow) -> bool:
-        return about(row).items() <= about_png(folder / image_name(row.caption_id, row.round)).items()
+    def is_drawn(row: PromptRow) -> bool:
+        image = image_name(row.caption_id, row.round)
+        checked = model.safety_checker == "off" or _flag_file(folder, image).exists()
+        return checked and about(row).items() <= about_png(folder / image).items()
 
-    missing = [batch for batch in distributed.shard(batches) if not all(map(drawn, batch))]
+    missing = [batch for batch in distributed.shard(batches) if not all(map(is_drawn, batch))]
     if missing:
         pipe, total = load(), sum(map(len, missing))
         with tqdm(total=total, unit="picture", desc=title, mininterval=1, disable=not distributed.is_main()) as bar:
             for batch in missing:
-                for row, image, word in zip(batch, *_draw(pipe, batch, model, seed), strict=True):
-                    found = {} if word is None else {"flagged": json.dumps(word)}
-                    save_png(image, folder / image_name(row.caption_id, row.round), about(row) | found)
+                for row, image, found in zip(batch, *_draw(pipe, batch, model, seed), strict=True):
+                    name = image_name(row.caption_id, row.round)
+                    _keep_flag(folder, name, found)  # before the picture, which says that both are there
+                    save_png(image, folder / name, about(row))
                 bar.update(len(batch))
     distributed.barrier()
 
@@ -64,7 +72,7 @@ def draw_missing(
 def _draw(
     pipe: Pipeline, batch: Sequence[PromptRow], model: Model, seed: int
 ) -> tuple[list[Image.Image], list[bool] | list[None]]:
-    """A batch's pictures and the safety checker's word on each; `safety_checker: on` blackens those it flags."""
+    """A batch's pictures, and whether the safety checker flags each; `safety_checker: on` blackens those it flags."""
     images = draw(
         pipe,
         [row.prompt for row in batch],
@@ -83,18 +91,35 @@ def _draw(
     return images, flags
 
 
+def copy_pictures(pictures: Sequence[PictureRow], arm: Path, folder: Path) -> None:
+    """Copy these pictures of the finished arm in folder `arm` into `folder`, with what the safety checker said of them.
+
+    Several processes share the copying, and all pictures are there when this returns.
+    """
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for picture in distributed.shard(pictures):
+        _keep_flag(folder, picture.image, picture.flagged)
+        shutil.copyfile(arm / picture.image, folder / picture.image)
+    distributed.barrier()
+
+
 def flagged(folder: Path, pictures: Sequence[PictureRow]) -> list[PictureRow]:
-    """The rows with the safety checker's word on each picture, as its file tells it."""
-    told = [about_png(folder / picture.image).get("flagged", "null") for picture in pictures]
-    return [row.model_copy(update={"flagged": json.loads(word)}) for row, word in zip(pictures, told, strict=True)]
+    """The rows of the folder's pictures with their field `flagged`: None where no safety checker looked."""
+    found = [_flag_file(folder, picture.image) for picture in pictures]
+    flags = [json.loads(file.read_text()) if file.exists() else None for file in found]
+    return [row.model_copy(update={"flagged": one}) for row, one in zip(pictures, flags, strict=True)]
 
 
-def _decisive(model: Model) -> dict[str, object]:
-    """What of the parameters decides a picture: not where, in what company or how sparingly it is drawn."""
-    bounds = {"device", "batch_size", "attention_slicing", "vae_slicing", "offload", "compile"}
-    return model.model_dump(exclude=bounds)
+def _flag_file(folder: Path, image: str) -> Path:
+    """Where a picture's flag is kept: one small file each, which no two processes write."""
+    return folder.with_name(f"{folder.name}-flags") / Path(image).with_suffix(".json").name
 
 
-def _digest(adapter: Path) -> str:
+def _keep_flag(folder: Path, image: str, found: bool | None) -> None:
+    if found is not None:
+        files.write_text(_flag_file(folder, image), json.dumps(found))
+
+
+def _adapter_digest(adapter: Path) -> str:
     """Names an adapter by its weights."""
-    return hashlib.sha256((adapter / ADAPTER_WEIGHTS).read_bytes()).hexdigest()[:16]
+    return files.digest(adapter / ADAPTER_WEIGHTS)[:16]

@@ -1,14 +1,11 @@
 """Drawing round after round into one arm's folder."""
 
-import shutil
-from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
-from t2i_feedback.foundation import distributed
-from t2i_feedback.foundation.rows import PromptRow
+from t2i_feedback.foundation.rows import PictureRow, PromptRow, read_rows
 from t2i_feedback.image_models.base import Pipeline
-from t2i_feedback.image_models.drawing import draw_missing, image_name
+from t2i_feedback.image_models.drawing import copy_pictures, draw_missing, image_name
 from t2i_feedback.image_models.section import Model
 from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
@@ -24,12 +21,9 @@ class RoundDrawer:
     def _pipeline(self) -> Pipeline:
         return load_pipeline(self.model, self.adapter)
 
-    def copy_first(self, other: Path, caption_ids: Iterable[int]) -> None:
-        """Take the images of round 1 from another arm's folder. The processes divide them; all are there at the end."""
-        for caption_id in distributed.shard(list(caption_ids)):
-            name = image_name(caption_id, 1)
-            shutil.copyfile(other / name, self.folder / name)
-        distributed.barrier()
+    def copy_first(self, arm: Path) -> None:
+        """Take another arm's images, one of each caption, as those of round 1."""
+        copy_pictures(read_rows(arm / "pictures.jsonl", PictureRow), arm, self.folder)
 
     def draw(self, prompts: list[PromptRow]) -> list[str]:
         """The names of the prompts' images, relative to the folder; those that are missing are drawn."""

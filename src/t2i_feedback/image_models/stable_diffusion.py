@@ -7,25 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.device import pick
+from t2i_feedback.foundation.errors import UserError, first_line
+from t2i_feedback.image_models.lora import load_adapter
 from t2i_feedback.image_models.section import Model, Scheduler
 
 if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger(__name__)
-
-
-def pick_device(device: str) -> str:
-    """`auto` means the first of CUDA, Apple's MPS, CPU that is there. Raises UserError for one that is not."""
-    import torch
-
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return next(name for name, available in there.items() if available)
-    if not there[device]:
-        raise UserError(f"model.device: {device} is not available on this machine; use auto or cpu")
-    return device
 
 
 def load_pipeline(model: Model, adapter: Path | None = None, *, training: bool = False) -> Any:
@@ -42,7 +32,7 @@ def load_pipeline(model: Model, adapter: Path | None = None, *, training: bool =
     from transformers import CLIPImageProcessor
 
     logging.set_verbosity_error()
-    device = pick_device(model.device)
+    device = pick(model.device, "model.device")
     revision = None if local else model.revision
     parts: dict[str, Any] = {"feature_extractor": None, "safety_checker": None, "requires_safety_checker": False}
     try:
@@ -58,7 +48,7 @@ def load_pipeline(model: Model, adapter: Path | None = None, *, training: bool =
         )
     except (OSError, ValueError) as error:
         advice = "" if local else f"; {_fetch(model)}"
-        raise UserError(f"model.name: {model.name!r} cannot be loaded: {_first_line(error)}{advice}") from None
+        raise UserError(f"model.name: {model.name!r} cannot be loaded: {first_line(error)}{advice}") from None
     pipe.scheduler = _scheduler("ddim" if training else model.scheduler, pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     if model.vae_dtype == "float32":
@@ -66,7 +56,7 @@ def load_pipeline(model: Model, adapter: Path | None = None, *, training: bool =
     for module in (pipe.unet, pipe.vae, pipe.text_encoder):
         module.requires_grad_(False).eval()
     if adapter is not None:
-        _load_adapter(pipe, adapter, model)
+        load_adapter(pipe, adapter, model.name)
     if model.attention_slicing:
         pipe.enable_attention_slicing()
     if model.vae_slicing:
@@ -168,7 +158,7 @@ def _fetched_index(model: Model) -> Path:
     except errors.EntryNotFoundError:
         why = "is no diffusers checkpoint: it has no model_index.json"
     except OSError as error:
-        why = f"could not be fetched: {_first_line(error)}; {_fetch(model)}"
+        why = f"could not be fetched: {first_line(error)}; {_fetch(model)}"
     raise UserError(f"model.name: {model.name!r} {why}") from None
 
 
@@ -180,10 +170,6 @@ def _fetch(model: Model) -> str:
         f"with internet, `hf download {model.name} --revision {model.revision}` fetches it into the hub cache "
         f"({HF_HUB_CACHE}; HF_HOME moves it)"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _scheduler(name: Scheduler, config: Any) -> Any:
@@ -246,68 +232,4 @@ def _compile(pipe: Any, model: Model) -> None:
             unet(latents, pipe.scheduler.timesteps[0], encoder_hidden_states=text, return_dict=False)
     except Exception as error:  # a compiler that is missing, an unknown operation: each has a type of its own
         unet.forward = eager
-        log.warning("model.compile: torch.compile failed, drawing goes on without it (%s)", _first_line(error))
-
-
-ADAPTER_WEIGHTS = "pytorch_lora_weights.safetensors"  # the name under which diffusers itself looks
-
-
-def add_adapter(unet, rank: int, alpha: int, targets: list[str], seed: int) -> list["torch.nn.Parameter"]:
-    """Put a fresh LoRA adapter on the UNet, in float32; at first it changes nothing. Returns its parameters."""
-    import torch
-    from peft import LoraConfig
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, init_lora_weights="gaussian"))
-        except ValueError:
-            raise UserError(
-                f"finetune.lora_targets: the UNet has no modules that end in {', '.join(targets)}; there are "
-                f"{', '.join(_adaptable(unet))}"
-            ) from None
-    parameters = [parameter for parameter in unet.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.data = parameter.data.float()
-    return parameters
-
-
-def _adaptable(unet) -> list[str]:
-    """The endings by which `lora_targets` can name the UNet's linear and convolutional layers."""
-    import torch
-
-    layers = (name for name, module in unet.named_modules() if isinstance(module, torch.nn.Linear | torch.nn.Conv2d))
-    endings = (name.split(".")[-2:] for name in layers)
-    return sorted({".".join(ending) if ending[-1].isdecimal() else ending[-1] for ending in endings})
-
-
-def _load_adapter(pipe: Any, folder: Path, model: Model) -> None:
-    """Raises UserError if it was made for a model of another shape."""
-    try:
-        pipe.load_lora_weights(folder, weight_name=ADAPTER_WEIGHTS)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{folder} is no adapter of {model.name} ({_first_line(error)}): run `dvc repro finetune` to make one"
-        ) from None
-
-
-def save_adapter(unet, folder: Path) -> None:
-    """Write the adapter as diffusers reads it (`pipe.load_lora_weights(folder)`), the same bytes in every process."""
-    from diffusers import StableDiffusionPipeline
-    from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
-    from peft.utils import get_peft_model_state_dict
-    from safetensors.torch import save_file
-
-    settings = {
-        f"unet.{key}": sorted(value) if isinstance(value, set) else value
-        for key, value in unet.peft_config["default"].to_dict().items()
-    }
-    # one entry of metadata: safetensors writes several in an order of chance, and diffusers' own writing has two
-    metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps(settings, sort_keys=True)}
-    folder.mkdir(parents=True, exist_ok=True)
-    StableDiffusionPipeline.save_lora_weights(
-        folder,
-        unet_lora_layers=get_peft_model_state_dict(unet),
-        weight_name=ADAPTER_WEIGHTS,
-        save_function=lambda weights, path: save_file(weights, path, metadata=metadata),
-    )
+        log.warning("model.compile: torch.compile failed, drawing goes on without it (%s)", first_line(error))

@@ -15,16 +15,6 @@ from t2i_feedback.mllm import checkpoint
 from t2i_feedback.mllm.backends.local import LocalEntry
 
 
-def device(name: str, wanted: str) -> str:
-    """`auto` means the first of CUDA, Apple's MPS, CPU that is there. Raises UserError for one that is not."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if wanted == "auto":
-        return next(device for device in ("cuda", "mps", "cpu") if available[device])
-    if not available[wanted]:
-        raise UserError(f"mllms.{name}.device: {wanted} is not available here; use auto or cpu.")
-    return wanted
-
-
 def load(name: str, entry: LocalEntry, revision: str, device: str) -> tuple[Any, Any]:
     """Processor and model, in evaluation mode. Raises UserError when files are missing or do not fit the class."""
     transformers_logging.set_verbosity_error()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature, LogitsProcessor, LogitsProcessorList
 
+from t2i_feedback.foundation import device
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import loading, readings
 from t2i_feedback.mllm.backends.local import LocalEntry
@@ -39,7 +40,7 @@ class LocalMllm:
 
     def __init__(self, name: str, entry: LocalEntry, revision: str):
         self._name, self._entry = name, entry
-        self._device = loading.device(name, entry.device)
+        self._device = device.pick(entry.device, f"mllms.{name}.device")
         self._processor, self._model = loading.load(name, entry, revision, self._device)
         self._tokenizer = getattr(self._processor, "tokenizer", self._processor)  # a text model has no more than that
         self._tokenizer.padding_side = "left"

@@ -24,6 +24,7 @@ class Context:
     judge: "Mllm | None"  # None in a run that asks it nothing
     captions: Mapping[str, str]  # prompt -> the caption that it was made from
     folder: Path  # of the run's unfinished work
+    sheets: Path  # where score sheets for people lie
     invalid: "list[Typed]" = field(default_factory=list)  # answers without a score are added here, for a message
 
     @property

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2i_feedback.foundation import distributed, paths
+from t2i_feedback.foundation import distributed
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.rewards.base import Reward
 from t2i_feedback.rewards.sheet import Sheet
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 AWAITED = "awaited.txt"  # in a run's folder: the names of the images whose scores were missing when it ended
 
 
-def sheet_of(preference: str) -> Sheet:
-    """The score sheet of a preference: runs with the same preference share what the person said."""
+def sheet_of(preference: str, folder: Path) -> Sheet:
+    """The score sheet of a preference, below `folder`: runs with one preference share what the person said."""
     words = "-".join(re.findall(r"\w+", preference.lower())[:5])[:40]
-    return Sheet(paths.feedback() / f"{words}-{hashlib.sha256(preference.encode()).hexdigest()[:8]}", preference)
+    return Sheet(folder / f"{words}-{hashlib.sha256(preference.encode()).hexdigest()[:8]}", preference)
 
 
 def person(sheet: Sheet, folder: Path) -> Reward:

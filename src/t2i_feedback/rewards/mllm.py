@@ -1,8 +1,12 @@
 """Rewards that the judge's model gives: a score for the preference, or whether an image shows its caption."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.traits import TRAITS
 from t2i_feedback.rewards.base import Reward, RewardKind
 
 if TYPE_CHECKING:
@@ -44,6 +48,29 @@ def alignment(judge: "Mllm", captions: Mapping[str, str], invalid: "list[Typed] 
         return [verdict.p_yes for verdict in verdicts]
 
     return reward
+
+
+def require_calibrated(judge: str, least: float, calibration: Path, plot: Path) -> None:
+    """Refuse a judge that cannot rank its own preference, or gave too few valid scores to tell.
+
+    `calibration` holds the numbers of stage `calibrate`, `plot` shows them; `least` is the smallest rank correlation.
+    """
+    advice = f"see the plot {plot}. Choose another judge, or set finetune.require_calibrated to false"
+    try:
+        numbers = json.loads(calibration.read_text(encoding="utf-8"))[judge]
+        found = numbers["rank_correlation"]
+    except (FileNotFoundError, KeyError):
+        raise UserError(f"{calibration} has no {judge}: run `dvc repro calibrate`") from None
+    named = [trait for trait in TRAITS if trait in numbers]
+    if found is None and named:
+        raise UserError(
+            f"finetune.judge {judge} gave too few valid scores to say whether it ranks {', '.join(named)}; {advice}"
+        )
+    if found is not None and found < least:  # None: the preference names no trait
+        raise UserError(
+            f"finetune.judge {judge} ranks its own preference with a correlation of {found:.2f}, below "
+            f"calibrate.min_rank_correlation {least}; {advice}"
+        )
 
 
 REWARDS = (

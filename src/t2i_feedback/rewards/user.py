@@ -8,7 +8,7 @@ from t2i_feedback.rewards.pixels import photometric
 USERS = {
     "mllm": lambda context: preference(context.present_judge, context.preference, context.invalid),
     "pixels": lambda context: photometric(context.preference),
-    "file": lambda context: person(sheet_of(context.preference), context.folder),
+    "file": lambda context: person(sheet_of(context.preference, context.sheets), context.folder),
 }
 
 

@@ -34,7 +34,6 @@ def main() -> None:
     ]
     print(f"best_of_n: {len(wanted)} pictures for {len(budget)} captions, as many as validated used")
     from t2i_feedback.image_models.drawing import flagged, image_name
-    from t2i_feedback.image_models.round_drawing import RoundDrawer
     from t2i_feedback.mllm import shared
     from t2i_feedback.mllm.validating import Validator
 
@@ -44,7 +43,7 @@ def main() -> None:
     ):
         folder = work / "arm"
         drawer = RoundDrawer(p.model, None, folder, p.seed)
-        drawer.copy_first(paths.arm("enhanced"), budget)
+        drawer.copy_first(paths.arm("enhanced"))
         again = [row for row in wanted if row.round > 1]
         if again:
             drawer.draw(again)

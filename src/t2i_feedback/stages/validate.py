@@ -48,7 +48,7 @@ def main(arm: str = "") -> None:
         validator = Validator(model, folder, questions=p.stage1.questions, max_invalid_fraction=limit)
         enhancer = Enhancer(model, lambda texts: tokens_lost(load_tokenizer(p.model), texts), limit, prompts)
         for source in filter(stage.needs, paths.ARMS.glob("*")):
-            drawer.copy_first(source, [row.caption_id for row in prompts])
+            drawer.copy_first(source)
         pictures = rounds.run_rounds(
             captions,
             prompts,

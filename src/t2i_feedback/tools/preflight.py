@@ -15,10 +15,12 @@ def main() -> None:
     p = params.load()
     captions = read_rows(paths.FINETUNE_CAPTIONS, CaptionRow)
     print(f"preflight: {p.model.name}, {p.model.steps} steps, guidance {p.model.guidance:g}, eta {p.finetune.eta:g}")
-    from t2i_feedback.finetuning.acquisition import Feedback
-    from t2i_feedback.finetuning.trainer import PREFLIGHT_SHARE, Trainer
+    from t2i_feedback.finetuning import preflight
+    from t2i_feedback.finetuning.acquisition import Scorer
+    from t2i_feedback.finetuning.trainer import Trainer
     from t2i_feedback.foundation import photometry
-    from t2i_feedback.image_models.stable_diffusion import add_adapter, load_pipeline
+    from t2i_feedback.image_models.lora import add_adapter
+    from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
     pipe = load_pipeline(p.model, training=True)
     config = p.finetune
@@ -28,7 +30,7 @@ def main() -> None:
             pipe,
             parameters,
             [row.caption for row in captions],
-            Feedback(lambda images, prompts: [None] * len(images)),
+            Scorer(lambda images, prompts: [None] * len(images)),
             photometry.means,
             model=p.model,
             finetune=config,
@@ -37,7 +39,7 @@ def main() -> None:
         ).preflight()
     count = sum(parameter.numel() for parameter in parameters)
     print(
-        f"preflight: the importance ratio is 1 within {worst:.1e} (limit {PREFLIGHT_SHARE * config.clip_range:.1e}), "
+        f"preflight: the importance ratio is 1 within {worst:.1e} (limit {preflight.limit(config.clip_range):.1e}), "
         f"every log-probability is finite and every sigma above 0; {count:,} parameters would be trained"
     )
 

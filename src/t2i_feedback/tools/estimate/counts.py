@@ -5,11 +5,11 @@ from typing import Literal
 
 from t2i_feedback import arms
 from t2i_feedback.arms import Arm
+from t2i_feedback.calibration.claims import ASKED_AGAIN, OTHERS
 from t2i_feedback.foundation.traits import TRAITS
 from t2i_feedback.mllm import wording
 from t2i_feedback.params import Params
 from t2i_feedback.rewards import registry
-from t2i_feedback.stages.calibrate_validator import ASKED_AGAIN, OTHERS
 from t2i_feedback.tools.estimate.figures import Common, Throughputs, mllm
 
 Role = Literal["enhancer", "validator", "judge", "held-out judge"]

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i_feedback import params
-from t2i_feedback.foundation import paths, running
+from t2i_feedback.foundation import checkpoints, paths, running
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_json, write_text
 from t2i_feedback.params import Params
@@ -212,8 +212,8 @@ def publish(one: Plan, found: Experiment) -> None:
     if not runs.wanted():
         return
     try:
-        identity = runs.identify(one.params, found.base, found.rev, found.name)
-        run = runs.parent_run(one.params, identity)
+        identity = runs.identify(one.content, checkpoints.digests(one.params), found.base, found.rev, found.name)
+        run = runs.parent_run(one.content, identity)
         run.tag({"t2i.row": one.row, "t2i.experiment": found.rev})
         run.replay({0: numbers(one, found)})
         run.finish("FINISHED")

@@ -1,0 +1,43 @@
+"""What is logged of an epoch to tell learning from collapse: the distance to the base model, and diversity."""
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+
+import numpy as np
+import torch
+from PIL import Image
+
+from t2i_feedback.finetuning.replay import Replay
+from t2i_feedback.finetuning.rollout import Trajectories
+from t2i_feedback.foundation import distributed
+
+KL_TRANSITIONS = 64  # a sample of an epoch's transitions, of all processes together
+
+
+@torch.no_grad()
+def kl_to_base(replay: Replay, trajectories: Trajectories, steps: torch.Tensor, generator: torch.Generator) -> float:
+    """KL(policy || base) per latent dimension: the mean of a random sample of transitions at `steps`, the trained ones.
+
+    The mean is over all processes, each of which samples its own trajectories.
+    """
+    some = torch.randperm(len(trajectories.log_probs) * len(steps), generator=generator)
+    some = some[: math.ceil(KL_TRANSITIONS / distributed.world_size())]
+    picture, step = some // len(steps), steps[some % len(steps)]
+    found = replay.kl(trajectories, picture, step, replay.log_prob(trajectories, picture, step)[1])
+    total = distributed.all_reduce(torch.tensor([float(found.sum()), float(len(found))], dtype=torch.float64))
+    return float(total[0] / total[1])
+
+
+def diversity(images: list[Image.Image], prompts: Sequence[str]) -> float:
+    """Mean root-mean-square pixel difference (0..255) of pictures of the same prompt; falls when a model collapses."""
+    groups: dict[str, list[np.ndarray]] = {}
+    for image, prompt in zip(images, prompts, strict=True):
+        groups.setdefault(prompt, []).append(np.asarray(image, dtype=np.float32))
+    distances = [
+        math.sqrt(float(np.square(a - b).mean()))
+        for group in groups.values()
+        for i, a in enumerate(group)
+        for b in group[i + 1 :]
+    ]
+    return fmean(distances) if distances else 0.0

@@ -1,0 +1,40 @@
+"""What the present policy says of transitions that were drawn earlier: their log-probabilities, and its KL to the base.
+
+A transition is one denoising step of one picture. Below `picture` [B] and `step` [B] name B of them: indices of
+pictures of the trajectories, and of steps.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from t2i_feedback.finetuning.rollout import Trajectories
+from t2i_feedback.image_models import transitions
+from t2i_feedback.image_models.base import Policy
+from t2i_feedback.image_models.merging import Adapter
+
+
+@dataclass
+class Replay:
+    policy: Policy
+    adapter: Adapter  # of the policy's UNet
+    embeddings: torch.Tensor  # [prompts, tokens, width], into which the trajectories' prompt_index points
+    device: torch.device
+
+    def log_prob(
+        self, trajectories: Trajectories, picture: torch.Tensor, step: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probability [B] and mean [B, C, H, W] of the transitions under the present policy."""
+        x_t = trajectories.latents[picture, step].to(self.device)
+        x_prev = trajectories.latents[picture, step + 1].to(self.device)
+        prompt_index = trajectories.prompt_index[picture]
+        mean = self.policy.mean(x_t, step, self.embeddings[prompt_index].to(self.device), prompt_index)
+        return transitions.log_prob(self.policy.schedule, step, mean, x_prev), mean
+
+    def kl(
+        self, trajectories: Trajectories, picture: torch.Tensor, step: torch.Tensor, mean: torch.Tensor
+    ) -> torch.Tensor:
+        """KL(policy || base) [B] of the transitions, per latent dimension; `mean` is the policy's, from `log_prob`."""
+        with torch.no_grad(), self.adapter.base():
+            base_mean = self.log_prob(trajectories, picture, step)[1]
+        return transitions.kl_divergence(self.policy.schedule, step, mean, base_mean)

@@ -1,0 +1,54 @@
+"""When training must not go on: after scores that teach nothing, and beyond the bounds of the section `finetune`."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from t2i_feedback.finetuning.scores import Scores
+from t2i_feedback.finetuning.section import Finetune
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.rows import EpochRow
+
+
+def check_scores(
+    epoch: int, scores: Scores, config: Finetune, rewards: Iterable[str], describe_invalid: Callable[[], str]
+) -> None:
+    """Raises UserError when there is nothing to learn from an epoch's scores.
+
+    `rewards` are the names of what was asked for; `describe_invalid` ends a message about scores that are missing.
+    """
+    where, valid = f"epoch {epoch + 1}", scores.valid()
+    if not valid:
+        raise UserError(f"{where}: none of the {len(scores.values)} pictures has a valid score{describe_invalid()}")
+    if scores.masked > config.max_invalid_fraction * scores.asked:
+        raise UserError(
+            f"{where}: {scores.masked} of the {scores.asked} pictures asked about have no valid score, more than "
+            f"finetune.max_invalid_fraction = {config.max_invalid_fraction:g} allows{describe_invalid()}"
+        )
+    if epoch == 0 and min(valid) == max(valid):
+        raise UserError(
+            f"{where}: every picture got the reward {valid[0]:g} from {', '.join(rewards)}, so nothing can be "
+            "learnt: let the judge read scores by probability, or choose another finetune.judge, preference or reward"
+        )
+
+
+def beyond_max_kl(row: EpochRow, config: Finetune) -> bool:
+    """Whether the epoch's updates took the policy further from the base model than `max_kl` allows."""
+    return config.max_kl is not None and row.kl > config.max_kl
+
+
+def beyond_bounds(history: Sequence[EpochRow], config: Finetune) -> str:
+    """Which bound these epochs have gone beyond, in words; empty if none.
+
+    Training ends there, with the last adapter within the bounds.
+    """
+    first, last = history[0], history[-1]
+    if beyond_max_kl(last, config):
+        return f"KL to the base model is {last.kl:.3g}, above finetune.max_kl {config.max_kl:g}"
+    if config.max_held_out_drop is None or first.held_out_mean is None or last.held_out_mean is None:
+        return ""
+    drop = first.held_out_mean - last.held_out_mean
+    if drop <= config.max_held_out_drop:
+        return ""
+    return (
+        f"the held-out judge's score fell by {drop:.3g}, more than finetune.max_held_out_drop "
+        f"{config.max_held_out_drop:g}"
+    )

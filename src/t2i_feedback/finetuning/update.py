@@ -1,0 +1,142 @@
+"""An epoch's optimiser steps: losses of transitions, their gradients accumulated and averaged over all processes."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import NamedTuple
+
+import torch
+
+from t2i_feedback.finetuning import progress
+from t2i_feedback.finetuning.advantages import Advantages
+from t2i_feedback.finetuning.objectives import Objective
+from t2i_feedback.finetuning.replay import Replay
+from t2i_feedback.finetuning.rollout import Rollout, Trajectories, chunks
+from t2i_feedback.finetuning.section import Finetune
+from t2i_feedback.foundation import distributed
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.seeds import generator
+
+
+class Loss(NamedTuple):
+    """Of B transitions."""
+
+    value: torch.Tensor  # scalar, the mean, with a graph
+    ratio: torch.Tensor  # [B] importance ratios
+    clipped: torch.Tensor  # [B] bool: the ratio is outside the clip range
+
+
+@dataclass
+class Updater:
+    """Changes the adapter's `parameters` by what the `objective` says of transitions."""
+
+    replay: Replay
+    objective: Objective
+    parameters: Sequence[torch.nn.Parameter]
+    optimiser: torch.optim.Optimizer
+    config: Finetune
+    steps: torch.Tensor  # indices of the denoising steps that may be trained on
+    seed: int
+
+    def update(self, epoch: int, rollout: Rollout, advantages: Advantages) -> dict[str, float]:
+        """Take the epoch's optimiser steps on the pictures that have an advantage; `advantages` are of all N pictures.
+
+        Returns what is logged: ratio_max (largest |ratio - 1|), clipped (share of ratios outside the clip range) and
+        grad_norm (mean over the steps, before clipping). Raises UserError if a loss or a gradient is not finite.
+        """
+        config = self.config
+        trained = max(1, round(len(self.steps) * config.timestep_share))
+        place = {index: position for position, index in enumerate(rollout.indices)}
+        own = Advantages(advantages.values[rollout.indices], advantages.dead_groups)
+        ratio_max, clipped, seen, norms = 0.0, 0, 0, []
+        total = config.inner_epochs * int(own.valid.sum()) * trained
+        with progress.bar(epoch, config.epochs, "update", total, "transition") as bar:
+            for inner in range(config.inner_epochs):
+                order = generator(self.seed, "finetune", epoch, f"update {inner}")
+                for chunk in chunks(config.pictures_per_epoch, config.updates_per_epoch, order):
+                    steps = self.steps[torch.randperm(len(self.steps), generator=order)[:trained]]
+                    valid = chunk[advantages.valid[chunk]].tolist()
+                    if not valid:
+                        continue
+                    mine = torch.tensor([place[index] for index in valid if index in place], dtype=torch.long)
+                    far, outside = self.accumulate(epoch, rollout.trajectories, own, mine, steps, bar.update)
+                    ratio_max, clipped, seen = max(ratio_max, far), clipped + outside, seen + len(mine) * trained
+                    norms.append(self.step(epoch, len(valid) * trained))
+        found = torch.zeros(2 + distributed.world_size(), dtype=torch.float64)
+        found[0], found[1], found[2 + distributed.rank()] = clipped, seen, ratio_max
+        distributed.all_reduce(found)
+        return {
+            "ratio_max": float(found[2:].max()),
+            "clipped": float(found[0] / found[1].clamp(min=1)),
+            "grad_norm": fmean(norms) if norms else 0.0,
+        }
+
+    def accumulate(
+        self,
+        epoch: int,
+        trajectories: Trajectories,
+        advantages: Advantages,
+        pictures: torch.Tensor,
+        steps: torch.Tensor,
+        on_minibatch: Callable[[int], object] = lambda count: None,
+    ) -> tuple[float, int]:
+        """Add the gradient of the loss's sum over the transitions of `pictures` [P] at `steps` [S] to the parameters'.
+
+        `pictures` point into the trajectories and the advantages; `on_minibatch` is told how many transitions are done.
+        Returns the largest |ratio - 1|, and how many ratios are outside the clip range. Raises UserError if a loss is
+        not finite.
+        """
+        ratio_max, clipped = 0.0, 0
+        with self.replay.adapter.merged():
+            for picture, step in minibatches(pictures, steps, self.config.train_batch_size):
+                loss, ratio, outside = self.loss(trajectories, advantages, picture, step)
+                if not loss.isfinite():
+                    raise UserError(f"epoch {epoch + 1}: the loss is {loss.item()}; the last good checkpoint is kept")
+                (loss * len(ratio)).backward()  # a sum: a mean's would be too small for float16
+                ratio_max = max(ratio_max, float((ratio - 1).abs().max()))
+                clipped += int(outside.sum())
+                on_minibatch(len(ratio))
+        return ratio_max, clipped
+
+    def loss(
+        self, trajectories: Trajectories, advantages: Advantages, picture: torch.Tensor, step: torch.Tensor
+    ) -> Loss:
+        """The objective of the transitions (picture [B], step [B]) plus `kl_weight` times the KL to the base model."""
+        log_prob, mean = self.replay.log_prob(trajectories, picture, step)
+        old = trajectories.log_probs[picture, step].to(log_prob.device)
+        advantage = advantages.values[picture].to(log_prob.device)
+        value = self.objective(log_prob, old, advantage, self.config.clip_range)
+        if self.config.kl_weight:
+            value = value + self.config.kl_weight * self.replay.kl(trajectories, picture, step, mean).mean()
+        ratio = torch.exp(log_prob.detach() - old)
+        return Loss(value, ratio, (ratio - 1).abs() > self.config.clip_range)
+
+    def step(self, epoch: int, transitions: int) -> float:
+        """One optimiser step on the mean gradient over `transitions` of all processes; its norm before clipping.
+
+        Raises UserError if the gradient is not finite.
+        """
+        own = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]  # None: had no transition
+        gradient = distributed.all_reduce(torch.nn.utils.parameters_to_vector(own)) / transitions
+        for parameter, part in zip(self.parameters, gradient.split([p.numel() for p in own]), strict=True):
+            parameter.grad = part.view_as(parameter)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        if not norm.isfinite():
+            raise UserError(f"epoch {epoch + 1}: a gradient is not finite; the last good checkpoint is kept")
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return float(norm)
+
+
+def minibatches(pictures: torch.Tensor, steps: torch.Tensor, limit: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The transitions of pictures [P] at steps [S], picture by picture, in pairs (picture [B], step [B]).
+
+    B is at most `limit` and at least nine tenths of it: the size that leaves the longest runs of one picture, and so of
+    one text, which is then computed once (`image_models.texts`).
+    """
+    sizes = range(math.ceil(0.9 * limit), limit + 1)
+    size = max(sizes, key=lambda size: (math.gcd(size, len(steps)), size))
+    picture, step = pictures.repeat_interleave(len(steps)), steps.repeat(len(pictures))
+    for start in range(0, len(picture), size):
+        yield picture[start : start + size], step[start : start + size]
