@@ -51,7 +51,7 @@ def _compare(
 ) -> Comparison | None:
     a, b = arm[1], base[1]
     make = intervals.ratio if ratio else intervals.difference
-    interval = make(a, b, evidence.settings.evaluate.resamples, np.random.default_rng(evidence.settings.seed))
+    interval = make(a, b, evidence.settings.resamples, np.random.default_rng(evidence.settings.seed))
     if interval is None:
         return None
     shared = [i for i in sorted(a.keys() & b.keys()) if a[i] is not None and b[i] is not None]
@@ -69,7 +69,7 @@ def arm_means(evidence: Evidence, measure: str) -> dict[str, Interval]:
     """Each arm's mean, for arms that have the measure."""
     means = {
         name: intervals.mean(
-            values(arm, measure), evidence.settings.evaluate.resamples, np.random.default_rng(evidence.settings.seed)
+            values(arm, measure), evidence.settings.resamples, np.random.default_rng(evidence.settings.seed)
         )
         for name, arm in evidence.arms.items()
     }
@@ -144,7 +144,7 @@ def splits(evidence: Evidence) -> dict[str, Split]:
     """Of the arms that draw several pictures, as far as they rejected and accepted something."""
     settings = evidence.settings
     found = {
-        name: accepted_against_rejected(arm.measured_rounds, settings.evaluate.resamples, settings.seed)
+        name: accepted_against_rejected(arm.measured_rounds, settings.resamples, settings.seed)
         for name, arm in evidence.arms.items()
         if arm.arm.draws_several
     }

@@ -72,7 +72,7 @@ def render(evidence: Evidence) -> str:
         cards=tables.cards_table(run),
         number_cards=number_cards(run),
         paper_protocol=paper.PROTOCOL,
-        extractor=p.evaluate.extractor,
+        extractor=p.extractor,
         arm_labels=[arm.label for arm in run],
         grid=picture_grid(evidence, run, grids.spread_out(grids.shared_captions(evidence), p.report.grid)),
         stories=told(evidence),

@@ -4,7 +4,6 @@ from typing import Annotated
 
 from pydantic import Field
 
-from t2i_feedback.evaluation.section import Evaluate
 from t2i_feedback.foundation.params import Count, Keys, Section, Seed, key
 
 
@@ -19,7 +18,6 @@ class Settings(Keys):
 
     seed: Seed
     report: Report
-    evaluate: Evaluate
     data_set: str = key("data.source")
     model: str = key("model.name")
     size: int = key("model.size")  # pixels
@@ -29,6 +27,9 @@ class Settings(Keys):
     max_rounds: int = key("stage1.max_rounds")
     threshold: float = key("stage1.threshold")
     questions: bool = key("stage1.questions")
+    extractor: str = key("evaluate.extractor")
+    resamples: int = key("evaluate.resamples")
+    held_out: str = key("evaluate.judge")
     judge: str = key("finetune.judge")
     preference: str = key("finetune.preference")
     epochs: int = key("finetune.epochs")

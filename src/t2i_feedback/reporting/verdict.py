@@ -111,7 +111,7 @@ def lead(evidence: Evidence) -> str:
         f"the MLLM {p.mllm} rewrites captions and accepts or rejects pictures, for {p.max_rounds} rounds "
         f"at most. In stage 2, the judge {p.judge} plays a user who likes “{p.preference}”, and its "
         f"scores fine-tune the model by DDPO over {p.epochs} epochs of {p.pictures_per_epoch} pictures; the judge "
-        f"{p.evaluate.judge}, unused in training, checks the outcome."
+        f"{p.held_out}, unused in training, checks the outcome."
     )
 
 

@@ -34,6 +34,7 @@ def main() -> None:
     ]
     print(f"best_of_n: {len(wanted)} pictures for {len(budget)} captions, as many as validated used")
     from t2i_feedback.image_models.drawing import flagged, image_name
+    from t2i_feedback.image_models.round_drawing import RoundDrawer
     from t2i_feedback.mllm import shared
     from t2i_feedback.mllm.validating import Validator
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from t2i_feedback import arms, params
+from t2i_feedback import arms
 from t2i_feedback.foundation import paths, running
 from t2i_feedback.foundation.files import write_json, write_text
 from t2i_feedback.foundation.params import load
@@ -35,7 +35,7 @@ def main() -> None:
     write_json(paths.SUMMARY, summary)
     write_text(paths.REPORT, page.render(evidence))
     print(f"report: {paths.REPORT}, {paths.REPORT.stat().st_size / 2**20:.1f} MiB")
-    publish.publish(params.load())
+    publish.publish()
 
 
 def gather(settings: Settings) -> Evidence:
