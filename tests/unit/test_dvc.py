@@ -205,7 +205,7 @@ def test_what_arms_py_says_of_an_arm_is_what_its_stage_depends_on(arm: arms.Arm,
     (maker,) = (stage for stage in stages.values() if str(paths.arm(arm.name)) in stage.outs)
     assert maker.needs(paths.ADAPTER) == arm.adapter
     assert maker.needs(paths.FIRST_PROMPTS) == (arm.prompts == "enhanced")
-    assert (module(maker) == "stages.generate") == (not arm.loop)
+    assert (module(maker) == "stages.generate") == (not arm.draws_several)
 
 
 def test_every_output_is_made_by_one_stage(stages: dict[str, Stage]) -> None:
