@@ -23,7 +23,7 @@ setup: $(READY) ## make the virtual environment from requirements.txt (about 3 m
 
 repro: $(READY) ## run what is out of date of the experiment, then publish it to MLflow; ends with metrics/report.html
 	dvc repro
-	python -m t2i_feedback.tracking.publish
+	python -m t2i_feedback.tools.publish
 	@echo "open metrics/report.html"
 
 test: $(READY) ## all tests, lint and types
@@ -43,7 +43,7 @@ ui: $(READY) ## the MLflow UI on this repository's runs, http://127.0.0.1:5000
 	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" --host 127.0.0.1 --port 5000
 
 publish: $(READY) ## log the present metrics, pictures and report to MLflow again (idempotent)
-	python -m t2i_feedback.tracking.publish
+	python -m t2i_feedback.tools.publish
 
 profile: $(READY) ## print a named set-up as a dvc exp run line: make profile NAME=paper (APPLY=1 writes it to params.yaml)
 	@python -m t2i_feedback.tools.profile $(NAME) $(if $(APPLY),--apply)

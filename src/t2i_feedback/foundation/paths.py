@@ -5,6 +5,7 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 PIPELINE = Path("dvc.yaml")
+LOCK = Path("dvc.lock")
 CHECKED = Path("data/checked")  # of stage `check`: a file a key that names a checkpoint, and PARAMETERS
 PARAMETERS = CHECKED / "parameters"  # says that params.yaml is in order; never changes
 DATASET = Path("data/dataset")  # images/, finetune.jsonl, evaluation.jsonl, reference.jsonl

@@ -1,11 +1,13 @@
 """report: everything measured on one page, flat numbers for `dvc metrics diff`, series for `dvc plots`; then MLflow."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from t2i_feedback import arms
 from t2i_feedback.foundation import paths, running
+from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_json, write_text
 from t2i_feedback.foundation.params import load
 from t2i_feedback.foundation.rows import (
@@ -35,7 +37,10 @@ def main() -> None:
     write_json(paths.SUMMARY, summary)
     write_text(paths.REPORT, page.render(evidence))
     print(f"report: {paths.REPORT}, {paths.REPORT.stat().st_size / 2**20:.1f} MiB")
-    publish.publish()
+    try:
+        publish.publish(fresh=[paths.SUMMARY])
+    except UserError as error:  # the page is right all the same
+        print(f"warning: {error}", file=sys.stderr)
 
 
 def gather(settings: Settings) -> Evidence:

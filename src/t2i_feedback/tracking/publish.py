@@ -1,25 +1,39 @@
-"""Bring MLflow up to date with what is on disk: `python -m t2i_feedback.tracking.publish`.
+"""Bring MLflow up to date with what is on disk.
 
 A stage that DVC restores from its cache does not execute and logs nothing; this replays metrics, the reward curve,
 pictures, the report and the adapter into the run of the present code and parameters. Twice is the same as once.
+What dvc.lock does not know as made with the present parameters is no record of them, and nothing is published then.
 """
 
 import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
 
-from t2i_feedback import arms, params
-from t2i_feedback.foundation import paths, running
+from t2i_feedback import arms
+from t2i_feedback.foundation import lockfile, paths
+from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import EpochRow, read_rows
 from t2i_feedback.tracking import runs
 
+NUMBERS = (
+    paths.CALIBRATION_METRICS,
+    paths.VALIDATOR_METRICS,
+    paths.FINETUNE_METRICS,
+    *(paths.arm_metrics(arm) for arm in arms.NAMES),
+    paths.SUMMARY,
+)
 
-def main() -> None:
-    publish(params.load())
 
+def publish(fresh: Collection[Path] = ()) -> bool:
+    """True when MLflow has everything. When it cannot be reached: False, one warning line, nothing lost.
 
-def publish(p: params.Params) -> bool:
-    """True when MLflow has everything. When it cannot be reached: False, one warning line, nothing lost."""
+    Raises UserError when something on disk was not made with the present parameters. `fresh` is what the stage that
+    runs just now has written: dvc.lock gets its entry when it ends.
+    """
     if not runs.wanted():
         return False
+    check(fresh)
     try:
         run = runs.parent_run()
         run.tag(wording())
@@ -37,6 +51,32 @@ def publish(p: params.Params) -> bool:
     return True
 
 
+def check(fresh: Collection[Path] = ()) -> None:
+    """Raise UserError unless dvc.lock says of all numbers and the adapter that the present parameters made them."""
+    there = [path for path in (*NUMBERS, paths.ADAPTER) if path.exists() and path not in fresh]
+    entries = [entry for entry in lockfile.entries() if not lockfile.outs(entry).keys() & set(fresh)]
+    makers = {path: entry for entry in entries for path in lockfile.outs(entry) if path in there}
+    present = lockfile.parameters()
+    changed: dict[str, tuple[Any, Any]] = {}
+    for entry in lockfile.with_upstream(makers.values(), entries):
+        changed |= lockfile.changed(entry, present)
+    unknown = [path for path in there if path not in makers or not lockfile.made(makers[path], path)]
+    if changed:
+        key, (then, now) = next(iter(changed.items()))
+        more = f" ({len(changed) - 1} more keys differ)" if len(changed) > 1 else ""
+        problem = f"the metrics were made with {key}: {_shown(then)}, and {paths.PARAMS} has {_shown(now)}{more}"
+    elif unknown:
+        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+        problem = f"{unknown[0]}{more} is not as {paths.LOCK} has it"
+    else:
+        return
+    raise UserError(f"nothing is published to MLflow: {problem}; run `dvc repro` first")
+
+
+def _shown(value: object) -> str:
+    return "nothing" if value is None else str(value)[:60]
+
+
 def wording() -> dict[str, str]:
     """The version of the templates that the MLLMs were asked with, by the cards of the arms."""
     cards = (paths.evaluation(arm) / "card.json" for arm in arms.NAMES)
@@ -45,9 +85,9 @@ def wording() -> dict[str, str]:
 
 
 def metrics() -> dict[str, float]:
-    """Every number of the metrics folder by a flat name: `arms.raw.fid`, `summary.…`, `finetune.…`."""
+    """Every number that a stage measured by a flat name: `arms.raw.fid`, `summary.…`, `finetune.…`."""
     numbers: dict[str, float] = {}
-    for path in sorted(paths.METRICS.rglob("*.json")):
+    for path in (path for path in NUMBERS if path.exists()):
         prefix = ".".join(path.relative_to(paths.METRICS).with_suffix("").parts)
         numbers |= dict(_numbers(json.loads(path.read_text()), prefix))
     return numbers
@@ -64,7 +104,3 @@ def reward_curve() -> dict[int, dict[str, float]]:
     path = paths.ADAPTER / "history.jsonl"
     rows = read_rows(path, EpochRow) if path.exists() else []
     return {row.epoch: {f"finetune.curve.{name}": value for name, value in row.numbers().items()} for row in rows}
-
-
-if __name__ == "__main__":
-    running.run(main)

@@ -3,7 +3,6 @@
 Git holds an experiment's params.yaml, dvc.lock and metrics; DVC's cache holds what is too large for git.
 """
 
-import hashlib
 import json
 import os
 import subprocess
@@ -18,12 +17,11 @@ from typing import Any
 import yaml
 
 from t2i_feedback import arms
-from t2i_feedback.foundation import params, paths
+from t2i_feedback.foundation import lockfile, paths, pipeline
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.tools.paper.compare import measured
 from t2i_feedback.tools.paper.write import Measured
 
-CODE = ("src", "dvc.yaml", "models")  # what, besides params.yaml, makes an experiment another one
 STARTED = "Reproducing experiment"  # DVC's words when it has put the parameters into the experiment's own folder
 _STARTING = threading.Lock()  # until then they stand in the workspace's params.yaml, which another would read
 
@@ -37,25 +35,38 @@ class Experiment:
     base: str  # the commit that it started from
 
 
-def find(name: str, wanted: Mapping[str, Any]) -> Experiment | None:
-    """The newest experiment of that name with these parameters and the workspace's code, whatever it started from."""
+def find(name: str, wanted: Mapping[str, Any], checkpoints: Mapping[str, str]) -> Experiment | None:
+    """The newest experiment of that name with these parameters, these digests of the checkpoints that they name and the
+    workspace's code, whatever it started from."""
     listed = _git("for-each-ref", "--sort=-committerdate", "--format=%(objectname) %(refname)", "refs/exps/")
     for line in listed.splitlines():
         rev, _, ref = line.partition(" ")
         parts = ref.split("/")  # refs, exps, two characters of the baseline, its rest, the name
         if parts[4:] != [name]:
             continue
-        same_code = subprocess.run(["git", "diff", "--quiet", rev, "--", *CODE], capture_output=True).returncode == 0
-        if same_code and yaml.safe_load(_git("show", f"{rev}:{paths.PARAMS}")) == wanted:
+        same_code = (
+            subprocess.run(["git", "diff", "--quiet", rev, "--", *pipeline.code()], capture_output=True).returncode == 0
+        )
+        same_parameters = same_code and yaml.safe_load(_git("show", f"{rev}:{paths.PARAMS}")) == wanted
+        if same_parameters and _has_used(checkpoints, rev):
             return Experiment(name, rev, parts[2] + parts[3])
     return None
+
+
+def _has_used(checkpoints: Mapping[str, str], rev: str) -> bool:
+    """Whether stage `check` found these digests in the experiment."""
+    checked = _lock(rev)["stages"].get("check", {})
+    return all(lockfile.made(checked, paths.CHECKED / key, digest.encode()) for key, digest in checkpoints.items())
+
+
+def _lock(rev: str) -> dict[str, Any]:
+    return yaml.load(_git("show", f"{rev}:{paths.LOCK}"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def read(found: Experiment, arm: str, wanted: Mapping[str, Any]) -> Measured | str:
     """An arm's numbers, or why the experiment has none that can be trusted."""
     metrics = _git("show", f"{found.rev}:{paths.arm_metrics(arm)}")
-    lock = yaml.load(_git("show", f"{found.rev}:dvc.lock"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    reason = _stale(lock["stages"].get(f"evaluate@{arm}", {}), arm, metrics, wanted)
+    reason = _stale(_lock(found.rev)["stages"].get(f"evaluate@{arm}", {}), arm, metrics, wanted)
     if reason:
         return f"experiment {found.name} {reason}"
     import dvc.api
@@ -71,14 +82,12 @@ def read(found: Experiment, arm: str, wanted: Mapping[str, Any]) -> Measured | s
     return Measured(found.rev, measured(numbers, rows, arms.by_name(arm).has_rounds), card, len(rows))
 
 
-def _stale(locked: Mapping[str, Any], arm: str, metrics: str, wanted: Mapping[str, Any]) -> str:
+def _stale(locked: lockfile.Entry, arm: str, metrics: str, wanted: Mapping[str, Any]) -> str:
     """Every commit holds metrics of every arm, those of other runs included; dvc.lock says whose they are."""
-    hashes = {out["path"]: out["md5"] for out in locked.get("outs", [])}
-    if hashes.get(str(paths.arm_metrics(arm))) != hashlib.md5(metrics.encode()).hexdigest():
+    if not lockfile.made(locked, paths.arm_metrics(arm), metrics.encode()):
         return f"holds no numbers of its own for arm {arm}"
-    for key, value in locked.get("params", {}).get(str(paths.PARAMS), {}).items():
-        if params.at(wanted, key) != value:
-            return f"measured arm {arm} with another {key}"
+    for key in lockfile.changed(locked, wanted):
+        return f"measured arm {arm} with another {key}"
     return ""
 
 

@@ -145,7 +145,7 @@ def _hub_answers() -> bool:
 def run_missing(plans: Sequence[Plan], jobs: int) -> dict[str, str]:
     """Run what is not finished. Row -> why it failed. Raises UserError when what all rows share cannot be had."""
     experiments.commit()
-    missing = [one for one in plans if experiments.find(one.name, one.content) is None]
+    missing = [one for one in plans if experiments.find(one.name, one.content, checkpoints.digests(one.params)) is None]
     for one in plans:
         if one not in missing:
             print(f"{one.row}: done before", flush=True)
@@ -190,7 +190,7 @@ def collect(layout: Layout, plans: Iterable[Plan]) -> tuple[list[write.Line], li
     found: dict[tuple[str, str], write.Measured | str] = {}
     finished = []
     for one in plans:
-        experiment = experiments.find(one.name, one.content)
+        experiment = experiments.find(one.name, one.content, checkpoints.digests(one.params))
         if experiment:
             finished.append((one, experiment))
         for arm in layout.arms(one.row):

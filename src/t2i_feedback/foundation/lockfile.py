@@ -1,0 +1,76 @@
+"""dvc.lock, where DVC notes of every stage that ran its parameters and the MD5 of what it made."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from t2i_feedback.foundation import paths
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.params import at
+
+Entry = Mapping[str, Any]  # of one stage
+
+
+def entries() -> list[Entry]:
+    """Of the stages that have run here. Raises UserError when the file is broken."""
+    return list((_read(paths.LOCK).get("stages") or {}).values()) if paths.LOCK.exists() else []
+
+
+def parameters() -> dict[str, Any]:
+    """params.yaml as DVC reads it: by YAML 1.2, to which 1e-4 is a number and off is a word."""
+    return _read(paths.PARAMS)
+
+
+def outs(entry: Entry) -> dict[Path, str]:
+    """What the stage made -> its MD5, that of a folder ending with `.dir`."""
+    return {Path(out["path"]): out.get("md5", "") for out in entry.get("outs", [])}
+
+
+def with_upstream(some: Iterable[Entry], known: Iterable[Entry]) -> list[Entry]:
+    """These entries, and those of all stages whose outputs they depend on, directly or through others."""
+    reached = list(some)
+    for entry in reached:  # which grows
+        deps = [Path(dep["path"]) for dep in entry.get("deps", [])]
+        reached += [
+            other
+            for other in known
+            if other not in reached
+            and any(dep.is_relative_to(out) or out.is_relative_to(dep) for dep in deps for out in outs(other))
+        ]
+    return reached
+
+
+def made(entry: Entry, path: Path, content: bytes | None = None) -> bool:
+    """Whether the stage wrote the file as it is, or with this content. Of a folder only that it wrote one."""
+    noted = outs(entry).get(path, "")
+    if content is None and path.is_file():
+        content = path.read_bytes()
+    return noted.endswith(".dir") if content is None else noted == hashlib.md5(content).hexdigest()
+
+
+def changed(entry: Entry, present: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The stage's parameters that are others by now: dotted key -> then and now, None where there is no such key."""
+    recorded = entry.get("params", {}).get(str(paths.PARAMS), {})
+    return {
+        key: values
+        for section, then in recorded.items()
+        for key, values in _changed(section, then, at(present, section))
+    }
+
+
+def _changed(key: str, then: Any, now: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    if isinstance(then, dict) and isinstance(now, dict):
+        for inner in then | now:
+            yield from _changed(f"{key}.{inner}", then.get(inner), now.get(inner))
+    elif then != now:
+        yield key, (then, now)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        return YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {}
+    except YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
