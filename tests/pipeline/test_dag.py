@@ -104,14 +104,32 @@ def test_metrics_and_plots_are_there_for_dvc(finished):
     assert finished.run("dvc", "plots", "show", "--json").stdout.strip() != "{}"
 
 
-def test_every_run_is_in_mlflow_once(finished):
-    finished.run("python", "-m", "t2i_feedback.tools.publish")
+def runs_in_mlflow(finished):
     script = (
         "import mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db');"
         "runs = mlflow.search_runs(search_all_experiments=True, output_format='list');"
         "print('RUNS', sum('mlflow.parentRunId' not in run.data.tags for run in runs))"
     )
-    assert "RUNS 1" in finished.run("python", "-c", script).stdout
+    return int(re.search(r"RUNS (\d+)", finished.run("python", "-c", script).stdout)[1])
+
+
+def test_every_run_is_in_mlflow_once(finished):
+    assert runs_in_mlflow(finished) == 1  # by the stage `report`, before dvc.lock had its entry
+    finished.run("python", "-m", "t2i_feedback.tools.publish")
+    assert runs_in_mlflow(finished) == 1
+
+
+def test_numbers_of_other_parameters_are_not_published(finished):
+    params = finished.folder / "params.yaml"
+    before = params.read_text()
+    params.write_text(re.sub(r"(?m)^  guidance: [\d.]+", "  guidance: 9.0", before))
+    try:
+        done = finished.run("python", "-m", "t2i_feedback.tools.publish", check=False)
+    finally:
+        params.write_text(before)
+    assert done.returncode == 1
+    assert re.search(r"nothing is published to MLflow: .*model\.guidance.* 9\.0.*dvc repro", done.stdout)
+    assert runs_in_mlflow(finished) == 1
 
 
 def test_a_changed_parameter_reruns_only_what_depends_on_it(finished):

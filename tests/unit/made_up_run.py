@@ -1,8 +1,15 @@
 """A small made-up pipeline run on disk, with known effects: every arm, two rounds, sweeps and a history."""
 
+import hashlib
 import random
 import shutil
+from functools import reduce
+from operator import getitem
 from pathlib import Path
+from typing import NamedTuple
+
+import workplaces
+from dvc.utils.serialize import dump_yaml, load_yaml
 
 from t2i_feedback import arms
 from t2i_feedback.arms import Arm
@@ -22,9 +29,32 @@ from t2i_feedback.foundation.rows import (
 )
 from t2i_feedback.reporting import calibration
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = workplaces.REPOSITORY
 GAINS = {"raw": 0.0, "enhanced": 0.1, "best_of_n": 0.12, "validated": 0.2, "finetuned": -0.02, "combined": 0.2}
 SCORES = {"raw": 4.0, "finetuned": 6.5, "combined": 6.4}
+
+
+class Stage(NamedTuple):
+    """What dvc.lock says of one."""
+
+    keys: tuple[str, ...]
+    outs: tuple[Path, ...]
+    deps: tuple[Path, ...] = ()
+
+
+STAGES = {
+    "data": Stage(("seed", "data"), (paths.DATASET,)),
+    "calibrate": Stage(
+        ("seed", "calibrate.images"), (paths.CALIBRATION_METRICS, paths.JUDGE_PICTURES), (paths.DATASET,)
+    ),
+    "calibrate_validator": Stage(("seed", "stage1.threshold"), (paths.VALIDATOR_METRICS, paths.VALIDATOR_PICTURES)),
+    "finetune": Stage(("seed", "model", "finetune", "mllms.postcards"), (paths.FINETUNE_METRICS, paths.ADAPTER)),
+    "validate": Stage(("stage1",), (paths.arm("validated"),), (paths.EVALUATION_CAPTIONS,)),
+    **{
+        f"evaluate@{arm}": Stage(("seed", "model", "evaluate"), (paths.arm_metrics(arm),), (paths.arm(arm),))
+        for arm in arms.NAMES
+    },
+}
 
 
 def write_run(root: Path, captions: int = 24, pictures_are_measured: bool = True) -> None:
@@ -36,6 +66,29 @@ def write_run(root: Path, captions: int = 24, pictures_are_measured: bool = True
         _arm(arm, rows, rng, pictures_are_measured)
     _calibration(rng)
     _finetuning(rng)
+    write_lock(STAGES)
+
+
+def write_lock(stages: dict[str, Stage]) -> None:
+    """dvc.lock as DVC writes it after these stages have run with the present params.yaml."""
+    present = load_yaml(paths.PARAMS)
+
+    def value(key: str) -> object:
+        return reduce(getitem, key.split("."), present)
+
+    def file(path: Path) -> dict[str, str]:
+        md5 = hashlib.md5(path.read_bytes()).hexdigest() if path.is_file() else "0123456789abcdef.dir"
+        return {"path": str(path), "hash": "md5", "md5": md5}
+
+    entries = {
+        name: {
+            "deps": [file(path) for path in stage.deps],
+            "params": {str(paths.PARAMS): {key: value(key) for key in stage.keys}},
+            "outs": [file(path) for path in stage.outs],
+        }
+        for name, stage in stages.items()
+    }
+    dump_yaml(paths.LOCK, {"schema": "2.0", "stages": entries})
 
 
 def _captions(count: int, rng: random.Random) -> list[CaptionRow]:

@@ -327,7 +327,7 @@ def test_changed_code_or_parameters_make_a_row_out_of_date(repository: Path, mon
 
 def test_metrics_that_an_experiment_did_not_make_are_not_its_own(repository: Path) -> None:
     one = run.plan(table1(), "raw", ["smoke"])
-    found = experiments.find(one.name, one.content)
+    found = experiments.find(one.name, one.content, {})
     assert found is not None
     assert isinstance(experiments.read(found, "raw", one.content), Measured)
     none = "experiment smoke-raw holds no numbers of its own for arm validated"

@@ -5,10 +5,13 @@ import time
 from pathlib import Path
 
 import pytest
-from made_up_run import REPOSITORY, write_run
+import workplaces
+from made_up_run import REPOSITORY, STAGES, Stage, write_lock, write_run
 
-from t2i_feedback import params
 from t2i_feedback.foundation import paths
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.stages import report
+from t2i_feedback.tools import publish as tool
 from t2i_feedback.tracking import publish, runs
 
 UNREACHABLE = "http://127.0.0.1:9"
@@ -22,18 +25,17 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root, work = tmp_path / "my repository", tmp_path / "temporary"
     root.mkdir()
     work.mkdir()
-    monkeypatch.setenv("DVC_ROOT", str(root))
     monkeypatch.chdir(work)
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    workplaces.furnish()
     return root
 
 
-def default_params() -> params.Params:
-    return params.load(REPOSITORY / "params.yaml")
-
-
-def other_params() -> params.Params:
-    p = default_params()
-    return p.model_copy(update={"seed": p.seed + 1})
+def type_in(before: str, after: str) -> None:
+    """Change params.yaml by hand."""
+    text = paths.PARAMS.read_text()
+    assert text.count(before) == 1
+    paths.PARAMS.write_text(text.replace(before, after))
 
 
 def client():
@@ -56,37 +58,39 @@ def git(*arguments: str) -> None:
 
 
 def test_identity_follows_code_and_params_and_ignores_results(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("src", "metrics"):
-        Path(name).mkdir()
-    for name in ("src/a.py", "dvc.lock", "metrics/a.json", "README.md"):
+    Path("src").unlink()
+    for name in ("src/t2i_feedback/foundation/a.py", "dvc.lock", "metrics/a.json", "README.md"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text("1\n")
     git("init", "--quiet")
-    git("add", ".")
+    git("add", "src", "dvc.yaml", "dvc.lock", "metrics", "README.md")
     git("commit", "--quiet", "--message=first")
-    p = default_params()
-    first = runs.identify(p)
+    p = workplaces.ours()
+    first = runs.identify(p, {})
     assert len(first.sha) == 40
     assert first.dirty == ""
     for name in ("dvc.lock", "metrics/a.json", "README.md"):
         Path(name).write_text("2\n")
     monkeypatch.setenv("DVC_EXP_NAME", "bold-arm")
-    assert runs.identify(p).key == first.key
-    assert runs.identify(p).name == "bold-arm"
-    assert runs.identify(other_params()).key != first.key
-    Path("src/a.py").write_text("2\n")
-    assert runs.identify(p).key != first.key
+    assert runs.identify(p, {}).key == first.key
+    assert runs.identify(p, {}).name == "bold-arm"
+    assert runs.identify(p | {"seed": 1}, {}).key != first.key
+    assert runs.identify(p, {"model.name": "retrained"}).key != first.key
+    Path("src/t2i_feedback/foundation/a.py").write_text("2\n")
+    assert runs.identify(p, {}).key != first.key
 
 
 def test_identity_outside_of_a_repository(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(root.parent))
-    assert runs.identify(default_params()).sha == "none"
+    assert runs.identify(workplaces.ours(), {}).sha == "none"
 
 
+@pytest.mark.usefixtures("root")
 def test_params_are_flat_short_and_only_of_mllms_in_use() -> None:
-    p = default_params()
-    long = p.finetune.model_copy(update={"preference": "x" * 7000})
-    flat = runs.flatten(p.model_copy(update={"finetune": long}))
-    assert flat["stage1.max_rounds"] == str(p.stage1.max_rounds)
+    p = workplaces.ours()
+    p["finetune"]["preference"] = "x" * 7000
+    flat = runs.flatten(p)
+    assert flat["stage1.max_rounds"] == str(p["stage1"]["max_rounds"])
     assert len(flat["finetune.preference"]) == runs.VALUE_LIMIT
     assert {key.split(".")[1] for key in flat if key.startswith("mllms.")} == {"postcards", "postcards-judge"}
 
@@ -100,9 +104,8 @@ def test_passwords_are_not_shown() -> None:
 
 def test_publishing_twice_is_once_and_other_params_are_another_run(root: Path) -> None:
     write_run(Path.cwd(), captions=4)
-    p = default_params()
-    assert publish.publish(p)
-    assert publish.publish(p)
+    assert publish.publish()
+    assert publish.publish()
     [run] = all_runs()
     assert run.info.status == "FINISHED"
     assert run.data.metrics["arms.raw.fid"] == pytest.approx(30.123)
@@ -114,35 +117,126 @@ def test_publishing_twice_is_once_and_other_params_are_another_run(root: Path) -
     assert (artifacts / "models/lora/history.jsonl").exists()
     assert not (Path.cwd() / "mlartifacts").exists()
     assert not (Path.cwd() / "mlruns").exists()
-    assert publish.publish(other_params())
+    type_in("seed: 20260", "seed: 20261")
+    write_lock(STAGES)
+    assert publish.publish()
+    assert len(all_runs()) == 2
+
+
+def published() -> subprocess.CompletedProcess:
+    """What `make publish` does."""
+    command = [sys.executable, "-m", "t2i_feedback.tools.publish"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_numbers_of_other_parameters_are_no_record_of_the_present_ones(root: Path) -> None:
+    write_run(Path.cwd(), captions=4)
+    type_in("  guidance: 2.0", "  guidance: 9.0")
+    type_in("  epochs: ", "  epochs: 1")
+    done = published()
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "made with model.guidance: 2.0, and params.yaml has 9.0 (1 more keys differ)" in line
+    assert line.endswith("run `dvc repro` first")
+    assert not (root / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "key"),
+    [
+        ("caption: shortest", "caption: random", r"data\.caption"),
+        ("max_rounds: ", "max_rounds: 1", r"stage1\.max_rounds"),
+    ],
+)
+def test_what_the_measured_pictures_were_made_with_counts_too(root: Path, before: str, after: str, key: str) -> None:
+    write_run(Path.cwd(), captions=4)
+    type_in(before, after)
+    with pytest.raises(UserError, match=key):
+        tool.main()
+
+
+@pytest.mark.parametrize("file", [paths.arm_metrics("raw"), paths.VALIDATOR_METRICS])
+def test_a_file_that_no_stage_left_so_is_no_evidence(root: Path, file: Path) -> None:
+    write_run(Path.cwd(), captions=4)
+    file.write_text(file.read_text().replace("0.", "1."))
+    with pytest.raises(UserError, match=rf"{file} is not as dvc\.lock has it; run `dvc repro` first"):
+        tool.main()
+    assert not (root / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("missing", "file"), [("finetune", paths.FINETUNE_METRICS), ("evaluate@raw", "metrics/arms/raw")]
+)
+def test_what_dvc_lock_does_not_know_is_not_published(root: Path, missing: str, file: Path | str) -> None:
+    write_run(Path.cwd(), captions=4)
+    write_lock({name: entry for name, entry in STAGES.items() if name != missing})
+    with pytest.raises(UserError, match=str(file)):
+        tool.main()
+    Path("dvc.lock").unlink()
+    with pytest.raises(UserError, match=r"metrics/calibration\.json \(and 9 more\) is not as dvc\.lock has it"):
+        tool.main()
+    Path("dvc.lock").write_text("stages: {")
+    with pytest.raises(UserError, match=r"dvc\.lock is not YAML"):
+        tool.main()
+    assert not (root / "mlflow.db").exists()
+
+
+def test_numbers_that_dvc_writes_otherwise_are_the_same(root: Path) -> None:
+    write_run(Path.cwd(), captions=4)
+    type_in("  guidance: 2.0", "  guidance: 2e0")
+    type_in("safety_checker: off", "safety_checker: 'off'")
+    publish.check()
+
+
+def test_the_papers_tables_are_no_numbers_of_this_run(root: Path) -> None:
+    write_run(Path.cwd(), captions=4)
+    (paths.METRICS / "table1.json").write_text('{"rows": {"fid": 1.0}}')
+    publish.check()
+    assert not any("table1" in name for name in publish.metrics())
+
+
+def test_the_report_publishes_before_dvc_has_its_entry(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """While `dvc repro` runs it: dvc.lock has the present entries of all stages but the one that runs."""
+    write_run(Path.cwd(), captions=4)
+    report.main()
+    write_lock(STAGES | {"report": Stage(("seed", "report"), (paths.SUMMARY, paths.REPORT))})
+    type_in("  grid: ", "  grid: 1")
+    report.main()
+    assert len(all_runs()) == 2
+    with pytest.raises(UserError, match=r"report\.grid"):
+        tool.main()
+    type_in("  guidance: 2.0", "  guidance: 9.0")
+    capsys.readouterr()
+    report.main()  # alone, as `dvc repro -s report` runs it
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: nothing is published to MLflow: ") and "model.guidance: 2.0" in line
     assert len(all_runs()) == 2
 
 
 def test_publish_after_dvc_exp_run_finds_the_experiment_s_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_EXP_NAME", "bold-arm")
-    during = runs.parent_run(default_params())
+    during = runs.parent_run()
     monkeypatch.delenv("DVC_EXP_NAME")
-    assert runs.parent_run(default_params()).run_id == during.run_id
+    assert runs.parent_run().run_id == during.run_id
     monkeypatch.setenv("DVC_EXP_NAME", "calm-leg")
-    assert runs.parent_run(default_params()).run_id != during.run_id
+    assert runs.parent_run().run_id != during.run_id
 
 
 def test_a_stage_streams_into_one_child_however_often_it_starts(root: Path) -> None:
-    p = default_params()
-
     def fail_after_one_epoch() -> None:
-        with runs.stage_run(p, "finetune") as stream:
+        with runs.stage_run("finetune") as stream:
             stream.log(1, {"reward_mean": 4.0})
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail_after_one_epoch()
     assert {run.info.status for run in all_runs()} == {"RUNNING", "FAILED"}
-    with runs.stage_run(p, "finetune") as stream:
+    with runs.stage_run("finetune") as stream:
         stream.log(2, {"reward_mean": 5.0})
     [child] = [run for run in all_runs() if runs.PARENT in run.data.tags]
     assert child.info.status == "FINISHED"
-    assert child.data.tags[runs.PARENT] == runs.parent_run(p).run_id
+    assert child.data.tags[runs.PARENT] == runs.parent_run().run_id
     steps = client().get_metric_history(child.info.run_id, "reward_mean")
     assert [(point.step, point.value) for point in steps] == [(1, 4.0), (2, 5.0)]
 
@@ -165,8 +259,8 @@ def test_an_outage_is_one_warning_and_soon_over(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", UNREACHABLE)
     write_run(Path.cwd(), captions=4)
     started = time.monotonic()
-    publish.main()
-    with runs.stage_run(default_params(), "finetune") as stream:
+    tool.main()
+    with runs.stage_run("finetune") as stream:
         stream.log(1, {"reward_mean": 4.0})
     assert time.monotonic() - started < 30
     lines = capsys.readouterr().err.splitlines()
@@ -189,8 +283,8 @@ def test_a_stream_that_breaks_warns_once(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(("variable", "value"), [("T2I_NO_TRACKING", "1"), ("RANK", "1")])
 def test_tracking_can_be_off(root: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)
-    with runs.stage_run(default_params(), "finetune") as stream:
+    with runs.stage_run("finetune") as stream:
         stream.log(1, {"reward_mean": 4.0})
-    assert publish.publish(default_params()) is False
+    assert publish.publish() is False
     assert not (root / "mlflow.db").exists()
     assert not paths.cache().exists()
