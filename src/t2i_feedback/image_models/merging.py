@@ -34,8 +34,8 @@ class Adapter:
         """Within it the adapter is merged and must not be changed; afterwards it has the gradient of what was done."""
         training = torch.is_grad_enabled()
         chosen = [(layer, own) for layer, own in self.layers if own.numel() <= LARGEST or not training]
-        together = [own + layer.get_delta_weight(NAME) for layer, own in chosen]
-        leaves = [torch.nn.Parameter(weight.detach(), requires_grad=training) for weight in together]
+        sums = [own + layer.get_delta_weight(NAME) for layer, own in chosen]
+        leaves = [torch.nn.Parameter(weight.detach(), requires_grad=training) for weight in sums]
         for (layer, _), leaf in zip(chosen, leaves, strict=True):
             _put(layer, leaf, [NAME])
         try:
@@ -43,7 +43,7 @@ class Adapter:
         finally:
             for layer, own in chosen:
                 _put(layer, own, [])
-        learnt = [(weight, leaf.grad) for weight, leaf in zip(together, leaves, strict=True) if leaf.grad is not None]
+        learnt = [(weight, leaf.grad) for weight, leaf in zip(sums, leaves, strict=True) if leaf.grad is not None]
         if learnt:
             torch.autograd.backward([weight for weight, _ in learnt], [gradient for _, gradient in learnt])
 
