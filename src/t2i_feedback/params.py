@@ -13,7 +13,7 @@ from t2i_feedback.datasets.section import Data
 from t2i_feedback.evaluation.protocols import PROTOCOLS
 from t2i_feedback.evaluation.section import Evaluate
 from t2i_feedback.finetuning.section import Finetune
-from t2i_feedback.foundation import params, paths
+from t2i_feedback.foundation import params
 from t2i_feedback.foundation.params import Section, Seed
 from t2i_feedback.image_models.section import Model
 from t2i_feedback.loop.section import Stage1
@@ -90,9 +90,9 @@ class Params(Section):
         return problems
 
 
-def load(path: Path = paths.PARAMS) -> Params:
-    """Read and check params.yaml. Raises UserError that lists every problem with its key."""
-    return params.load(Params, path)
+def load(*path: Path) -> Params:
+    """Read and check params.yaml, or the file at `path`. Raises UserError that lists every problem with its key."""
+    return params.load(Params, *path)
 
 
 def check(raw: object, source: str) -> Params:

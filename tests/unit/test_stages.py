@@ -6,10 +6,11 @@ import pytest
 import tiny_diffusion
 import yaml
 
+from t2i_feedback.finetuning import progress
 from t2i_feedback.foundation import paths, running
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import CaptionRow, EpochRow, write_rows
-from t2i_feedback.stages import finetune, generate, validate
+from t2i_feedback.stages import generate, validate
 from t2i_feedback.tools import preflight
 
 
@@ -45,7 +46,7 @@ def test_an_interrupted_stage_says_that_its_work_is_kept(capsys):
 
 @pytest.mark.parametrize("stage", [generate, validate])
 def test_an_unknown_arm_is_named_with_the_known_ones(stage):
-    with pytest.raises(UserError, match=r"which arm\? one of .*, not 'rwa'"):
+    with pytest.raises(UserError, match=r"rwa; its \w+ stages are \w+, "):
         stage.main("rwa")
 
 
@@ -54,7 +55,7 @@ def test_the_share_of_scores_that_were_masked_stands_beside_the_rewards():
     epochs = [
         EpochRow(**zeros | {"epoch": i, "asked": 8, "masked": masked, "parts": {}}) for i, masked in ((1, 3), (2, 1))
     ]
-    found = finetune.summary(epochs)
+    found = progress.summary(epochs)
     assert (found["masked"], found["invalid_judge"]) == (4, 4 / 16)
 
 

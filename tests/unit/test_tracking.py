@@ -287,4 +287,4 @@ def test_tracking_can_be_off(root: Path, monkeypatch: pytest.MonkeyPatch, variab
         stream.log(1, {"reward_mean": 4.0})
     assert publish.publish() is False
     assert not (root / "mlflow.db").exists()
-    assert not paths.cache().exists()
+    assert not (paths.cache() / "mlflow.lock").exists()
