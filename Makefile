@@ -42,7 +42,7 @@ types: $(READY) ## mypy
 ui: $(READY) ## the MLflow UI on this repository's runs, http://127.0.0.1:5000
 	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" --host 127.0.0.1 --port 5000
 
-publish: $(READY) ## log the present metrics, pictures and report to MLflow again (idempotent)
+publish: $(READY) ## log the present metrics, images and report to MLflow again (idempotent)
 	python -m t2i_feedback.tools.publish
 
 profile: $(READY) ## print a named set-up as a dvc exp run line: make profile NAME=paper (APPLY=1 writes it to params.yaml)
@@ -54,7 +54,7 @@ ledger: $(READY) ## what the MLLMs were asked: calls, failures, tokens, seconds,
 retry-failed: $(READY) ## ask the MLLMs again what failed (refused, unreadable, cut off, lost) and rerun those stages
 	@python -m t2i_feedback.tools.ledger --retry-failed
 
-calibrate: $(READY) ## can a catalogue entry judge? make calibrate JUDGE=llava16-7b: a table, pictures in calibrated/
+calibrate: $(READY) ## can a catalogue entry judge? make calibrate JUDGE=llava16-7b: a table, images in calibrated/
 	@python -m t2i_feedback.tools.calibrate_entry $(JUDGE)
 
 preflight: $(READY) ## would fine-tuning train on the right numbers? replays a small rollout of the present parameters

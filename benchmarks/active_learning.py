@@ -3,7 +3,7 @@
     python benchmarks/active_learning.py
 
 Fine-tunes the shipped models on the shipped MLLM judge's real scores, SEEDS times each with finetune.acquisition all,
-random and uncertainty; the last two may ask about half of the pictures. After every epoch the same held-out prompts are
+random and uncertainty; the last two may ask about half of the images. After every epoch the same held-out prompts are
 drawn from the same noise and scored in full by the judge and by the held-out judge, so that what was asked about plays
 no part in what is shown. Then all answers of the `all` runs are looked at again: how like the advantages that they give
 (cosine) are those that the acquisitions make of half and a quarter of them?
@@ -46,12 +46,12 @@ from t2i_feedback.rewards.mllm import preference
 from t2i_feedback.stages import finetune
 
 RESULT = Path("benchmarks/active_learning.json")
-PICTURE = RESULT.with_suffix(".png")
+IMAGE = RESULT.with_suffix(".png")
 ACQUISITIONS = ("all", "random", "uncertainty")
 COLOURS = {"all": "#666666", "random": "#E69F00", "uncertainty": "#0072B2"}
 EPOCHS, SEEDS = 10, 3
 PROMPTS, WATCHED = 96, 32  # to train on; to evaluate with
-SETTING = {  # half of the default's pictures, so that it takes minutes; groups as large
+SETTING = {  # half of the default's images, so that it takes minutes; groups as large
     "prompts_per_epoch": 4,
     "images_per_prompt": 8,
     "updates_per_epoch": 2,
@@ -72,7 +72,7 @@ class Run:
 
 @dataclass
 class Answers:
-    """All that an epoch's pictures are worth to the user."""
+    """All that an epoch's images are worth to the user."""
 
     images: list[Image.Image]
     prompts: list[str]
@@ -111,15 +111,15 @@ def main() -> None:
         print(f"{name:52s} {value:8.3f}")
     RESULT.write_text(json.dumps({"figures": figures, "runs": [vars(run) for run in runs]}, indent=2) + "\n")
     draw(runs)
-    print(f"{PICTURE}, {RESULT}; {time.monotonic() - started:.0f} s")
+    print(f"{IMAGE}, {RESULT}; {time.monotonic() - started:.0f} s")
 
 
 def train(
     p: params.Params, acquisition: str, seed: int, epochs: int, judge: Mllm, held_out: Mllm
 ) -> tuple[Run, list[Answers]]:
     """One run, and everything that the user said in it."""
-    pictures = SETTING["prompts_per_epoch"] * SETTING["images_per_prompt"]
-    choice = {"acquisition": acquisition, "feedback_budget": None if acquisition == "all" else pictures // 2}
+    per_epoch = SETTING["prompts_per_epoch"] * SETTING["images_per_prompt"]
+    choice = {"acquisition": acquisition, "feedback_budget": None if acquisition == "all" else per_epoch // 2}
     config = Finetune(**(p.finetune.model_dump() | SETTING | choice | {"epochs": epochs}))
     prompts, watched = captions(PROMPTS, seed), captions(WATCHED, 1000 + seed)
     run, kept = Run(acquisition, seed), []
@@ -250,9 +250,9 @@ def draw(runs: Sequence[Run]) -> None:
                 means = [fmean(scores) for scores in zip(*(getattr(run, name) for run in mine), strict=True)]
                 axes.plot(mine[0].calls, means, color=COLOURS[acquisition], marker="o", label=acquisition)
             axes.set_title(f"{title}, 1 to 10")
-            axes.set_xlabel("pictures that the user was asked about")
+            axes.set_xlabel("images that the user was asked about")
             axes.legend(loc="lower right")
-        figure.savefig(PICTURE, dpi=150)
+        figure.savefig(IMAGE, dpi=150)
 
 
 if __name__ == "__main__":

@@ -55,18 +55,18 @@ SPEED_TARGET, REWARD_TARGET = 1.5, 3.0
 
 
 class Setting(NamedTuple):
-    """What a trainer is told. One epoch: `pictures` drawn, then `pictures / (train_batch * accumulation)` steps."""
+    """What a trainer is told. One epoch: `images` drawn, then `images / (train_batch * accumulation)` steps."""
 
-    pictures: int = 64
+    images: int = 64
     steps: int = 20
     guidance: float = 5.0
-    sample_batch: int = 16  # pictures drawn together
-    train_batch: int = 8  # pictures (TRL, one timestep each) per forward pass; ours counts transitions
+    sample_batch: int = 16  # images drawn together
+    train_batch: int = 8  # images (TRL, one timestep each) per forward pass; ours counts transitions
     accumulation: int = 2
     learning_rate: float = 3e-4  # TRL's default, like the following
     weight_decay: float = 1e-4
     clip_range: float = 1e-4
-    per_prompt: bool = False  # advantages: against the prompt's own pictures, or against the epoch's
+    per_prompt: bool = False  # advantages: against the prompt's own images, or against the epoch's
     timestep_share: float = 1.0
     min_sigma: float = 0.0  # ours: steps with less noise are not trained on
 
@@ -75,7 +75,7 @@ WORK = {"trl": Setting(), "ours": Setting(sample_batch=16, train_batch=20)}
 # The same work by this trainer with one thing more on every rung; the last is `ours` of WORK. `off`: see SWITCHES.
 LADDER = (
     ("8 transitions in a forward pass", WORK["ours"]._replace(train_batch=8), ("texts", "merged")),
-    ("20 transitions, those of one picture", WORK["ours"], ("texts", "merged")),
+    ("20 transitions, those of one image", WORK["ours"], ("texts", "merged")),
     ("a text once for neighbours that have it", WORK["ours"], ("merged",)),
     ("adapter merged", WORK["ours"], ()),
 )
@@ -95,7 +95,7 @@ REWARD = {
     "ours": FASTER,
     "ours-every-step": FASTER._replace(min_sigma=0.0),  # what of it is the last step, which TRL must train on?
 }
-EVALUATION_PICTURES = 32
+EVALUATION_IMAGES = 32
 
 
 # ------------------------------------------------------------------------------------------------ arithmetic
@@ -103,7 +103,7 @@ EVALUATION_PICTURES = 32
 
 def updates(setting: Setting) -> int:
     """Optimiser steps per epoch, as TRL counts them."""
-    return setting.pictures // (setting.train_batch * setting.accumulation)
+    return setting.images // (setting.train_batch * setting.accumulation)
 
 
 def world() -> int:
@@ -119,9 +119,9 @@ def rank() -> int:
 def floor_seconds(setting: Setting, forward: float, both: float, rate: float) -> tuple[float, float]:
     """Least seconds of an epoch's rollout and update: FLOPs per transition (guidance included) over FLOPs per second.
 
-    `forward` is one denoising step of one picture, `both` the same with its backward pass.
+    `forward` is one denoising step of one image, `both` the same with its backward pass.
     """
-    transitions = setting.pictures * setting.steps
+    transitions = setting.images * setting.steps
     return transitions * forward / rate, transitions * setting.timestep_share * both / rate
 
 
@@ -174,7 +174,7 @@ def trl_worker(spec: dict[str, Any]) -> dict[str, Any]:
         sample_num_steps=setting.steps,
         sample_guidance_scale=setting.guidance,
         sample_batch_size=setting.sample_batch // world(),
-        sample_num_batches_per_epoch=setting.pictures // setting.sample_batch,
+        sample_num_batches_per_epoch=setting.images // setting.sample_batch,
         train_batch_size=setting.train_batch // world(),
         train_gradient_accumulation_steps=setting.accumulation,
         train_learning_rate=setting.learning_rate,
@@ -272,7 +272,7 @@ def our_configuration(p: Any, setting: Setting, epochs: int) -> tuple[Any, Any]:
         update={
             "epochs": epochs,
             "prompts_per_epoch": len(PROMPTS),
-            "images_per_prompt": setting.pictures // len(PROMPTS),
+            "images_per_prompt": setting.images // len(PROMPTS),
             "eta": 1.0,
             "inner_epochs": 1,
             "updates_per_epoch": updates(WORK["trl"]),
@@ -299,7 +299,7 @@ def our_configuration(p: Any, setting: Setting, epochs: int) -> tuple[Any, Any]:
 
 
 def evaluate_worker(spec: dict[str, Any]) -> list[float]:
-    """Mean darkness of the same pictures for the base model (first) and for every adapter named in `files`."""
+    """Mean darkness of the same images for the base model (first) and for every adapter named in `files`."""
     import numpy as np
     import torch
 
@@ -313,7 +313,7 @@ def evaluate_worker(spec: dict[str, Any]) -> list[float]:
     pipe = load_pipeline(model)
     add_adapter(pipe.unet, RANK, RANK, list(TARGETS), 0)
     own = {name: p for name, p in pipe.unet.named_parameters() if p.requires_grad}
-    prompts = [PROMPTS[i % len(PROMPTS)] for i in range(spec["pictures"])]
+    prompts = [PROMPTS[i % len(PROMPTS)] for i in range(spec["images"])]
     rewards = []
     for file in [None, *spec["files"]]:
         if file is not None:
@@ -326,13 +326,13 @@ def evaluate_worker(spec: dict[str, Any]) -> list[float]:
         drawn = base.draw(
             pipe,
             prompts,
-            range(spec["pictures"]),
+            range(spec["images"]),
             steps=setting.steps,
             guidance=setting.guidance,
             eta=1.0,
             size=model.size,
         )
-        rewards.append(float(np.mean([255.0 - np.asarray(picture).mean() for picture in drawn])))
+        rewards.append(float(np.mean([255.0 - np.asarray(image).mean() for image in drawn])))
         print(f"  {file or 'base'}: {rewards[-1]:.2f}", flush=True)
     return rewards
 
@@ -521,7 +521,7 @@ def run(trainer: str, options: argparse.Namespace, name: str, *, processes: int 
 
 
 def equal_work(options: argparse.Namespace) -> dict[str, Any]:
-    """Pictures per second of both, their memory, and the share of the floor that each reaches."""
+    """Images per second of both, their memory, and the share of the floor that each reaches."""
     found: dict[str, list[dict[str, Any]]] = {"trl": [], "ours": []}
     for turn in range(options.repeats):
         for trainer, setting in WORK.items():
@@ -539,16 +539,16 @@ def equal_work(options: argparse.Namespace) -> dict[str, Any]:
             )
     floor = run("floor", options, "floor")
     least = floor_seconds(WORK["trl"], **floor)
-    pictures = WORK["trl"].pictures
+    images = WORK["trl"].images
     figures: dict[str, Any] = {"floor": floor | {"rollout_seconds": least[0], "update_seconds": least[1]}}
     shared = f"{options.threads} threads, {options.processes} process" + "es" * (options.processes > 1)
     print(f"\nequal work, {shared}: the fastest of {options.repeats} x {options.epochs or 2} epochs")
-    print(f"{'':10s}{'rollout':>10s}{'update':>10s}{'both':>10s} pictures/s {'share of floor':>16s}{'MiB':>8s}")
+    print(f"{'':10s}{'rollout':>10s}{'update':>10s}{'both':>10s} images/s {'share of floor':>16s}{'MiB':>8s}")
     for trainer, runs in found.items():
         best = fastest([epoch for one in runs for epoch in one["epochs"]])
         best |= {"beyond_imports": max(one["beyond_imports"] for one in runs), "share": sum(least) / best["both"]}
         figures[trainer] = best | {"runs": runs}
-        rates = "".join(f"{pictures / best[part]:10.2f}" for part in ("rollout", "update", "both"))
+        rates = "".join(f"{images / best[part]:10.2f}" for part in ("rollout", "update", "both"))
         print(f"{trainer:10s}{rates} {'':10s} {best['share']:16.0%}{best['beyond_imports']:8.0f}")
     theirs, ours = figures["trl"], figures["ours"]
     ratios = {part: theirs[part] / ours[part] for part in ("rollout", "update", "both")}
@@ -566,19 +566,19 @@ def equal_work(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def ladder(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Pictures per second of this trainer with one thing more on every rung."""
+    """Images per second of this trainer with one thing more on every rung."""
     found: list[list[dict[str, Any]]] = [[] for _ in LADDER]
     for turn in range(options.repeats):
         for rung, (_, setting, off) in enumerate(LADDER):
             name, epochs = f"ladder-{rung}-{turn}", options.epochs or 2
             given = {"setting": setting._asdict(), "off": off, "seed": 1, "epochs": epochs, "adapters": False}
             found[rung].append(run("ours", options, name, **given))
-    print(f"\n{'one thing more on every line':40s}{'rollout':>10s}{'update':>10s}{'both':>10s} pictures/s{'MiB':>8s}")
+    print(f"\n{'one thing more on every line':40s}{'rollout':>10s}{'update':>10s}{'both':>10s} images/s{'MiB':>8s}")
     figures = []
     for (name, setting, _), runs in zip(LADDER, found, strict=True):
         best = fastest([epoch for one in runs for epoch in one["epochs"]])
         best["beyond_imports"] = max(one["beyond_imports"] for one in runs)
-        rates = "".join(f"{setting.pictures / best[part]:10.2f}" for part in ("rollout", "update", "both"))
+        rates = "".join(f"{setting.images / best[part]:10.2f}" for part in ("rollout", "update", "both"))
         print(f"{name:40s}{rates} {'':10s}{best['beyond_imports']:8.0f}")
         figures.append({"name": name} | best)
     return figures
@@ -593,7 +593,7 @@ def equal_reward(options: argparse.Namespace) -> dict[str, Any]:
         done = run(trainer, options, name, setting=setting._asdict(), seed=seed, epochs=epochs, adapters=True)
         files = [str(file) for file in sorted((RUNS / name).glob("adapter-*.pt"))]
         name = f"evaluate-{trainer}-{seed}"
-        rewards = run("evaluate", options, name, files=files, pictures=EVALUATION_PICTURES)
+        rewards = run("evaluate", options, name, files=files, images=EVALUATION_IMAGES)
         seconds = [0.0, *itertools.accumulate(done["seconds"])]
         curves[trainer].append(list(zip(seconds, rewards, strict=True)))
     figures: dict[str, Any] = {"curves": curves, "settings": {name: s._asdict() for name, s in settings.items()}}
@@ -635,7 +635,7 @@ def plot(curves: dict[str, list[list[tuple[float, float]]]]) -> None:
             label = trainer if number == 0 else None
             axes.plot(*zip(*curve, strict=True), "o-", markersize=3, color=colours[trainer], label=label)
     axes.set_xlabel("seconds of training")
-    axes.set_ylabel("255 - mean pixel of the same pictures")
+    axes.set_ylabel("255 - mean pixel of the same images")
     axes.legend()
     figure.savefig(PLOT, dpi=120)
     pyplot.close(figure)

@@ -1,10 +1,10 @@
-"""Pictures per second of our drawing against diffusers' own pipeline, called per batch and per prompt.
+"""Images per second of our drawing against diffusers' own pipeline, called per batch and per prompt.
 
     make bench                              # among the others
     python benchmarks/generation.py         # from the repository's root, a few minutes
 
-The shipped model draws the same pictures from the same noise in four ways, in turns, the fastest of REPEATS each; a
-busy machine makes all times longer. The pictures must be equal, else the program stops. Speed is not asserted: targets
+The shipped model draws the same images from the same noise in four ways, in turns, the fastest of REPEATS each; a
+busy machine makes all times longer. The images must be equal, else the program stops. Speed is not asserted: targets
 stand beside the figures, which are also written to benchmarks/generation.json.
 """
 
@@ -34,7 +34,7 @@ from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
 RESULT = Path("benchmarks/generation.json")
 REPEATS = 3  # the fastest counts: other processes only ever slow a run down
-Pictures = list[Image.Image]
+Images = list[Image.Image]
 
 
 def main() -> None:
@@ -48,18 +48,18 @@ def main() -> None:
     setting = {"guidance_scale": model.guidance, "eta": model.eta, "height": model.size, "width": model.size}
 
     ours, theirs = load_pipeline(model), plain(model)
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {count} pictures, {model.steps} steps", flush=True)
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {count} images, {model.steps} steps", flush=True)
 
-    def by_diffusers(some: list[str], noise: list[int]) -> Pictures:
+    def by_diffusers(some: list[str], noise: list[int]) -> Images:
         return theirs(some, generator=generators(noise), num_inference_steps=model.steps, **setting).images
 
-    def per_batch() -> Pictures:
+    def per_batch() -> Images:
         return by_diffusers(prompts, seeds)
 
-    def per_prompt() -> Pictures:
+    def per_prompt() -> Images:
         return [by_diffusers([text], [seed])[0] for text, seed in zip(prompts, seeds, strict=True)]
 
-    def draw() -> Pictures:
+    def draw() -> Images:
         return base.draw(
             ours,
             prompts,
@@ -71,12 +71,12 @@ def main() -> None:
             negative_prompt=model.negative_prompt,
         )
 
-    def draw_gallery() -> Pictures:
+    def draw_gallery() -> Images:
         with tempfile.TemporaryDirectory() as folder:
             drawing.draw_missing(lambda: ours, rows, Path(folder), model=model, seed=p.seed, title="gallery")
             return [open_rgb(Path(folder) / drawing.image_name(row.caption_id, 1)) for row in rows]
 
-    ways: dict[str, Callable[[], Pictures]] = {
+    ways: dict[str, Callable[[], Images]] = {
         "ours": draw,
         "ours, with PNG files": draw_gallery,
         "diffusers per batch": per_batch,
@@ -85,8 +85,8 @@ def main() -> None:
     seconds = in_turns(ways)
     rates = {name: count / least for name, least in seconds.items()}
     for name, rate in rates.items():
-        print(f"{name:34s}{rate:8.2f} pictures a second")
-    figures = {f"{name}, pictures a second": rate for name, rate in rates.items()}
+        print(f"{name:34s}{rate:8.2f} images a second")
+    figures = {f"{name}, images a second": rate for name, rate in rates.items()}
     for other, target in (("diffusers per batch", 1), ("diffusers per prompt", 2)):
         ratio = rates["ours"] / rates[other]
         figures[f"ours against {other}"] = ratio
@@ -104,10 +104,10 @@ def plain(model: Model) -> StableDiffusionPipeline:
     return pipe
 
 
-def in_turns(ways: dict[str, Callable[[], Pictures]]) -> dict[str, float]:
+def in_turns(ways: dict[str, Callable[[], Images]]) -> dict[str, float]:
     """The least seconds of each. Exits if two ways do not draw the same."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    first: Pictures = []
+    first: Images = []
     for _ in range(REPEATS):
         for name, way in ways.items():
             started = time.perf_counter()
@@ -115,11 +115,11 @@ def in_turns(ways: dict[str, Callable[[], Pictures]]) -> dict[str, float]:
             seconds[name].append(time.perf_counter() - started)
             first = first or found
             if apart(first, found) > 1:
-                sys.exit(f"{name} draws other pictures: {apart(first, found)} levels apart")
+                sys.exit(f"{name} draws other images: {apart(first, found)} levels apart")
     return {name: min(times) for name, times in seconds.items()}
 
 
-def apart(some: Pictures, others: Pictures) -> int:
+def apart(some: Images, others: Images) -> int:
     """The largest difference of a channel, 0 to 255."""
     pairs = zip(some, others, strict=True)
     return max(int(np.abs(np.asarray(a).astype(int) - np.asarray(b).astype(int)).max()) for a, b in pairs)

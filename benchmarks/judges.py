@@ -35,8 +35,8 @@ from t2i_feedback.mllm.base import Mllm, Reply, Request
 
 RESULT = Path("benchmarks/judges.json")
 NAME = "postcards"  # the entry of the catalogue that ships with the project
-PICTURES = 96
-CACHED = 20  # questions per picture of the cached re-run
+IMAGES = 96
+CACHED = 20  # questions per image of the cached re-run
 REPEATS = 3  # the fastest counts: other processes only ever slow a run down
 SAMPLES = 5
 ROUNDS = 16  # requests per connection
@@ -84,14 +84,14 @@ def reading(entry: LocalEntry) -> dict[str, float]:
     The target is for one written answer. The shipped model's is a single token, so that writing it costs one step more
     and the ratio stays near 1. Probabilities from written answers, as of a server without logprobs, take SAMPLES.
     """
-    pictures, captions = postcards()
+    images, captions = postcards()
     preference = params.load().finetune.preference
 
     def validate(model: Mllm, sample: int) -> list[float | None]:
-        return [verdict.p_yes for verdict in roles.validate(model, pictures, captions, sample)]
+        return [verdict.p_yes for verdict in roles.validate(model, images, captions, sample)]
 
     def score(model: Mllm, sample: int) -> list[float | None]:
-        return [outcome.value for outcome in roles.score_preference(model, pictures, preference, sample)]
+        return [outcome.value for outcome in roles.score_preference(model, images, preference, sample)]
 
     figures: dict[str, float] = {}
     for kind, ask in (("yes/no", validate), ("1-10", score)):
@@ -113,10 +113,10 @@ def reading(entry: LocalEntry) -> dict[str, float]:
 
 def batching(entry: LocalEntry) -> dict[str, float]:
     """Batches of the entry's size against one by one."""
-    pictures, captions = postcards()
+    images, captions = postcards()
     alone = entry.model_copy(update={"batch_size": 1})
     with opened(entry) as together, opened(alone) as one_by_one:
-        asked = [partial(roles.validate, model, pictures, captions) for model in (together, one_by_one)]
+        asked = [partial(roles.validate, model, images, captions) for model in (together, one_by_one)]
         (first, fast), (second, slow) = in_turns(asked)
     apart = max(abs(a.p_yes - b.p_yes) for a, b in zip(first, second, strict=True))
     say(f"batches of {entry.batch_size} against one by one", slow / fast, 2, f"P(yes) within {apart:.0e}")
@@ -125,9 +125,9 @@ def batching(entry: LocalEntry) -> dict[str, float]:
 
 def cached(entry: LocalEntry) -> dict[str, float]:
     """A stage's questions once more, when the ledger has every answer: the model is not even loaded."""
-    pictures, captions = postcards()
-    images = [picture for _ in range(CACHED) for picture in pictures]
-    texts = [captions[(i + k) % PICTURES] for k in range(CACHED) for i in range(PICTURES)]
+    drawn, captions = postcards()
+    images = [image for _ in range(CACHED) for image in drawn]
+    texts = [captions[(i + k) % IMAGES] for k in range(CACHED) for i in range(IMAGES)]
     with tempfile.TemporaryDirectory() as folder:
         ledger = Path(folder) / "ledger.sqlite"
         with mllm.connect(NAME, entry, ledger) as model:
@@ -163,11 +163,11 @@ def concurrent() -> dict[str, float]:
 
 
 def postcards() -> tuple[list[Image.Image], list[str]]:
-    """PICTURES postcards and a caption for each; every second caption is another picture's."""
+    """IMAGES postcards and a caption for each; every second caption is another image's."""
     rng = random.Random(0)
-    scenes = [sample_scene(rng) for _ in range(PICTURES)]
+    scenes = [sample_scene(rng) for _ in range(IMAGES)]
     captions = [caption(scene, rng, "terse")[0] for scene in scenes]
-    asked = [captions[i] if i % 2 else captions[(i + 2) % PICTURES] for i in range(PICTURES)]
+    asked = [captions[i] if i % 2 else captions[(i + 2) % IMAGES] for i in range(IMAGES)]
     return [render(scene, rng) for scene in scenes], asked
 
 

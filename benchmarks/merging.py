@@ -14,8 +14,8 @@ from peft import LoraConfig, inject_adapter_in_model
 
 from t2i_feedback.image_models import merging
 
-ROWS = 32  # 16 pictures, each with and without its prompt
-SIDE = 8  # of a picture's latents
+ROWS = 32  # 16 images, each with and without its prompt
+SIDE = 8  # of an image's latents
 REPEATS = 15
 RANKS = (4, 8)
 LINEAR = (64, 128, 256, 512, 1024)  # channels

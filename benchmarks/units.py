@@ -30,7 +30,7 @@ from t2i_feedback.image_models.stable_diffusion import load_pipeline
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Mllm
 
-PICTURES = 32
+IMAGES = 32
 RESAMPLED, RESAMPLES = 1024, 20
 REPEATS = 3  # the fastest counts
 IMPORTS = "import torch, diffusers, transformers, peft, scipy.stats"
@@ -39,7 +39,7 @@ IMPORTS = "import torch, diffusers, transformers, peft, scipy.stats"
 def main() -> None:
     torch.set_num_threads(1)
     p = params.load()
-    rows = read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)[:PICTURES]
+    rows = read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)[:IMAGES]
     files = [paths.DATASET / row.image for row in rows]
     start = _seconds(lambda: subprocess.run([sys.executable, "-c", IMPORTS], check=True), children=True)
     print(f"start: {start:.1f} s per stage", flush=True)
@@ -47,7 +47,7 @@ def main() -> None:
     asking(p, files, [row.caption for row in rows])
     extractor = extractors.load(p.evaluate.extractor, "cpu")
     seconds = _seconds(lambda: extractors.extract(files, extractor, p.model.size))
-    print(f"extractors.{p.evaluate.extractor}.pictures: {len(files) / seconds:.1f} per second")
+    print(f"extractors.{p.evaluate.extractor}.images: {len(files) / seconds:.1f} per second")
     dimensions = extractors.extract(files, extractor, p.model.size).features.shape[1]
     print(f"extractors.{p.evaluate.extractor}.dimensions: {dimensions}", flush=True)
     resampling()

@@ -41,8 +41,8 @@ def write(root: Path) -> None:
 def _photograph(drawn: Path, target: Path) -> dict[str, int]:
     """A JPEG with margins of the corner's colour; its size as COCO lists it."""
     with Image.open(drawn) as opened:
-        picture = opened.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    wide = ImageOps.expand(picture, (MARGIN, 0), picture.getpixel((0, 0)))
+        image = opened.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    wide = ImageOps.expand(image, (MARGIN, 0), image.getpixel((0, 0)))
     wide.save(target, quality=90)
     return {"width": wide.width, "height": wide.height}
 

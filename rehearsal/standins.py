@@ -91,7 +91,7 @@ def llava(source: Path, target: Path, name: str) -> None:
 def inception(torch_home: Path) -> None:
     """Inception-v3 of torch-fidelity with random weights, where torch looks for the file before it fetches it.
 
-    He's initialisation (2015) keeps what differs between pictures through its 94 layers; torch's own does not.
+    He's initialisation (2015) keeps what differs between images through its 94 layers; torch's own does not.
     """
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 

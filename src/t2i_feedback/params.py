@@ -47,7 +47,7 @@ class Params(Section):
                     f"{key}: no entry of mllms is called {name!r}; there are {', '.join(sorted(self.mllms))}"
                 )
             elif key != "stage1.mllm" and not self.mllms[name].images:
-                problems.append(f"{key}: mllms.{name} reads text alone (images: false) and can judge no picture")
+                problems.append(f"{key}: mllms.{name} reads text alone (images: false) and can judge no image")
         validator = self.mllms.get(self.stage1.mllm)
         if self.evaluate.questions and validator is not None and not validator.images:
             problems.append(
@@ -72,7 +72,7 @@ class Params(Section):
         for key, least in (("splits", self.evaluate.splits), ("neighbourhood", self.evaluate.neighbourhood + 1)):
             if least > self.data.evaluation_captions:
                 count = self.data.evaluation_captions
-                problems.append(f"evaluate.{key}: {getattr(self.evaluate, key)} is too many for {count} pictures")
+                problems.append(f"evaluate.{key}: {getattr(self.evaluate, key)} is too many for {count} images")
         problems += self._broken_demands()
         if problems:
             raise ValueError("\n".join(problems))

@@ -32,15 +32,15 @@ def test_repro_ends_with_a_report(finished):
 
 
 @pytest.mark.parametrize("arm", arms.NAMES)
-def test_every_arm_has_one_picture_for_every_caption(finished, arm):
+def test_every_arm_has_one_image_for_every_caption(finished, arm):
     captions = [row["caption_id"] for row in rows(finished, "data/dataset/evaluation.jsonl")]
-    pictures = rows(finished, f"data/arms/{arm}/pictures.jsonl")
-    assert sorted(row["caption_id"] for row in pictures) == sorted(captions)
-    assert all((finished.folder / f"data/arms/{arm}" / row["image"]).exists() for row in pictures)
+    images = rows(finished, f"data/arms/{arm}/images.jsonl")
+    assert sorted(row["caption_id"] for row in images) == sorted(captions)
+    assert all((finished.folder / f"data/arms/{arm}" / row["image"]).exists() for row in images)
 
 
-def test_round_1_of_validated_is_the_picture_of_enhanced(finished):
-    enhanced = {row["caption_id"]: row["image"] for row in rows(finished, "data/arms/enhanced/pictures.jsonl")}
+def test_round_1_of_validated_is_the_image_of_enhanced(finished):
+    enhanced = {row["caption_id"]: row["image"] for row in rows(finished, "data/arms/enhanced/images.jsonl")}
     for row in rows(finished, "data/arms/validated/rounds.jsonl"):
         if row["round"] == 1:
             ours = (finished.folder / "data/arms/validated" / row["image"]).read_bytes()
@@ -58,7 +58,7 @@ def test_best_of_n_has_the_same_budget_as_validated_and_the_prompt_of_round_1(fi
 
 def test_best_of_n_keeps_the_highest_p_yes(finished):
     drawn = rows(finished, "data/arms/best_of_n/rounds.jsonl")
-    for row in rows(finished, "data/arms/best_of_n/pictures.jsonl"):
+    for row in rows(finished, "data/arms/best_of_n/images.jsonl"):
         assert row["p_yes"] == max(other["p_yes"] for other in drawn if other["caption_id"] == row["caption_id"])
 
 

@@ -72,8 +72,8 @@ def test_a_new_preference_is_one_parameter_and_is_calibrated(own: Clone) -> None
 
 def test_new_data_is_a_folder_with_captions(own: Clone) -> None:
     follow(own, "New data")
-    drawn = [json.loads(line) for line in (own.folder / "data/arms/raw/pictures.jsonl").read_text().splitlines()]
-    given = [json.loads(line) for line in (own.folder / "my-pictures/captions.jsonl").read_text().splitlines()]
+    drawn = [json.loads(line) for line in (own.folder / "data/arms/raw/images.jsonl").read_text().splitlines()]
+    given = [json.loads(line) for line in (own.folder / "my-images/captions.jsonl").read_text().splitlines()]
     assert len(drawn) == 12
     assert {row["prompt"] for row in drawn} <= {row["caption"] for row in given}
 

@@ -4,7 +4,7 @@
     python tests/support/bytes_of_run.py | diff before -  # on the same machine, after the change
 
 Images, rows, features, metrics, series of plots and the adapter are listed; the report and drawings of plots are not,
-which are words and pictures about them.
+which are words and images about them.
 """
 
 import hashlib

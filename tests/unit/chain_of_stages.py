@@ -34,8 +34,8 @@ def main() -> None:
 
     def answering(model, requests, decoding):
         for request in requests:
-            picture = hashlib.md5(request.image.tobytes()).hexdigest() if request.image else ""
-            note("asked", f"{model._name} {request.text!r} {request.sample} {picture} {decoding}")
+            image = hashlib.md5(request.image.tobytes()).hexdigest() if request.image else ""
+            note("asked", f"{model._name} {request.text!r} {request.sample} {image} {decoding}")
         yield from answers(model, requests, decoding)
 
     drawing.draw, LocalMllm.answers = noting_draw, answering

@@ -23,7 +23,7 @@ from t2i_feedback.foundation.rows import (
     CaptionRow,
     EpochRow,
     EvaluationRow,
-    PictureRow,
+    ImageRow,
     RoundRow,
     write_rows,
 )
@@ -44,10 +44,8 @@ class Stage(NamedTuple):
 
 STAGES = {
     "data": Stage(("seed", "data"), (paths.DATASET,)),
-    "calibrate": Stage(
-        ("seed", "calibrate.images"), (paths.CALIBRATION_METRICS, paths.JUDGE_PICTURES), (paths.DATASET,)
-    ),
-    "calibrate_validator": Stage(("seed", "stage1.threshold"), (paths.VALIDATOR_METRICS, paths.VALIDATOR_PICTURES)),
+    "calibrate": Stage(("seed", "calibrate.images"), (paths.CALIBRATION_METRICS, paths.JUDGE_PLOTS), (paths.DATASET,)),
+    "calibrate_validator": Stage(("seed", "stage1.threshold"), (paths.VALIDATOR_METRICS, paths.VALIDATOR_PLOTS)),
     "finetune": Stage(("seed", "model", "finetune", "mllms.postcards"), (paths.FINETUNE_METRICS, paths.ADAPTER)),
     "validate": Stage(("stage1",), (paths.arm("validated"),), (paths.EVALUATION_CAPTIONS,)),
     **{
@@ -57,13 +55,13 @@ STAGES = {
 }
 
 
-def write_run(root: Path, captions: int = 24, pictures_are_measured: bool = True) -> None:
+def write_run(root: Path, captions: int = 24, images_are_measured: bool = True) -> None:
     """Lay everything that the report reads out under `root`, which must be the current directory."""
     shutil.copyfile(REPOSITORY / "params.yaml", root / "params.yaml")
     rng = random.Random(0)
     rows = _captions(captions, rng)
     for arm in arms.ARMS:
-        _arm(arm, rows, rng, pictures_are_measured)
+        _arm(arm, rows, rng, images_are_measured)
     _calibration(rng)
     _finetuning(rng)
     write_lock(STAGES)
@@ -117,7 +115,7 @@ def _arm(arm: Arm, captions: list[CaptionRow], rng: random.Random, measured: boo
             render(sample_scene(rng), rng).save(folder / image)
             last = number == count
             accepted = last and row.caption_id % 5 != 4 if loop else None
-            picture = PictureRow(
+            made = ImageRow(
                 caption_id=row.caption_id,
                 round=number,
                 prompt=f"{row.caption}, there is nothing else",
@@ -127,7 +125,7 @@ def _arm(arm: Arm, captions: list[CaptionRow], rng: random.Random, measured: boo
                 accepted=accepted,
                 feedback="the house is red" if loop and not accepted else None,
             )
-            drawn.append(picture)
+            drawn.append(made)
             alignment = min(1.0, hard + gain + rng.uniform(-0.05, 0.05) - (0.1 if loop and not accepted else 0))
             of_rounds.append(
                 RoundRow(
@@ -135,11 +133,11 @@ def _arm(arm: Arm, captions: list[CaptionRow], rng: random.Random, measured: boo
                     round=number,
                     alignment=alignment if measured else None,
                     whole=alignment > 0.8 if measured else None,
-                    p_yes=picture.p_yes,
+                    p_yes=made.p_yes,
                     accepted=accepted,
                 )
             )
-        finals.append(picture)
+        finals.append(made)
         evaluated.append(
             EvaluationRow(
                 caption_id=row.caption_id,
@@ -150,12 +148,12 @@ def _arm(arm: Arm, captions: list[CaptionRow], rng: random.Random, measured: boo
                 whole=alignment > 0.8 if measured else None,
                 judge_score=liked + rng.uniform(-1, 1),
                 held_out_score=None if row.caption_id == 3 else liked + rng.uniform(-1, 1),
-                p_yes=picture.p_yes,
-                accepted=picture.accepted,
+                p_yes=made.p_yes,
+                accepted=made.accepted,
                 rounds=count,
             )
         )
-    write_rows(folder / "pictures.jsonl", finals)
+    write_rows(folder / "images.jsonl", finals)
     write_rows(folder / "rounds.jsonl", drawn)
     write_rows(paths.evaluation(name) / "rounds.jsonl", of_rounds)
     write_rows(paths.evaluation(name) / "per_image.jsonl", evaluated)
@@ -195,8 +193,8 @@ def _calibration(rng: random.Random) -> None:
     best = {"best_threshold": 0.4, "best_threshold_accuracy": 0.95}
     write_json(paths.VALIDATOR_METRICS, found | best)
     judges = dict.fromkeys(("postcards", "postcards-judge"), numbers)
-    calibration.sweeps(rows, {"brightness": -1}, judges, paths.JUDGE_PICTURES / "sweeps.png")
-    calibration.captions("postcards", {"true": (0.9, 10)}, "P(yes) from 0.5", paths.VALIDATOR_PICTURES / "captions.png")
+    calibration.sweeps(rows, {"brightness": -1}, judges, paths.JUDGE_PLOTS / "sweeps.png")
+    calibration.captions("postcards", {"true": (0.9, 10)}, "P(yes) from 0.5", paths.VALIDATOR_PLOTS / "captions.png")
 
 
 def _finetuning(rng: random.Random) -> None:

@@ -1,4 +1,4 @@
-"""An adapter merged into its layers: the same pictures, the same gradients, and nothing left behind."""
+"""An adapter merged into its layers: the same images, the same gradients, and nothing left behind."""
 
 import pytest
 import tiny_diffusion

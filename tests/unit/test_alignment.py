@@ -69,7 +69,7 @@ def test_nothing_stated_and_nothing_shown_is_right() -> None:
     assert score(scene(None), scene("lake")).share == 1
 
 
-def test_the_oracle_reads_pictures_in_the_worlds_words_and_survives_saving(tmp_path) -> None:
+def test_the_oracle_reads_images_in_the_worlds_words_and_survives_saving(tmp_path) -> None:
     torch.manual_seed(0)
     oracle = Oracle(VOCABULARY, (4, 4, 8, 8)).eval()
     pixels = torch.rand(5, 3, 64, 64)

@@ -1,4 +1,4 @@
-"""Captions with one stated fact changed are false of their picture, and differ in nothing else."""
+"""Captions with one stated fact changed are false of their image, and differ in nothing else."""
 
 import random
 import re
@@ -15,7 +15,7 @@ HOUSE = Thing("house", None, None, None)
 
 
 def altered_captions(attribute: Attribute, count: int = 300):
-    """(picture's scene, caption, its facts, altered caption, its facts) of random scenes, where there is an altered."""
+    """(image's scene, caption, its facts, altered caption, its facts) of random scenes, where there is an altered."""
     rng = random.Random(7)
     for _ in range(count):
         shown = sample_scene(rng)
@@ -37,7 +37,7 @@ def differing(a: Scene, b: Scene) -> list[str]:
 
 
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
-def test_an_altered_caption_is_false_of_its_picture_in_one_fact(attribute: Attribute) -> None:
+def test_an_altered_caption_is_false_of_its_image_in_one_fact(attribute: Attribute) -> None:
     found = list(altered_captions(attribute))
     assert len(found) > 50
     for shown, _, facts, _, changed in found:
@@ -120,5 +120,5 @@ def test_kinds_and_colours_of_other_worlds_are_altered_too() -> None:
         (Scene(None, (HOUSE, RED_HOUSE)), Scene(None, (RED_HOUSE, HOUSE)), False),  # order says nothing
     ],
 )
-def test_a_caption_contradicts_a_picture_only_for_certain(said: Scene, shown: Scene, false: bool) -> None:
+def test_a_caption_contradicts_a_image_only_for_certain(said: Scene, shown: Scene, false: bool) -> None:
     assert contradicts(said, shown) is false

@@ -57,7 +57,7 @@ def figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         yield Known()
 
     monkeypatch.setattr(judges, "opened", opened)
-    monkeypatch.setattr(judges, "PICTURES", 8)
+    monkeypatch.setattr(judges, "IMAGES", 8)
     return judges.reading(params.load().mllms["postcards"]), capsys.readouterr().out
 
 
@@ -79,7 +79,7 @@ def ddpo() -> ModuleType:
 
 
 def test_the_floor_is_the_flops_of_every_transition_over_the_machines_rate(ddpo: ModuleType) -> None:
-    setting = ddpo.Setting(pictures=10, steps=4, timestep_share=0.5)
+    setting = ddpo.Setting(images=10, steps=4, timestep_share=0.5)
     assert ddpo.floor_seconds(setting, forward=100.0, both=300.0, rate=1000.0) == (4.0, 6.0)
 
 
@@ -126,7 +126,7 @@ def test_both_trainers_of_equal_work_differ_in_nothing_but_batch_sizes(ddpo: Mod
 def test_both_take_as_many_optimiser_steps_an_epoch(ddpo: ModuleType) -> None:
     model, finetune = ddpo.our_configuration(params.load(REPOSITORY / "params.yaml"), ddpo.WORK["ours"], 3)
     assert finetune.updates_per_epoch == 64 // (8 * 2)
-    assert finetune.prompts_per_epoch * finetune.images_per_prompt == ddpo.WORK["trl"].pictures
+    assert finetune.prompts_per_epoch * finetune.images_per_prompt == ddpo.WORK["trl"].images
     assert (finetune.epochs, finetune.min_sigma, model.steps, model.guidance) == (3, 0.0, 20, 5.0)
 
 

@@ -51,8 +51,8 @@ PREFERENCE = (
     ("preference", "wanted"),
     [
         (PREFERENCE, {"brightness": -1, "contrast": -1, "saturation": -1, "blur": 1}),
-        ("bright, vivid and sharp pictures", {"brightness": 1, "saturation": 1, "blur": -1}),
-        ("pictures of cats", {}),
+        ("bright, vivid and sharp images", {"brightness": 1, "saturation": 1, "blur": -1}),
+        ("images of cats", {}),
         ("dark and bright at once", {}),
     ],
 )
@@ -100,7 +100,7 @@ def test_changes_change_what_they_say() -> None:
 
 
 class Judge:
-    """A Mllm whose score of a picture is a function of the question and of its place among those asked together."""
+    """A Mllm whose score of an image is a function of the question and of its place among those asked together."""
 
     templates, reading = "postcards", "probability"
 
@@ -204,7 +204,7 @@ def test_agreement_of_nothing_has_no_numbers() -> None:
 
 
 def drawn_rows(count: int, first: int = 0) -> tuple[list[CaptionRow], list[Scene]]:
-    """Rows with medium captions under data/dataset, with their pictures, and the scenes that these show."""
+    """Rows with medium captions under data/dataset, with their images, and the scenes that these show."""
     rows, scenes = [], []
     for i in range(first, first + count):
         rng = random.Random(i)
@@ -328,7 +328,7 @@ def test_a_judge_without_valid_scores_stops_finetune_which_names_a_plot_that_is_
     with Image.open(named) as plot:
         assert min(plot.size) > 300
     assert not paths.ADAPTER.exists()
-    assert {path.name for path in paths.JUDGE_PICTURES.iterdir()} == {"sweeps.png", "retest.png", "paraphrases.png"}
+    assert {path.name for path in paths.JUDGE_PLOTS.iterdir()} == {"sweeps.png", "retest.png", "paraphrases.png"}
     assert set(json.loads(paths.CALIBRATION_METRICS.read_text())) == {"tiny", "tiny-judge"}
 
 
@@ -359,7 +359,7 @@ def test_a_random_validator_is_measured_and_drawn(repository: Path) -> None:
     found = json.loads(paths.VALIDATOR_METRICS.read_text())
     assert {"balanced_accuracy", "auc", "best_threshold", "retest_invalid", "paraphrase_agreement"} <= set(found)
     names = {"captions.png", "reliability.png", "threshold.png", "retest.png", "paraphrases.png"}
-    assert {path.name for path in paths.VALIDATOR_PICTURES.iterdir()} == names
+    assert {path.name for path in paths.VALIDATOR_PLOTS.iterdir()} == names
 
 
 def test_one_entry_is_calibrated_apart_from_the_dags_outputs(
@@ -440,7 +440,7 @@ def test_item_by_item_the_threshold_of_stage_1_decides_what_a_share_of_items_is(
     assert (numbers["accepted_true"], numbers["rejected_colour"]) == (accepted, 1 - accepted)
 
 
-def test_item_by_item_the_pictures_speak_of_a_share_of_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_item_by_item_the_images_speak_of_a_share_of_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     figures = kept_figures(monkeypatch)
     rows, _ = drawn_rows(3)
@@ -489,7 +489,7 @@ def test_every_paraphrase_is_drawn_with_a_mark_of_its_own(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize(("askings", "title"), [([], "j: not asked"), ([[]], "j: no valid answers")])
-def test_a_picture_without_answers_says_why(
+def test_a_image_without_answers_says_why(
     askings: list, title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert drawn_axes(monkeypatch, tmp_path, askings).get_title("left") == title

@@ -21,7 +21,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_clip.save(tmp_path_factory.mktemp("clip"), SEED)
 
 
-def pictures(side: int = tiny_clip.SIDE) -> list[Image.Image]:
+def images(side: int = tiny_clip.SIDE) -> list[Image.Image]:
     rng = np.random.default_rng(0)
     return [Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)) for _ in TEXTS]
 
@@ -33,7 +33,7 @@ def test_clip_score_is_two_and_a_half_times_the_cosine_of_transformers_and_never
     name = str(tiny_clip.save(tmp_path, seed))
     inputs = CLIPProcessor.from_pretrained(name)(
         text=["A photo depicts " + text for text in TEXTS],
-        images=pictures(),
+        images=images(),
         return_tensors="pt",
         padding=True,
         truncation=True,
@@ -42,23 +42,23 @@ def test_clip_score_is_two_and_a_half_times_the_cosine_of_transformers_and_never
         out = CLIPModel.from_pretrained(name).eval()(**inputs)
     cosines = (out.image_embeds * out.text_embeds).sum(1) / (out.image_embeds.norm(dim=1) * out.text_embeds.norm(dim=1))
     expected = [2.5 * max(cosine, 0) for cosine in cosines.tolist()]
-    assert clip.scores(clip.load(name, "key"), name, "key", pictures(), TEXTS) == pytest.approx(expected, abs=1e-4)
+    assert clip.scores(clip.load(name, "key"), name, "key", images(), TEXTS) == pytest.approx(expected, abs=1e-4)
     assert any(expected) == any_score
 
 
 def test_clip_score_does_not_depend_on_its_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = clip.load(str(folder), "key")
-    together = clip.scores(model, str(folder), "key", pictures(48), TEXTS)
+    together = clip.scores(model, str(folder), "key", images(48), TEXTS)
     monkeypatch.setattr(clip, "BATCH", 1)
-    assert clip.scores(model, str(folder), "key", pictures(48), TEXTS) == pytest.approx(together, abs=1e-5)
+    assert clip.scores(model, str(folder), "key", images(48), TEXTS) == pytest.approx(together, abs=1e-5)
 
 
 def test_the_extractor_gives_the_projected_features_and_no_classes(folder: Path, tmp_path: Path) -> None:
-    for number, picture in enumerate(pictures()):
-        picture.save(tmp_path / f"{number}.png")
+    for number, image in enumerate(images()):
+        image.save(tmp_path / f"{number}.png")
     extractor = extractors.load("clip", "cpu", str(folder))
     found = extractors.extract(sorted(tmp_path.glob("*.png")), extractor, tiny_clip.SIDE)
-    seen = CLIPProcessor.from_pretrained(folder).image_processor(pictures(), return_tensors="pt")
+    seen = CLIPProcessor.from_pretrained(folder).image_processor(images(), return_tensors="pt")
     with torch.no_grad():
         expected = CLIPModel.from_pretrained(folder).eval().get_image_features(**seen).pooler_output
     assert np.allclose(found.features, expected.numpy(), atol=1e-4)

@@ -150,8 +150,8 @@ def test_fine_tuning_and_evaluation_share_no_sentence_and_no_image(source: str) 
         write_coco("val", 1, 11)
     run(source)
     assert not {row.caption for row in finetune()} & {row.caption for row in evaluation()}
-    pictures = [(paths.DATASET / row.image).read_bytes() for row in finetune() + reference()]
-    assert len(set(pictures)) == len(pictures)
+    images = [(paths.DATASET / row.image).read_bytes() for row in finetune() + reference()]
+    assert len(set(images)) == len(images)
 
 
 def test_one_coco_split_can_serve_both() -> None:

@@ -113,7 +113,7 @@ def test_a_rollout_draws_what_the_pipeline_draws_from_the_same_noise(tmp_path):
         assert max(abs(a - b) for a, b in pairs) <= 1
 
 
-def test_a_picture_does_not_depend_on_its_batch(tmp_path):
+def test_a_image_does_not_depend_on_its_batch(tmp_path):
     pipe = tiny_diffusion.pipeline(tmp_path)
     setting = {"steps": 4, "guidance": 3.0, "eta": 0.5, "size": tiny_diffusion.SIZE}
     together = base.draw(pipe, ["a", "b", "c"], [1, 2, 3], **setting)

@@ -69,22 +69,22 @@ def scored(rewards, prompts, **settings):
 
 
 def replay(trainer, drawn, batch_size):
-    """Importance ratios [pictures, steps] of trajectories under the present policy."""
-    pictures, steps = drawn.log_probs.shape
-    every = torch.arange(pictures * steps)
+    """Importance ratios [images, steps] of trajectories under the present policy."""
+    images, steps = drawn.log_probs.shape
+    every = torch.arange(images * steps)
     log_prob = trainer.replay.log_prob
     with torch.no_grad():
         found = [log_prob(drawn, some // steps, some % steps)[0] for some in every.split(batch_size)]
-    return torch.exp(torch.cat(found).view(pictures, steps) - drawn.log_probs)
+    return torch.exp(torch.cat(found).view(images, steps) - drawn.log_probs)
 
 
 def transitions_trained_on(trainer):
-    """A list that gets (picture, step) of every transition whose loss is taken."""
+    """A list that gets (image, step) of every transition whose loss is taken."""
     used, loss = [], trainer.updater.loss
 
-    def noting(trajectories, found, picture, step):
-        used.extend(zip(picture.tolist(), step.tolist(), strict=True))
-        return loss(trajectories, found, picture, step)
+    def noting(trajectories, found, image, step):
+        used.extend(zip(image.tolist(), step.tolist(), strict=True))
+        return loss(trajectories, found, image, step)
 
     trainer.updater.loss = noting
     return used
@@ -233,12 +233,12 @@ def test_12_gradients_do_not_depend_on_how_many_transitions_are_taken_at_once(ma
 @pytest.mark.parametrize(
     ("limit", "taken"),
     [
-        (11, [10, 10]),  # two pictures of five steps: no tenth is left out
-        (8, [8, 8, 4]),  # one picture alone would leave out more
+        (11, [10, 10]),  # two images of five steps: no tenth is left out
+        (8, [8, 8, 4]),  # one image alone would leave out more
         (100, [20]),
     ],
 )
-def test_train_batch_size_is_filled_with_whole_pictures_where_that_leaves_out_no_more_than_a_tenth(make, limit, taken):
+def test_train_batch_size_is_filled_with_whole_images_where_that_leaves_out_no_more_than_a_tenth(make, limit, taken):
     trainer = make(train_batch_size=limit, updates_per_epoch=1, prompts_per_epoch=2, images_per_prompt=2)
     drawn = trainer.roll_out(0)
     rows = []
@@ -266,10 +266,10 @@ def test_12_gradients_do_not_depend_on_gradient_checkpointing(make, kl_weight):
 def test_13_a_transition_keeps_its_latent_next_latent_timestep_and_log_prob_together(make):
     trainer = make()
     drawn = trainer.roll_out(0).trajectories
-    picture, step = torch.tensor([3, 0, 7, 2]), torch.tensor([4, 1, 0, 2])
+    image, step = torch.tensor([3, 0, 7, 2]), torch.tensor([4, 1, 0, 2])
     with torch.no_grad():
-        found = trainer.replay.log_prob(drawn, picture, step)[0]
-    torch.testing.assert_close(found, drawn.log_probs[picture, step], atol=1e-5, rtol=0)
+        found = trainer.replay.log_prob(drawn, image, step)[0]
+    torch.testing.assert_close(found, drawn.log_probs[image, step], atol=1e-5, rtol=0)
 
 
 def test_14_a_new_adapter_changes_nothing_and_a_saved_one_draws_the_same_after_loading(
@@ -290,7 +290,7 @@ def test_14_a_new_adapter_changes_nothing_and_a_saved_one_draws_the_same_after_l
 
 
 def test_15_scores_asked_for_while_drawing_train_the_same_adapter(make, tmp_path):
-    """In batches of three pictures, so that the last answers come after the first questions of the next batch."""
+    """In batches of three images, so that the last answers come after the first questions of the next batch."""
     learnt = []
     for overlap in (False, True):
         trainer = make(folder=tmp_path / str(overlap), overlap_judging=overlap)
@@ -309,7 +309,7 @@ def test_15_a_judge_that_fails_in_its_thread_stops_the_run(make):
         make(broken, overlap_judging=True).run()
 
 
-def test_16_a_failing_judge_masks_pictures_and_nothing_is_learnt_from_them(make, tmp_path):
+def test_16_a_failing_judge_masks_images_and_nothing_is_learnt_from_them(make, tmp_path):
     def half_blind(images, prompts):
         return [score if i % 2 else None for i, score in enumerate(darkness(images, prompts))]
 
@@ -319,10 +319,10 @@ def test_16_a_failing_judge_masks_pictures_and_nothing_is_learnt_from_them(make,
     drawn = trainer.roll_out(0)
     used = transitions_trained_on(trainer)
     trainer.update(0, drawn, scored(half_blind(drawn.images, []), drawn.prompts))
-    assert {picture for picture, _ in used} == {1, 3, 5, 7}
+    assert {image for image, _ in used} == {1, 3, 5, 7}
 
 
-def test_16_too_many_masked_pictures_of_an_epoch_stop_it_however_they_were_asked_about(make):
+def test_16_too_many_masked_images_of_an_epoch_stop_it_however_they_were_asked_about(make):
     """One of every batch of four is masked: a quarter of the epoch."""
 
     def one_blind_eye(images, prompts):
@@ -330,7 +330,7 @@ def test_16_too_many_masked_pictures_of_an_epoch_stop_it_however_they_were_asked
 
     trainer = make(one_blind_eye, overlap_judging=True, max_invalid_fraction=0.2)
     trainer.model = trainer.model.model_copy(update={"batch_size": 4})
-    with pytest.raises(UserError, match=r"2 of the 8 pictures asked about have no valid score, more than .* 0\.2 "):
+    with pytest.raises(UserError, match=r"2 of the 8 images asked about have no valid score, more than .* 0\.2 "):
         trainer.run()
     trainer = make(one_blind_eye, overlap_judging=True, max_invalid_fraction=0.25, epochs=1)
     trainer.model = trainer.model.model_copy(update={"batch_size": 4})
@@ -385,7 +385,7 @@ def test_17_training_ends_when_the_held_out_judge_turns_away(make, tmp_path):
     history = trainer.run()
     assert [row.held_out_mean for row in history] == [9.0, 8.5, 6.0]
     assert "finetune.max_held_out_drop" in beyond_bounds(history, trainer.config)
-    liked = make(folder=tmp_path / "liked", epochs=1)  # what drew the second epoch's pictures
+    liked = make(folder=tmp_path / "liked", epochs=1)  # what drew the second epoch's images
     liked.run()
     assert all(torch.equal(a, b) for a, b in zip(trainer.parameters, liked.parameters, strict=True))
 
@@ -405,7 +405,7 @@ def test_17_a_resumed_run_knows_the_last_adapter_that_the_held_out_judge_liked(m
 
 
 def test_a_reward_that_is_constant_over_the_first_epoch_is_refused(make):
-    with pytest.raises(UserError, match="every picture got the reward 5"):
+    with pytest.raises(UserError, match="every image got the reward 5"):
         make(lambda images, prompts: [5.0] * len(images)).run()
 
 
@@ -417,7 +417,7 @@ def test_a_reward_that_is_not_finite_stops_and_keeps_the_last_checkpoint(make):
     assert checkpoint.load_latest(again.folder, again.parameters, again.optimiser)[0] == 1
 
 
-def test_a_picture_of_half_weight_has_half_the_advantage_and_half_the_say_in_the_mean():
+def test_a_image_of_half_weight_has_half_the_advantage_and_half_the_say_in_the_mean():
     found = scored([0.0, 3.0], ["a", "a"], weights=torch.tensor([1.0, 0.5], dtype=torch.float64))
     centred = torch.tensor([-1.0, 2.0])
     spread = ((1.0 + 0.5 * 4.0) / 1.5) ** 0.5
@@ -451,8 +451,8 @@ def test_ratios_outside_the_clip_range_are_counted(make):
     trainer = make()
     drawn = trainer.roll_out(0)
     drawn.trajectories.log_probs[0, 0] += 0.01
-    picture, step = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0])
-    found = trainer.updater.loss(drawn.trajectories, scored(darkness(drawn.images, []), drawn.prompts), picture, step)
+    image, step = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0])
+    found = trainer.updater.loss(drawn.trajectories, scored(darkness(drawn.images, []), drawn.prompts), image, step)
     torch.testing.assert_close(found.ratio, torch.tensor([-0.01, 0.0, 0.0]).exp(), atol=1e-5, rtol=0)
     assert found.clipped.tolist() == [True, False, False]
 
@@ -487,7 +487,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(make):
     saved = copy.deepcopy([p.detach() for p in trainer.parameters])
     broken = make(epochs=2)
     broken.preflight = lambda: None
-    broken.replay.log_prob = lambda drawn, picture, step: (torch.full((len(picture),), float("nan")), torch.zeros(1))
+    broken.replay.log_prob = lambda drawn, image, step: (torch.full((len(image),), float("nan")), torch.zeros(1))
     with pytest.raises(UserError, match="last good checkpoint"):
         broken.run()
     again = make(epochs=2)
@@ -547,9 +547,9 @@ def test_18_what_was_learnt_shows_with_the_sampler_of_training_and_with_the_dete
     assert trained[1] > before[1] + MARGIN
 
 
-def test_more_processes_than_pictures_of_an_update_are_refused(make, monkeypatch):
+def test_more_processes_than_images_of_an_update_are_refused(make, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "5")
-    with pytest.raises(UserError, match="an update's 4 pictures cannot be divided among 5 processes"):
+    with pytest.raises(UserError, match="an update's 4 images cannot be divided among 5 processes"):
         make()
 
 

@@ -12,7 +12,7 @@ import torch
 REPOSITORY = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("ddpo_in_processes.py")
 TWO = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
-EPOCHS, UPDATES, PICTURES = 4, 2, 8
+EPOCHS, UPDATES, IMAGES = 4, 2, 8
 HANGING = 300  # seconds: a run takes some ten
 
 
@@ -39,9 +39,9 @@ def two(sd: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-def test_the_processes_draw_the_pictures_of_an_epoch_without_rest_or_double(two: list[dict]) -> None:
+def test_the_processes_draw_the_images_of_an_epoch_without_rest_or_double(two: list[dict]) -> None:
     for first, second in zip(two[0]["drawn"], two[1]["drawn"], strict=True):
-        assert sorted(first + second) == list(range(PICTURES))
+        assert sorted(first + second) == list(range(IMAGES))
         assert len(first) == len(second)
 
 
@@ -56,9 +56,7 @@ def test_11_two_processes_with_different_data_step_with_equal_gradients(two: lis
     assert torch.equal(first["adapter"], second["adapter"])
 
 
-def test_11_the_gradient_is_that_of_all_pictures_as_one_process_has_it(
-    sd: Path, two: list[dict], tmp_path: Path
-) -> None:
+def test_11_the_gradient_is_that_of_all_images_as_one_process_has_it(sd: Path, two: list[dict], tmp_path: Path) -> None:
     done = train(sd, tmp_path / "one")
     assert done.returncode == 0, done.stderr[-3000:]
     alone = torch.load(tmp_path / "one/0.pt", weights_only=True)

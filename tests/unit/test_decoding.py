@@ -1,4 +1,4 @@
-"""Pictures are decoded once while there is room, and read ahead in order."""
+"""Images are decoded once while there is room, and read ahead in order."""
 
 import threading
 from pathlib import Path
@@ -12,7 +12,7 @@ FILES = [Path(f"{number}.png") for number in range(12)]
 
 
 class Decoder:
-    """Makes 8 x 8 pictures, and notes which files it was asked for."""
+    """Makes 8 x 8 images, and notes which files it was asked for."""
 
     def __init__(self) -> None:
         self.decoded: list[Path] = []
@@ -22,20 +22,20 @@ class Decoder:
         return Image.new("RGB", (8, 8), int(file.stem))
 
 
-def test_a_picture_is_decoded_once_however_often_it_is_opened() -> None:
+def test_a_image_is_decoded_once_however_often_it_is_opened() -> None:
     decoder = Decoder()
-    pictures = decoding.ImageFiles(decoder)
+    images = decoding.ImageFiles(decoder)
     for _ in range(3):
-        assert [image.getpixel((0, 0))[0] for image in pictures.open_all(FILES)] == list(range(12))
+        assert [image.getpixel((0, 0))[0] for image in images.open_all(FILES)] == list(range(12))
     assert sorted(decoder.decoded) == sorted(FILES)
 
 
 def test_what_does_not_fit_is_decoded_again() -> None:
     decoder = Decoder()
-    pictures = decoding.ImageFiles(decoder, room=5 * 8 * 8 * 3)
+    images = decoding.ImageFiles(decoder, room=5 * 8 * 8 * 3)
     for _ in range(2):
         for file in FILES:
-            pictures.open(file)
+            images.open(file)
     assert [decoder.decoded.count(file) for file in FILES] == [1] * 5 + [2] * 7
 
 

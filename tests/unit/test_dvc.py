@@ -217,7 +217,7 @@ def test_every_path_that_the_code_knows_is_in_the_dag(stages: dict[str, Stage]) 
     outs = {out for stage in stages.values() for out in stage.outs}
     known = [paths.DATASET, paths.REFERENCE, paths.CALIBRATION, paths.PROMPTS, paths.ADAPTER, paths.REPORT]
     known += [paths.SUMMARY, paths.CALIBRATION_METRICS, paths.VALIDATOR_METRICS, paths.FINETUNE_METRICS]
-    known += [paths.JUDGE_PICTURES, paths.VALIDATOR_PICTURES]
+    known += [paths.JUDGE_PLOTS, paths.VALIDATOR_PLOTS]
     known += [of(arm) for arm in arms.NAMES for of in (paths.arm, paths.evaluation, paths.arm_metrics)]
     assert {path.as_posix() for path in known} <= outs
 

@@ -17,7 +17,7 @@ from t2i_feedback.mllm.backends.endpoint import EndpointEntry
 from t2i_feedback.mllm.base import Request
 from t2i_feedback.mllm.ledger import Ledger
 
-PICTURE = Image.new("RGB", (3, 2), (200, 10, 30))
+IMAGE = Image.new("RGB", (3, 2), (200, 10, 30))
 PRICES = {"usd_per_million_input_tokens": 10.0, "usd_per_million_output_tokens": 30.0}  # 0.0013 per call
 
 
@@ -32,15 +32,15 @@ def ledger(tmp_path: Path) -> Path:
     return tmp_path / "ledger.sqlite"
 
 
-def test_the_request_holds_text_and_the_picture_pixel_for_pixel(server: Server, ledger: Path) -> None:
+def test_the_request_holds_text_and_the_image_pixel_for_pixel(server: Server, ledger: Path) -> None:
     with mllm.connect("gpt", entry(server), ledger) as model:
-        roles.validate(model, [PICTURE], ["a {fish}"])
+        roles.validate(model, [IMAGE], ["a {fish}"])
     _, _, body = server.seen[0]
-    picture, text = body["messages"][0]["content"]
+    image, text = body["messages"][0]["content"]
     assert "a {fish}" in text["text"]
-    head, _, data = picture["image_url"]["url"].partition(",")
+    head, _, data = image["image_url"]["url"].partition(",")
     assert head == "data:image/png;base64"
-    assert Image.open(io.BytesIO(base64.b64decode(data))).tobytes() == PICTURE.tobytes()
+    assert Image.open(io.BytesIO(base64.b64decode(data))).tobytes() == IMAGE.tobytes()
     assert body["logprobs"] is True
     assert body["top_logprobs"] == 20
     assert body["temperature"] == 0
@@ -49,14 +49,14 @@ def test_the_request_holds_text_and_the_picture_pixel_for_pixel(server: Server, 
 def test_probabilities_gather_all_spellings(server: Server, ledger: Path) -> None:
     server.script = [(200, {}, said("Yes", logprobs=[{" Yes": 0.5, "yes": 0.1, "No": 0.2, "Maybe": 0.1}]))]
     with mllm.connect("gpt", entry(server), ledger) as model:
-        (verdict,) = roles.validate(model, [PICTURE], ["a fish"])
+        (verdict,) = roles.validate(model, [IMAGE], ["a fish"])
     assert verdict.p_yes == pytest.approx(0.6 / 0.8)
 
 
 def test_ten_in_two_tokens_is_not_one(server: Server, ledger: Path) -> None:
     server.script = [(200, {}, said("10", logprobs=[{"1": 0.8, "5": 0.2}, {"0": 0.75, "": 0.25}]))]
     with mllm.connect("gpt", entry(server), ledger) as model:
-        (outcome,) = roles.score_preference(model, [PICTURE], "dark images")
+        (outcome,) = roles.score_preference(model, [IMAGE], "dark images")
     assert outcome.value == pytest.approx(10 * 0.6 + 1 * 0.2 + 5 * 0.2)
 
 
@@ -73,7 +73,7 @@ def test_a_one_that_was_not_written_is_no_one_where_ten_may_be_two_tokens(
 ) -> None:
     server.script = [(200, {}, said("9", logprobs=[options]))]
     with mllm.connect("llava", entry(server), ledger) as model:
-        (outcome,) = roles.score_preference(model, [PICTURE], "dark images")
+        (outcome,) = roles.score_preference(model, [IMAGE], "dark images")
     assert (outcome.reading, outcome.value) == (reading, pytest.approx(score))
 
 
@@ -81,7 +81,7 @@ def test_a_one_that_was_not_written_is_no_one_where_ten_may_be_two_tokens(
 def test_without_probabilities_of_the_answer_it_is_parsed(server: Server, ledger: Path, logprobs) -> None:
     server.script = [(200, {}, said("Score: 7/10", logprobs=logprobs)), (200, {}, said("great"))]
     with mllm.connect("gpt", entry(server), ledger) as model:
-        outcomes = roles.score_preference(model, [PICTURE, PICTURE.resize((4, 4))], "dark images")
+        outcomes = roles.score_preference(model, [IMAGE, IMAGE.resize((4, 4))], "dark images")
     assert [outcome.value for outcome in outcomes] == [7, None]
     assert outcomes[1].status == "unparseable"
 
@@ -92,7 +92,7 @@ def test_a_logprob_that_is_no_number_gives_none(server: Server, ledger: Path, nu
     broken["choices"][0]["logprobs"]["content"][0]["top_logprobs"][0]["logprob"] = number
     server.script = [(200, {}, broken)]
     with mllm.open("gpt", entry(server), ledger) as model:
-        (verdict,) = roles.validate(model, [PICTURE], ["a fish"])
+        (verdict,) = roles.validate(model, [IMAGE], ["a fish"])
     assert (verdict.status, verdict.p_yes) == ("unparseable", None)
     assert verdict.raw == "the model's probabilities are not finite; it said: Yes"
 
@@ -102,7 +102,7 @@ def test_what_is_impossible_by_its_logprob_is_not_broken(server: Server, ledger:
     answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"][1]["logprob"] = float("-inf")
     server.script = [(200, {}, answer)]
     with mllm.open("gpt", entry(server), ledger) as model:
-        assert roles.validate(model, [PICTURE], ["a fish"])[0].p_yes == 1.0
+        assert roles.validate(model, [IMAGE], ["a fish"])[0].p_yes == 1.0
 
 
 # ------------------------------------------------------------------------------------------------ thinking
@@ -121,7 +121,7 @@ def test_what_is_impossible_by_its_logprob_is_not_broken(server: Server, ledger:
 def test_no_probability_is_read_of_what_is_thought(server: Server, ledger: Path, first, text, message) -> None:
     server.script = [(200, {}, said(text, logprobs=[first, {"k": 1.0}], **message))]
     with mllm.open("qwen3", entry(server), ledger) as model:
-        (outcome,) = roles.score_preference(model, [PICTURE], "dark images")
+        (outcome,) = roles.score_preference(model, [IMAGE], "dark images")
     assert (outcome.status, outcome.value, outcome.reading) == ("valid", 3, "text")
 
 
@@ -141,7 +141,7 @@ def test_thinking_that_uses_up_the_limit_is_truncated_and_says_what_to_raise(
     server.script = [(200, {}, said(text, "length", logprobs, **message) | {"usage": None})]
     wanted = entry(server, reading=reading, max_new_tokens=40)
     with mllm.open("qwen3", wanted, ledger) as model:
-        (outcome,) = roles.score_preference(model, [PICTURE], "dark images")
+        (outcome,) = roles.score_preference(model, [IMAGE], "dark images")
     assert (outcome.status, outcome.value) == ("truncated", None)
     limit = {"probability": 16, "text": 40}[reading]
     assert outcome.raw.startswith(f"thinking used up the limit of {limit} tokens: ")
@@ -159,11 +159,11 @@ def test_thinking_goes_into_no_prompt_no_list_and_no_remark(server: Server, ledg
     for _ in range(2):  # from the server, then from the ledger
         with mllm.open("qwen3", wanted, ledger) as model:
             assert roles.enhance(model, ["a house"])[0].value == "A red house"
-            (verdict,) = roles.validate(model, [PICTURE], ["a house"], questions=True)
+            (verdict,) = roles.validate(model, [IMAGE], ["a house"], questions=True)
             assert "think" not in f"{verdict.raw} {verdict.feedback}"
             assert verdict.p_yes == 0.0
-            assert roles.explain(model, [PICTURE], ["a house"])[0].value == "There is no house"
-            assert roles.describe(model, [PICTURE])[0].value == "The fish is red"
+            assert roles.explain(model, [IMAGE], ["a house"])[0].value == "There is no house"
+            assert roles.describe(model, [IMAGE])[0].value == "The fish is red"
     assert len(server.seen) == 5
 
 
@@ -184,13 +184,13 @@ def test_a_reading_that_a_server_lacks_falls_back_and_is_named(server: Server, l
     server.gives_logprobs = False
     server.script = [(200, {}, said(text)) for text in ("yes", "No.", "Yes, all of it", "hm", "yes")]
     with mllm.connect("sglang", entry(server), ledger) as model:
-        (verdict,) = roles.validate(model, [PICTURE], ["a fish"])
+        (verdict,) = roles.validate(model, [IMAGE], ["a fish"])
     assert verdict.p_yes == 3 / 4
     assert verdict.reading == "samples"
     assert [body["seed"] for _, _, body in server.seen] == [0, 1, 2, 3, 4]
     assert {body["temperature"] for _, _, body in server.seen} == {1.0}
     with mllm.connect("sglang", entry(server, samples=1), ledger) as model:
-        (verdict,) = roles.validate(model, [PICTURE], ["a fish"])
+        (verdict,) = roles.validate(model, [IMAGE], ["a fish"])
     assert (verdict.p_yes, verdict.reading) == (1.0, "text")
     assert len(server.seen) == 6
 
@@ -199,8 +199,8 @@ def test_samples_of_scores_are_averaged_and_masked_when_most_are_not_valid(serve
     server.gives_logprobs = False
     server.script = [(200, {}, said(text)) for text in ("7", "8/10", "7.5", "7", "dark", "7", "hm", "hm", "9", "hm")]
     with mllm.connect("sglang", entry(server), ledger) as model:
-        first = roles.score_preference(model, [PICTURE], "dark images")
-        second = roles.score_preference(model, [PICTURE.resize((5, 5))], "dark images")
+        first = roles.score_preference(model, [IMAGE], "dark images")
+        second = roles.score_preference(model, [IMAGE.resize((5, 5))], "dark images")
     assert first[0].value == pytest.approx((7 + 8 + 7.5 + 7) / 4)
     assert (second[0].status, second[0].value) == ("unparseable", None)
 
@@ -208,7 +208,7 @@ def test_samples_of_scores_are_averaged_and_masked_when_most_are_not_valid(serve
 def test_logprobs_that_are_refused_are_not_asked_for_again(server: Server, ledger: Path) -> None:
     server.refuses_logprobs = True
     with mllm.connect("llamacpp", entry(server, samples=2), ledger) as model:
-        roles.validate(model, [PICTURE], ["a fish"])
+        roles.validate(model, [IMAGE], ["a fish"])
     assert ["logprobs" in body for body in server.probes] == [True, False, False]  # the last one tries a schema
     assert ["logprobs" in body for _, _, body in server.seen] == [False, False]
 
@@ -220,8 +220,8 @@ def test_a_server_that_holds_to_a_schema_is_given_one(server: Server, ledger: Pa
         (200, {}, said('{"score": 8}')),
     ]
     with mllm.connect("vllm", entry(server, samples=1), ledger) as model:
-        (verdict,) = roles.validate(model, [PICTURE], ["a fish"])
-        (score,) = roles.score_preference(model, [PICTURE], "dark images")
+        (verdict,) = roles.validate(model, [IMAGE], ["a fish"])
+        (score,) = roles.score_preference(model, [IMAGE], "dark images")
     assert (verdict.p_yes, verdict.feedback) == (0.0, "the fish is missing")
     assert score.value == 8
     schemas = [body["response_format"]["json_schema"]["schema"] for _, _, body in server.seen]
@@ -243,10 +243,10 @@ def test_probabilities_that_are_demanded_and_not_given_are_one_line(server: Serv
 
 def test_a_model_of_text_alone_may_enhance_and_nothing_else(server: Server, ledger: Path) -> None:
     server.takes_images = False
-    refused = pytest.raises(UserError, match=r"mllms\.small: m reads text alone and cannot look at pictures")
+    refused = pytest.raises(UserError, match=r"mllms\.small: m reads text alone and cannot look at images")
     with refused, mllm.connect("small", entry(server), ledger):
         pass
-    assert len(server.probes) == 4  # two with the picture, one without it, one with a schema
+    assert len(server.probes) == 4  # two with the image, one without it, one with a schema
     with refused, mllm.connect("small", entry(server, images=False), ledger):
         pass
     with mllm.connect("small", entry(server, images=False), ledger, images=False) as model:
@@ -254,7 +254,7 @@ def test_a_model_of_text_alone_may_enhance_and_nothing_else(server: Server, ledg
     assert len(server.seen) == 1
     server.takes_images = True  # its projector was loaded
     with mllm.connect("small", entry(server), ledger) as model:
-        assert roles.validate(model, [PICTURE], ["a fish"])[0].status == "valid"
+        assert roles.validate(model, [IMAGE], ["a fish"])[0].status == "valid"
 
 
 def test_what_a_server_can_do_is_not_concluded_from_its_break_down(server: Server, ledger: Path) -> None:
@@ -277,7 +277,7 @@ def test_a_reading_that_is_chosen_is_held_to_a_schema_where_that_can_be(
     server.holds_to_schema = True
     server.script = [(200, {}, said('{"answer": "no", "reason": "the fish is missing"}'))] * 3
     with mllm.connect("gpt", entry(server, reading=reading, samples=3), ledger) as model:
-        (verdict,) = roles.validate(model, [PICTURE], ["a fish"])
+        (verdict,) = roles.validate(model, [IMAGE], ["a fish"])
     assert (verdict.p_yes, verdict.reading) == (0.0, reading)
     assert all("response_format" in body and "logprobs" not in body for _, _, body in server.seen)
 
@@ -285,7 +285,7 @@ def test_a_reading_that_is_chosen_is_held_to_a_schema_where_that_can_be(
 def test_the_papers_reading_is_a_parsed_yes_or_no_with_its_reason(server: Server, ledger: Path) -> None:
     server.script = [(200, {}, said("No, the fish is red."))]
     with mllm.connect("gpt", entry(server, reading="text"), ledger) as model:
-        (verdict,) = roles.validate(model, [PICTURE], ["a blue fish"])
+        (verdict,) = roles.validate(model, [IMAGE], ["a blue fish"])
     assert (verdict.p_yes, verdict.reading, verdict.feedback) == (0.0, "text", "the fish is red")
     assert "logprobs" not in server.seen[0][2]
 
@@ -344,7 +344,7 @@ def test_the_budget_of_dollars_stops_where_the_server_counts_no_tokens(server: S
     assert 0 < len(server.seen) < 10
 
 
-@pytest.mark.parametrize("image", [None, PICTURE])
+@pytest.mark.parametrize("image", [None, IMAGE])
 def test_tokens_that_a_server_does_not_count_are_estimated(server: Server, ledger: Path, image) -> None:
     server.script = [(200, {}, said("nine long") | {"usage": None})]
     with mllm.connect("gpt", entry(server), ledger) as model:

@@ -13,7 +13,7 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.ledger import Ledger
 
-PICTURE = Image.new("RGB", (3, 2), (200, 10, 30))
+IMAGE = Image.new("RGB", (3, 2), (200, 10, 30))
 KEY = "sk-secret-1234567890"
 HTML = "<html><body>Bad gateway</body></html>"
 
@@ -94,7 +94,7 @@ def test_no_text_becomes_a_score_by_accident(
 ) -> None:
     server.script = [(200, {}, said(text))]
     with mllm.connect("gpt", entry(server, reading="text"), ledger) as model:
-        (outcome,) = roles.score_preference(model, [PICTURE], "dark images")
+        (outcome,) = roles.score_preference(model, [IMAGE], "dark images")
     assert (outcome.status, outcome.value) == (status, score)
     (row,) = Ledger(ledger).summary()
     assert row[4:8] == (status == "refusal", status == "unparseable", 0, 0)
@@ -103,7 +103,7 @@ def test_no_text_becomes_a_score_by_accident(
 def test_a_cut_answer_is_no_score(server: Server, ledger: Path) -> None:
     server.script = [(200, {}, said("1", finish="length"))]  # of 10?
     with mllm.connect("gpt", entry(server, reading="text"), ledger) as model:
-        (outcome,) = roles.score_preference(model, [PICTURE], "dark images")
+        (outcome,) = roles.score_preference(model, [IMAGE], "dark images")
     assert (outcome.status, outcome.value) == ("truncated", None)
 
 
@@ -270,18 +270,18 @@ def test_a_missing_key_is_said_before_any_call(server: Server, ledger: Path, mon
 def test_what_is_answered_needs_no_server_and_no_key(server: Server, ledger: Path, monkeypatch) -> None:
     monkeypatch.setenv("SOME_KEY", KEY)
     with mllm.connect("gpt", entry(server, api_key_env="SOME_KEY"), ledger) as model:
-        first = roles.validate(model, [PICTURE], ["a fish"])
+        first = roles.validate(model, [IMAGE], ["a fish"])
     monkeypatch.delenv("SOME_KEY")
     server.server_close()
     with mllm.connect("gpt", entry(server, api_key_env="SOME_KEY"), ledger) as model:
-        assert roles.validate(model, [PICTURE], ["a fish"]) == first
+        assert roles.validate(model, [IMAGE], ["a fish"]) == first
 
 
 def test_a_preference_longer_than_the_context_is_one_line(server: Server, ledger: Path) -> None:
     server.script = [(400, {}, failed("context_length_exceeded", "maximum context length is 4096 tokens"))] * 2
-    pictures = [PICTURE, PICTURE.resize((4, 4))]
+    images = [IMAGE, IMAGE.resize((4, 4))]
     with (
         mllm.connect("gpt", entry(server), ledger) as model,
         pytest.raises(UserError, match=r"finetune\.preference: 900 words are more than the judge can take in"),
     ):
-        roles.score_preference(model, pictures, "dark images " * 450)
+        roles.score_preference(model, images, "dark images " * 450)

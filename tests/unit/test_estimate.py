@@ -106,7 +106,7 @@ def test_every_entry_of_the_paper_has_its_figures(paper: Params, figures: Throug
 
 def test_fine_tuning_draws_asks_and_trains_by_its_batch_arithmetic(paper: Params, figures: Throughputs) -> None:
     found = work(paper, figures)["finetune"]
-    assert found.pictures == calls(found, "judge") == calls(found, "held-out judge") == 100 * 32 * 8
+    assert found.images == calls(found, "judge") == calls(found, "held-out judge") == 100 * 32 * 8
     assert found.transitions == 100 * 32 * 8 * 50
 
 
@@ -118,7 +118,7 @@ def test_half_of_the_timesteps_are_half_of_the_transitions(paper: Params, figure
 def test_a_feedback_budget_bounds_what_the_user_is_asked(paper: Params, figures: Throughputs) -> None:
     found = work(changed(paper, "finetune", acquisition="random", feedback_budget=64), figures)["finetune"]
     assert calls(found, "judge") == 100 * 64
-    assert calls(found, "held-out judge") == found.pictures == 100 * 256
+    assert calls(found, "held-out judge") == found.images == 100 * 256
 
 
 def test_a_reward_that_asks_nobody_costs_no_calls_of_the_judge(paper: Params, figures: Throughputs) -> None:
@@ -128,23 +128,23 @@ def test_a_reward_that_asks_nobody_costs_no_calls_of_the_judge(paper: Params, fi
 
 def test_alignment_as_a_reward_asks_the_judge_for_verdicts(paper: Params, figures: Throughputs) -> None:
     found = work(changed(paper, "finetune", reward={"preference": 1.0, "alignment": 1.0}), figures)["finetune"]
-    assert calls(found, "judge") == calls(found, "validator") == found.pictures
+    assert calls(found, "judge") == calls(found, "validator") == found.images
 
 
 @pytest.mark.parametrize("arm", arms.NAMES)
-def test_every_arm_has_as_many_pictures_as_the_committed_run(default: Params, figures: Throughputs, arm: str) -> None:
+def test_every_arm_has_as_many_images_as_the_committed_run(default: Params, figures: Throughputs, arm: str) -> None:
     found, metrics = work(default, figures), recorded(f"arms/{arm}")
     made = {name: f"generate@{name}" for name in arms.NAMES} | {"best_of_n": "best_of_n"}
     made |= {one.name: f"validate@{one.name}" for one in arms.ARMS if one.has_rounds}
     stages = [made[name] for name in (arms.by_name(arm).begins_as, arm) if name]
-    drawn = sum(found[stage].pictures for stage in stages)
+    drawn = sum(found[stage].images for stage in stages)
     assert drawn == pytest.approx(metrics["n"] * metrics["rounds_mean"], rel=0.01)
     assert found[f"evaluate@{arm}"].features == metrics["n"]
 
 
 def test_fine_tuning_has_the_epochs_of_the_committed_run(default: Params, figures: Throughputs) -> None:
     found, metrics = work(default, figures)["finetune"], recorded("finetune")
-    assert calls(found, "judge") == metrics["epochs"] * default.finetune.pictures_per_epoch
+    assert calls(found, "judge") == metrics["epochs"] * default.finetune.images_per_epoch
 
 
 def test_the_validator_is_calibrated_on_the_claims_of_the_committed_run(default: Params, figures: Throughputs) -> None:
@@ -163,13 +163,13 @@ def test_judges_are_calibrated_on_every_step_of_every_sweep(default: Params, fig
 def test_without_feedback_nobody_remarks_and_nothing_is_enhanced_again(default: Params, figures: Throughputs) -> None:
     with_it = work(default, figures)["validate@validated"]
     without = work(changed(default, "stage1", feedback=False), figures)["validate@validated"]
-    assert calls(with_it, "enhancer", "prompt") == calls(with_it, "validator", "remark") == with_it.pictures
+    assert calls(with_it, "enhancer", "prompt") == calls(with_it, "validator", "remark") == with_it.images
     assert calls(without, "enhancer", "prompt") == calls(without, "validator", "remark") == 0
 
 
 def test_one_round_at_most_draws_nothing_after_enhanced(default: Params, figures: Throughputs) -> None:
     found = work(changed(default, "stage1", max_rounds=1), figures)
-    assert found["validate@validated"].pictures == found["best_of_n"].pictures == 0
+    assert found["validate@validated"].images == found["best_of_n"].images == 0
 
 
 def test_a_validator_that_asks_item_by_item_is_asked_as_often_as_there_are_items(
@@ -332,7 +332,7 @@ def test_no_gpu_is_refused(default: Params, figures: Throughputs) -> None:
     [
         ("stage1", {"mllm": "smollm2"}, "a100", r"mllms\.smollm2"),
         ("model", {"name": "somebody/else"}, "a100", r"image_models\.somebody/else"),
-        ("evaluate", {}, "cpu", r"extractors\.inception-v3-compat\.pictures\.cpu"),
+        ("evaluate", {}, "cpu", r"extractors\.inception-v3-compat\.images\.cpu"),
     ],
 )
 def test_a_figure_that_is_missing_is_named_by_its_key(

@@ -14,7 +14,7 @@ from PIL import Image
 from t2i_feedback.evaluation import extractors, measuring
 from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.foundation.rows import CaptionRow, EvaluationRow, FidRow, PictureRow, RoundRow, read_rows, write_rows
+from t2i_feedback.foundation.rows import CaptionRow, EvaluationRow, FidRow, ImageRow, RoundRow, read_rows, write_rows
 from t2i_feedback.mllm import wording
 from t2i_feedback.stages import evaluate, reference
 
@@ -32,7 +32,7 @@ def write_params(mllm: Path) -> None:
 
 
 def draw_arm(arm: str, rounds: int) -> None:
-    """An arm whose pictures are the real images; of several rounds the second one's picture is kept."""
+    """An arm whose images are the real images; of several rounds the second one's image is kept."""
     folder = paths.arm(arm)
     (folder / "images").mkdir(parents=True)
     drawn, kept = [], []
@@ -41,7 +41,7 @@ def draw_arm(arm: str, rounds: int) -> None:
             name = f"images/{caption.caption_id}-{number}.png"
             (folder / name).write_bytes((paths.DATASET / caption.image).read_bytes())
             drawn.append(
-                PictureRow(
+                ImageRow(
                     caption_id=caption.caption_id,
                     round=number,
                     prompt=caption.caption,
@@ -52,7 +52,7 @@ def draw_arm(arm: str, rounds: int) -> None:
             )
         kept.append(drawn[-1])
     write_rows(folder / "rounds.jsonl", drawn)
-    write_rows(folder / "pictures.jsonl", reversed(kept))
+    write_rows(folder / "images.jsonl", reversed(kept))
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def card(arm: str) -> dict:
     return json.loads((paths.evaluation(arm) / "card.json").read_text())
 
 
-def test_evaluating_k_arms_takes_k_and_one_feature_passes_and_decodes_every_picture_once(
+def test_evaluating_k_arms_takes_k_and_one_feature_passes_and_decodes_every_image_once(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change("evaluate", vqa_score=True, questions=True, clip_score=str(tiny_clip.save(workplace / "clip")))
@@ -205,11 +205,11 @@ def test_brightness_and_contrast_are_those_by_hand(workplace: Path) -> None:
     reference.main()
     draw_arm("raw", rounds=1)
     evaluate.main("raw")
-    by_caption = {row.caption_id: row for row in read_rows(paths.arm("raw") / "pictures.jsonl", PictureRow)}
+    by_caption = {row.caption_id: row for row in read_rows(paths.arm("raw") / "images.jsonl", ImageRow)}
     rows = read_rows(paths.evaluation("raw") / "per_image.jsonl", EvaluationRow)
     for row in rows:
-        with Image.open(paths.arm("raw") / by_caption[row.caption_id].image) as picture:
-            red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB"), dtype=np.float64), -1, 0)
+        with Image.open(paths.arm("raw") / by_caption[row.caption_id].image) as image:
+            red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), dtype=np.float64), -1, 0)
         luma = 0.299 * red + 0.587 * green + 0.114 * blue
         assert row.brightness == pytest.approx(luma.mean(), abs=1e-6)
         assert row.contrast == pytest.approx(np.sqrt(((luma - luma.mean()) ** 2).mean()), abs=1e-6)
@@ -261,36 +261,36 @@ def test_problems_are_one_line_each(workplace: Path) -> None:
         evaluate.main("raw")
 
 
-def test_a_black_picture_of_the_safety_checker_never_enters_a_metric(workplace: Path) -> None:
+def test_a_black_image_of_the_safety_checker_never_enters_a_metric(workplace: Path) -> None:
     reference.main()
     draw_arm("raw", rounds=1)
-    pictures = read_rows(paths.arm("raw") / "rounds.jsonl", PictureRow)
-    seen = [row.model_copy(update={"flagged": row is pictures[1]}) for row in pictures]
-    for name in ("rounds", "pictures"):
+    images = read_rows(paths.arm("raw") / "rounds.jsonl", ImageRow)
+    seen = [row.model_copy(update={"flagged": row is images[1]}) for row in images]
+    for name in ("rounds", "images"):
         write_rows(paths.arm("raw") / f"{name}.jsonl", seen)
     changed = yaml.safe_load(paths.PARAMS.read_text())
     changed["model"]["safety_checker"] = "on"
     paths.PARAMS.write_text(yaml.safe_dump(changed))
-    with pytest.raises(UserError, match=rf"1 of {COUNT} pictures are black.*With model.safety_checker: report"):
+    with pytest.raises(UserError, match=rf"1 of {COUNT} images are black.*With model.safety_checker: report"):
         evaluate.main("raw")
     assert not paths.arm_metrics("raw").exists()
 
 
-def test_flags_of_pictures_that_are_kept_stand_beside_the_metrics() -> None:
-    def row(flagged: bool | None) -> PictureRow:
-        return PictureRow(caption_id=1, round=1, prompt="a", image="a.png", flagged=flagged)
+def test_flags_of_images_that_are_kept_stand_beside_the_metrics() -> None:
+    def row(flagged: bool | None) -> ImageRow:
+        return ImageRow(caption_id=1, round=1, prompt="a", image="a.png", flagged=flagged)
 
     assert measuring.flags([row(True), row(False), row(True)]) == {"flagged": 2}
     assert measuring.flags([row(False)]) == {"flagged": 0}
     assert measuring.flags([row(None)]) == {}
 
 
-def test_an_arm_must_have_one_picture_for_every_caption() -> None:
+def test_an_arm_must_have_one_image_for_every_caption() -> None:
     captions = [CaptionRow(caption_id=i, image_id=i, caption="a", image="a.png") for i in (1, 2)]
-    pictures = [PictureRow(caption_id=i, round=1, prompt="a", image="a.png") for i in (2, 1, 1)]
-    ordered = measuring.in_order(pictures[:2], captions, Path("arm"))
-    assert [picture.caption_id for picture in ordered] == [1, 2]
-    for wrong in (pictures, pictures[:1], pictures[1:]):
+    images = [ImageRow(caption_id=i, round=1, prompt="a", image="a.png") for i in (2, 1, 1)]
+    ordered = measuring.in_order(images[:2], captions, Path("arm"))
+    assert [image.caption_id for image in ordered] == [1, 2]
+    for wrong in (images, images[:1], images[1:]):
         with pytest.raises(UserError, match="do not match the 2 captions"):
             measuring.in_order(wrong, captions, Path("arm"))
 

@@ -28,7 +28,7 @@ PROMPTS = ["a cat", "two dogs", "a red house"]
 GROUPS = [prompt for prompt in ("a cat", "two dogs") for _ in range(8)]
 
 
-def pictures(seed: int, count: int = 16) -> list[Image.Image]:
+def coloured(seed: int, count: int = 16) -> list[Image.Image]:
     """Plain colours with some noise, whose darkness a line through their embeddings can tell."""
     rng = np.random.default_rng(seed)
     colours = rng.integers(20, 235, (count, 1, 1, 3)) + rng.integers(-20, 20, (count, 16, 16, 3))
@@ -55,7 +55,7 @@ class Counting:
 
 
 def several(scorer: Scorer, epochs: int, first: int = 0) -> list[Scores]:
-    return [scorer.scores(epoch, pictures(epoch), GROUPS) for epoch in range(first, first + epochs)]
+    return [scorer.scores(epoch, coloured(epoch), GROUPS) for epoch in range(first, first + epochs)]
 
 
 def known(values: torch.Tensor) -> list[float | None]:
@@ -64,16 +64,16 @@ def known(values: torch.Tensor) -> list[float | None]:
 
 
 def answered(scores: Scores) -> list[bool]:
-    """Which pictures have a score of the user's own."""
+    """Which images have a score of the user's own."""
     return ((scores.weights == 1) & ~scores.values.isnan()).tolist()
 
 
-def test_without_a_budget_every_picture_is_asked_about():
+def test_without_a_budget_every_image_is_asked_about():
     user = Counting()
-    scores = Scorer(user).scores(0, pictures(0), GROUPS)
+    scores = Scorer(user).scores(0, coloured(0), GROUPS)
     assert scores.asked == len(user.asked) == 16
     assert answered(scores) == [True] * 16
-    assert known(scores.values) == darkness(pictures(0), GROUPS)
+    assert known(scores.values) == darkness(coloured(0), GROUPS)
 
 
 @pytest.mark.parametrize("acquisition", ["random", "uncertainty"])
@@ -82,21 +82,21 @@ def test_no_more_questions_are_asked_than_the_budget_has(acquisition, questions)
     user = Counting()
     scorer = Scorer(user, budget=budget(acquisition, questions))
     for epoch in range(3):
-        scores = scorer.scores(epoch, pictures(epoch), GROUPS)
+        scores = scorer.scores(epoch, coloured(epoch), GROUPS)
         assert scores.asked == questions
         assert sum(answered(scores)) == questions
         assert len(user.asked) == (epoch + 1) * questions
 
 
 def test_chosen_at_random_every_prompt_gets_as_many_questions():
-    scores = Scorer(darkness, budget=budget()).scores(0, pictures(0), GROUPS)
+    scores = Scorer(darkness, budget=budget()).scores(0, coloured(0), GROUPS)
     assert [sum(answered(scores)[:8]), sum(answered(scores)[8:])] == [3, 3]
 
 
 def test_a_random_choice_depends_on_seed_and_epoch_alone():
     def chosen(seed: int, epoch: int, drawn: int) -> list[int]:
         scorer = Scorer(darkness, budget=budget(seed=seed, surrogate_weight=0.0))
-        values = scorer.scores(epoch, pictures(drawn), GROUPS).values
+        values = scorer.scores(epoch, coloured(drawn), GROUPS).values
         return (~values.isnan()).nonzero().flatten().tolist()
 
     assert chosen(3, 0, drawn=1) == chosen(3, 0, drawn=2)
@@ -106,12 +106,12 @@ def test_a_random_choice_depends_on_seed_and_epoch_alone():
 
 def test_uncertainty_asks_about_the_odd_one_out():
     alike = [Image.new("RGB", (16, 16), (100 + i, 100, 100)) for i in range(7)]
-    odd = pictures(0, 1)
+    odd = coloured(0, 1)
     scores = Scorer(darkness, budget=budget("uncertainty", 1)).scores(0, [*alike[:4], *odd, *alike[4:]], ["a"] * 8)
     assert answered(scores).index(True) == 4
 
 
-def test_with_a_surrogate_weight_of_0_only_pictures_asked_about_enter_the_update():
+def test_with_a_surrogate_weight_of_0_only_images_asked_about_enter_the_update():
     for scores in several(Scorer(darkness, budget=budget(surrogate_weight=0.0)), 3):
         assert known(scores.values).count(None) == answered(scores).count(False) == 10
 
@@ -120,10 +120,10 @@ def test_the_surrogate_learns_to_answer_for_the_user_and_its_word_counts_as_far_
     found = several(Scorer(darkness, budget=budget(surrogate_weight=0.5)), 6)
     errors = [scores.surrogate_error for scores in found]
     assert errors[0] is None  # it knew nothing to be wrong with
-    assert errors[-1] < 0.5 < np.std(darkness(pictures(5), GROUPS))
+    assert errors[-1] < 0.5 < np.std(darkness(coloured(5), GROUPS))
     last = found[-1]
     others = [i for i, own in enumerate(answered(last)) if not own]
-    truth = darkness(pictures(5), GROUPS)
+    truth = darkness(coloured(5), GROUPS)
     assert all(0.25 < last.weights[i] < 0.5 for i in others)
     assert max(abs(last.values[i] - truth[i]) for i in others) < 1.0
 
@@ -135,7 +135,7 @@ def test_what_uncertainty_asks_about_gives_truer_advantages_than_what_chance_doe
         found = several(Scorer(darkness, budget=budget(acquisition, 6, surrogate_weight=0.0)), 5)
         cosines = []
         for epoch, scores in enumerate(found):
-            rewards = from_reward(darkness(pictures(epoch), GROUPS))
+            rewards = from_reward(darkness(coloured(epoch), GROUPS))
             truth = advantages(rewards, GROUPS, per_prompt=True, clip=5).values
             mine = advantages(scores.values, GROUPS, per_prompt=True, clip=5, weights=scores.weights).values
             cosines.append(float(torch.nn.functional.cosine_similarity(truth, mine.nan_to_num(), dim=0)))
@@ -151,7 +151,7 @@ def test_a_surrogate_that_cannot_tell_is_not_listened_to():
     assert sum(float(s.weights[~s.values.isnan()].sum()) - 6 for s in later) < 0.1 * 10 * len(later)
 
 
-def test_a_picture_without_a_valid_answer_is_masked_and_gets_no_surrogate_score():
+def test_a_image_without_a_valid_answer_is_masked_and_gets_no_surrogate_score():
     def shy(images, prompts):
         return [None, *darkness(images[1:], prompts[1:])]
 
@@ -178,17 +178,17 @@ def test_what_was_learnt_survives_a_checkpoint(tmp_path):
 
 def test_the_raw_means_of_each_reward_stand_beside_the_total():
     rewards = {"a": lambda images, prompts: [1.0, 3.0], "b": lambda images, prompts: [10.0, None]}
-    scores = Scorer(rewards, lambda raw: raw["a"] - raw["b"]).scores(0, pictures(0, 2), ["x", "x"])
+    scores = Scorer(rewards, lambda raw: raw["a"] - raw["b"]).scores(0, coloured(0, 2), ["x", "x"])
     assert known(scores.values) == [-9.0, None]
     assert scores.parts == {"a": 2.0, "b": 10.0}
     assert (scores.asked, scores.masked) == (2, 1)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_reward_that_is_not_finite_is_named_with_its_picture(value):
+def test_a_reward_that_is_not_finite_is_named_with_its_image(value):
     rewards = {"fine": lambda images, prompts: [1.0, 2.0], "broken": lambda images, prompts: [1.0, value]}
-    with pytest.raises(UserError, match="epoch 4: a reward is not finite: broken of a picture of “a dog”"):
-        Scorer(rewards).scores(3, pictures(0, 2), ["a cat", "a dog"])
+    with pytest.raises(UserError, match="epoch 4: a reward is not finite: broken of an image of “a dog”"):
+        Scorer(rewards).scores(3, coloured(0, 2), ["a cat", "a dog"])
 
 
 # ------------------------------------------------------------------------------------------------ with the trainer
@@ -238,21 +238,21 @@ def test_an_epoch_tells_the_raw_value_of_every_reward(make, tmp_path):
 def test_a_constant_reward_is_named(make, tmp_path):
     trainer = make(tmp_path / "run", reward={"brightness": 1.0, "preference": 1.0})
     trainer.scorer.total = lambda raw: 3.0
-    with pytest.raises(UserError, match="every picture got the reward 3 from preference, brightness"):
+    with pytest.raises(UserError, match="every image got the reward 3 from preference, brightness"):
         trainer.run()
 
 
 def answer(sheet, scores: dict[str, float]) -> None:
-    """Open the sheet, fill in the open rows of these pictures, save it with semicolons."""
+    """Open the sheet, fill in the open rows of these images, save it with semicolons."""
     with sheet.path.open(encoding="utf-8-sig", newline="") as file:
         sample = file.readline()
         file.seek(0)
         rows = list(csv.DictReader(file, delimiter=max(",;", key=sample.count)))
     with sheet.path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["picture", "prompt", "score"], delimiter=";")
+        writer = csv.DictWriter(file, ["image", "prompt", "score"], delimiter=";")
         writer.writeheader()
         for row in rows:
-            score = scores.get(row["picture"])
+            score = scores.get(row["image"])
             writer.writerow(row | {"score": row["score"] or ("" if score is None else str(score).replace(".", ","))})
 
 
@@ -274,7 +274,7 @@ def test_a_person_stands_in_for_the_user(make, tmp_path, monkeypatch):
     expected = make(tmp_path / "oracle", **setting)
     history = expected.run()
     oracle = expected.scorer.rewards["preference"]
-    sheet = human.sheet_of("dark pictures", paths.feedback())
+    sheet = human.sheet_of("dark images", paths.feedback())
     runs = 0
     while True:
         runs += 1
@@ -298,7 +298,7 @@ def test_a_person_stands_in_for_the_user(make, tmp_path, monkeypatch):
 def test_rows_that_a_person_deleted_are_entered_again(make, tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     setting = {"user": "file", "acquisition": "random", "feedback_budget": 4}
-    sheet = human.sheet_of("dark pictures", paths.feedback())
+    sheet = human.sheet_of("dark images", paths.feedback())
     assert trainer_waits(make(tmp_path / "person", **setting))
     names = sheet.read().keys()
     sheet.path.unlink()
@@ -309,8 +309,8 @@ def test_rows_that_a_person_deleted_are_entered_again(make, tmp_path, monkeypatc
 
 def test_what_a_run_will_do_is_said_in_a_line():
     said = tiny_diffusion.finetune(acquisition="random", feedback_budget=4, user="pixels").plan({"preference": 1.0})
-    assert said.startswith("2 epochs of 8 pictures, 4 by random rewarded by 1 x preference; ")
-    assert said.endswith("the preference is photometry's: “dark pictures”")
+    assert said.startswith("2 epochs of 8 images, 4 by random rewarded by 1 x preference; ")
+    assert said.endswith("the preference is photometry's: “dark images”")
 
 
 # ------------------------------------------------------------------------------------------------ in two processes

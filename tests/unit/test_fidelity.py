@@ -74,7 +74,7 @@ def test_inception_score_has_its_known_ends() -> None:
 
 @pytest.mark.parametrize("splits", [1, 3])
 def test_inception_score_is_its_definition(splits: int) -> None:
-    """exp(mean KL(p(y|x) || p(y))) over parts of the shuffled pictures, in loops."""
+    """exp(mean KL(p(y|x) || p(y))) over parts of the shuffled images, in loops."""
     logits = features(31, 12, 12)
     shuffled = logits.astype(np.float64)[np.random.RandomState(5).permutation(31)]
     scores = []
@@ -124,14 +124,14 @@ def test_precision_and_recall_are_those_of_brute_force(k: int) -> None:
     assert 0 < precision < 1
 
 
-def test_fid_of_a_subset_is_the_fid_of_its_pictures_alone() -> None:
+def test_fid_of_a_subset_is_the_fid_of_its_images_alone() -> None:
     one, two = features(60, 24, 17, shift=0.3), features(80, 24, 18)
     chosen = np.random.default_rng(3).choice(60, 20, replace=False)
     counts = np.bincount(chosen, minlength=60)
     assert FrechetDistance(one, two)(counts) == pytest.approx(by_square_root(one[chosen], two), rel=1e-6)
 
 
-def test_fid_falls_with_n_and_ends_at_that_of_all_pictures() -> None:
+def test_fid_falls_with_n_and_ends_at_that_of_all_images() -> None:
     frechet = FrechetDistance(features(80, 24, 19), features(200, 24, 20))
     points = frechet.by_n(np.random.default_rng(0))
     assert [n for n, _ in points] == [10, 20, 30, 40, 50, 60, 70, 80]
@@ -139,7 +139,7 @@ def test_fid_falls_with_n_and_ends_at_that_of_all_pictures() -> None:
     assert (points[0][1].std > 0, points[-1][1].std) == (True, 0)
 
 
-def test_fid_against_n_of_few_pictures_has_the_sizes_that_there_are() -> None:
+def test_fid_against_n_of_few_images_has_the_sizes_that_there_are() -> None:
     frechet = FrechetDistance(features(4, 24, 19), features(20, 24, 20))
     assert [n for n, _ in frechet.by_n(np.random.default_rng(0))] == [2, 3, 4]
 
@@ -178,20 +178,20 @@ def test_diversity_is_the_mean_over_all_pairs() -> None:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory):
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for i in range(10):
         Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / f"{i}.png")
     return sorted(folder.glob("*.png"))
 
 
-def test_efficientnet_gives_features_and_logits_in_the_order_of_the_files(pictures) -> None:
+def test_efficientnet_gives_features_and_logits_in_the_order_of_the_files(images) -> None:
     extractor = extractors.load("efficientnet-lite0", "cpu")
-    found = extractors.extract(pictures, extractor, 64)
+    found = extractors.extract(images, extractor, 64)
     assert (found.features.shape, found.logits.shape) == ((10, 1280), (10, 1000))
     assert found.features.dtype == found.logits.dtype == np.float32
-    again = extractors.extract(pictures[::-1], extractor, 64)
+    again = extractors.extract(images[::-1], extractor, 64)
     assert np.allclose(again.features[::-1], found.features, atol=1e-4)
     with torch.inference_mode():
         logits = extractor.network._fc(torch.from_numpy(found.features))
@@ -234,7 +234,7 @@ def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_inception_takes_its_weights_from_torchs_cache_or_from_a_path(
-    tmp_path, monkeypatch, pictures, inception_weights
+    tmp_path, monkeypatch, images, inception_weights
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     checkpoints = tmp_path / "hub" / "checkpoints"
@@ -242,7 +242,7 @@ def test_inception_takes_its_weights_from_torchs_cache_or_from_a_path(
     (checkpoints / extractors.URL_INCEPTION_V3.rpartition("/")[2]).write_bytes(inception_weights.read_bytes())
     cached = extractors.load("inception-v3-compat", "cpu")
     given = extractors.load("inception-v3-compat", "cpu", str(inception_weights))
-    found, same = (extractors.extract(pictures[:2], extractor, 64) for extractor in (cached, given))
+    found, same = (extractors.extract(images[:2], extractor, 64) for extractor in (cached, given))
     assert (found.features.shape, found.logits.shape) == ((2, 2048), (2, 1008))
     assert np.array_equal(found.features, same.features)
     assert given.weights.startswith("inception.pth, sha256 ")
@@ -272,7 +272,7 @@ def test_a_path_without_weights_is_one_line_with_its_key(tmp_path, bytes_: bytes
 
 
 def test_a_pass_at_another_size_resizes_by_the_named_resizer(tmp_path) -> None:
-    """A wide picture whose middle is white: the centre crop sees nothing else, the squashed whole does."""
+    """A wide image whose middle is white: the centre crop sees nothing else, the squashed whole does."""
     wide = np.zeros((32, 96, 3), dtype=np.uint8)
     wide[:, 32:64] = 255
     Image.fromarray(wide).save(tmp_path / "wide.png")

@@ -6,12 +6,12 @@ import pytest
 from PIL import Image, ImageFont
 
 from t2i_feedback.arms import by_name
-from t2i_feedback.foundation.rows import PictureRow
+from t2i_feedback.foundation.rows import ImageRow
 from t2i_feedback.reporting import grids
 from t2i_feedback.reporting.evidence import MeasuredArm
 
 
-def picture(path: Path, side: int, colour: str) -> Path:
+def image(path: Path, side: int, colour: str) -> Path:
     Image.new("RGB", (side, side), colour).save(path)
     return path
 
@@ -20,14 +20,14 @@ def decoded(url: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(url.partition("base64,")[2])))
 
 
-def test_small_pictures_keep_their_pixels(tmp_path: Path) -> None:
-    url = grids.data_url(picture(tmp_path / "a.png", 64, "#123456"))
+def test_small_images_keep_their_pixels(tmp_path: Path) -> None:
+    url = grids.data_url(image(tmp_path / "a.png", 64, "#123456"))
     assert url.startswith("data:image/png;base64,")
     assert decoded(url).convert("RGB").getpixel((5, 5)) == (0x12, 0x34, 0x56)
 
 
-def test_large_pictures_are_reduced(tmp_path: Path) -> None:
-    url = grids.data_url(picture(tmp_path / "a.png", 1024, "red"))
+def test_large_images_are_reduced(tmp_path: Path) -> None:
+    url = grids.data_url(image(tmp_path / "a.png", 1024, "red"))
     assert url.startswith("data:image/jpeg;base64,")
     assert decoded(url).size == (256, 256)
 
@@ -50,9 +50,9 @@ def test_sheet_has_a_cell_for_every_arm_and_caption(tmp_path: Path, rows: int) -
     arms = []
     for name, colour in (("raw", "red"), ("enhanced", "blue")):
         (tmp_path / name).mkdir()
-        picture(tmp_path / name / "a.png", 64, colour)
-        rows_of_arm = {i: PictureRow(caption_id=i, round=1, prompt="", image="a.png") for i in range(rows)}
-        arms.append(MeasuredArm(by_name(name), tmp_path / name, {}, {}, measured={}, pictures=rows_of_arm))
+        image(tmp_path / name / "a.png", 64, colour)
+        rows_of_arm = {i: ImageRow(caption_id=i, round=1, prompt="", image="a.png") for i in range(rows)}
+        arms.append(MeasuredArm(by_name(name), tmp_path / name, {}, {}, measured={}, images=rows_of_arm))
     sheet = grids.sheet({i: f"caption {i}" for i in range(rows)}, arms, side=32)
     assert sheet.size == (grids.CAPTION_WIDTH + 2 * 38 + 6, 26 + rows * 38)
     if rows:

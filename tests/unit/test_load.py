@@ -19,7 +19,7 @@ from t2i_feedback.finetuning import optimiser
 from t2i_feedback.finetuning.rollout import roll_out
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.images import about_png, open_rgb
-from t2i_feedback.foundation.rows import PictureRow, PromptRow, read_rows, write_rows
+from t2i_feedback.foundation.rows import ImageRow, PromptRow, read_rows, write_rows
 from t2i_feedback.foundation.seeds import generators, noise_seed
 from t2i_feedback.image_models import base, drawing, lora, stable_diffusion, transitions
 
@@ -86,7 +86,7 @@ def refusal(name: str | Path, **changes) -> str:
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_a_picture_does_not_depend_on_its_batch(scheduler: str, folder: Path) -> None:
+def test_a_image_does_not_depend_on_its_batch(scheduler: str, folder: Path) -> None:
     model = tiny_diffusion.model(name=str(folder), scheduler=scheduler)
     pipe = stable_diffusion.load_pipeline(model)
     together = draw(pipe, model, ["a", "b c", "d"], [1, 2, 3])
@@ -162,12 +162,12 @@ def test_a_policy_follows_a_negative_prompt(folder: Path) -> None:
     assert apart([np.asarray(image).astype(int) for image in rollout.images], draw(pipe, model, prompts, seeds)) <= 1
 
 
-def test_a_negative_prompt_changes_the_pictures(folder: Path) -> None:
+def test_a_negative_prompt_changes_the_images(folder: Path) -> None:
     assert apart(drawn(folder), drawn(folder, negative_prompt="dark")) > 1
 
 
 @pytest.mark.parametrize("switch", ["attention_slicing", "vae_slicing"])
-def test_slicing_saves_memory_and_changes_no_picture(switch: str, folder: Path) -> None:
+def test_slicing_saves_memory_and_changes_no_image(switch: str, folder: Path) -> None:
     assert apart(drawn(folder), drawn(folder, **{switch: True})) <= 1
 
 
@@ -178,7 +178,7 @@ def test_the_switches_reach_the_parts(folder: Path) -> None:
     assert {type(one).__name__ for one in pipe.unet.attn_processors.values()} == {"SlicedAttnProcessor"}
 
 
-def test_tiles_overlap_to_nearly_the_whole_picture(folder: Path) -> None:
+def test_tiles_overlap_to_nearly_the_whole_image(folder: Path) -> None:
     whole, tiled = drawn(folder, size=64), drawn(folder, size=64, vae_tiling=True)
     assert apart(whole, tiled) > 0
     assert np.mean([np.abs(a - b).mean() for a, b in zip(whole, tiled, strict=True)]) < 20
@@ -193,7 +193,7 @@ def test_what_is_offloaded_comes_when_it_is_called_and_goes_when_it_is_done(fold
         stable_diffusion.rest_on_cpu(module, "cuda")
     assert apart(draw(pipe, model), expected) == 0
     text = [("text", "cuda"), ("text", "cpu")]
-    assert moves == [*text, *text, ("vae", "cuda"), ("vae", "cpu")]  # the prompts, the negative prompt, the pictures
+    assert moves == [*text, *text, ("vae", "cuda"), ("vae", "cpu")]  # the prompts, the negative prompt, the images
 
 
 def test_offloading_on_the_cpu_is_said_to_be_idle(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -217,16 +217,16 @@ def overflowing(folder: Path) -> Path:
     return folder
 
 
-def test_a_vae_that_overflows_stops_before_a_black_picture_is_saved(copy: Path) -> None:
+def test_a_vae_that_overflows_stops_before_a_black_image_is_saved(copy: Path) -> None:
     with pytest.raises(UserError, match=r"model.vae_dtype: the VAE overflows in torch.float16; set it to float32"):
         drawn(overflowing(copy), dtype="float16")
 
 
 def test_a_vae_in_float32_under_a_unet_in_float16_does_not_overflow(copy: Path) -> None:
-    assert all(picture.std() > 0 for picture in drawn(overflowing(copy), dtype="float16", vae_dtype="float32"))
+    assert all(image.std() > 0 for image in drawn(overflowing(copy), dtype="float16", vae_dtype="float32"))
 
 
-def test_compiling_changes_no_picture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_changes_no_image(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
     # TorchDynamo's own eager backend: the graph is captured and run, no C++ is compiled
     monkeypatch.setattr(
@@ -251,7 +251,7 @@ def test_where_compiling_fails_one_line_says_so_and_it_is_drawn_without(
 
 
 def flag_the_third(checked: Path, model, pipe) -> None:
-    """Make the third prompt's picture the concept that the checkpoint's checker looks for."""
+    """Make the third prompt's image the concept that the checkpoint's checker looks for."""
     seeds = [noise_seed(7, row.caption_id, row.round) for row in PROMPTS]
     images = [Image.fromarray(a.astype(np.uint8)) for a in draw(pipe, model, [row.prompt for row in PROMPTS], seeds)]
     checker = pipe.safety_checker
@@ -266,14 +266,14 @@ def flag_the_third(checked: Path, model, pipe) -> None:
     checker.save_pretrained(checked / "safety_checker")
 
 
-def gallery_of(checked: Path, out: Path, word: str) -> list[PictureRow]:
-    """Four pictures drawn under that safety checker, of which it flags the third."""
+def gallery_of(checked: Path, out: Path, word: str) -> list[ImageRow]:
+    """Four images drawn under that safety checker, of which it flags the third."""
     reporting = tiny_diffusion.model(name=str(checked), safety_checker="report")
     flag_the_third(checked, reporting, stable_diffusion.load_pipeline(reporting))
     model = tiny_diffusion.model(name=str(checked), safety_checker=word)
     drawing.draw_missing(lambda: stable_diffusion.load_pipeline(model), PROMPTS, out, model=model, seed=7, title="test")
     rows = [
-        PictureRow(caption_id=row.caption_id, round=1, prompt=row.prompt, image=drawing.image_name(row.caption_id, 1))
+        ImageRow(caption_id=row.caption_id, round=1, prompt=row.prompt, image=drawing.image_name(row.caption_id, 1))
         for row in PROMPTS
     ]
     return drawing.flagged(out, rows)
@@ -283,7 +283,7 @@ def pixels(out: Path) -> list[np.ndarray]:
     return [np.asarray(open_rgb(out / drawing.image_name(row.caption_id, 1))).astype(int) for row in PROMPTS]
 
 
-def test_a_report_counts_flags_and_keeps_the_pictures(checked: Path, tmp_path: Path) -> None:
+def test_a_report_counts_flags_and_keeps_the_images(checked: Path, tmp_path: Path) -> None:
     rows = gallery_of(checked, tmp_path / "report", "report")
     assert [row.flagged for row in rows] == [False, False, True, False]
     assert [row.flagged for row in gallery_of(checked, tmp_path / "off", "off")] == [None] * 4
@@ -315,22 +315,22 @@ def test_flags_are_those_of_diffusers_own_pipeline(checked: Path, tmp_path: Path
     assert apart(pixels(tmp_path / "on"), [np.asarray(image).astype(int) for image in theirs.images]) <= 1
 
 
-def test_flags_stay_out_of_the_pictures_and_of_the_folder_that_is_published(checked: Path, tmp_path: Path) -> None:
+def test_flags_stay_out_of_the_images_and_of_the_folder_that_is_published(checked: Path, tmp_path: Path) -> None:
     gallery_of(checked, tmp_path / "arm", "report")
     assert [path.name for path in (tmp_path / "arm").iterdir()] == ["images"]
     assert about_png(tmp_path / "arm" / drawing.image_name(2, 1)).keys() == ABOUT
 
 
-def test_a_picture_whose_flag_was_lost_is_drawn_again(checked: Path, tmp_path: Path) -> None:
+def test_a_image_whose_flag_was_lost_is_drawn_again(checked: Path, tmp_path: Path) -> None:
     rows = gallery_of(checked, tmp_path / "arm", "report")
     shutil.rmtree(tmp_path / "arm-flags")
     assert [row.flagged for row in drawing.flagged(tmp_path / "arm", rows)] == [None] * 4
     assert gallery_of(checked, tmp_path / "arm", "report") == rows
 
 
-def test_pictures_are_copied_with_their_flags(checked: Path, tmp_path: Path) -> None:
+def test_images_are_copied_with_their_flags(checked: Path, tmp_path: Path) -> None:
     rows = gallery_of(checked, tmp_path / "arm", "report")
-    drawing.copy_pictures(rows, tmp_path / "arm", tmp_path / "other")
+    drawing.copy_images(rows, tmp_path / "arm", tmp_path / "other")
     assert drawing.flagged(tmp_path / "other", rows) == rows
     assert apart(pixels(tmp_path / "other"), pixels(tmp_path / "arm")) == 0
 
@@ -352,7 +352,7 @@ def draw_gallery(folder: Path, out: Path, loads: list, adapter: Path | None = No
     drawing.draw_missing(opened, PROMPTS, out, model=model, seed=7, title="test", adapter=adapter)
 
 
-def test_a_picture_tells_what_it_was_made_of(folder: Path, tmp_path: Path) -> None:
+def test_a_image_tells_what_it_was_made_of(folder: Path, tmp_path: Path) -> None:
     pipe = stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(folder)), training=True)
     lora.add_adapter(pipe.unet, 2, 2, ["to_q"], seed=0)
     lora.save_adapter(pipe.unet, tmp_path / "adapter")
@@ -368,8 +368,8 @@ def test_a_picture_tells_what_it_was_made_of(folder: Path, tmp_path: Path) -> No
     assert not parameters.keys() & {"device", "batch_size", "offload", "compile"}
 
 
-def test_the_text_of_a_picture_is_to_the_letter_what_it_always_was(checkpoint_folder: Path, tmp_path: Path) -> None:
-    """Else every picture that was drawn before would be drawn again, and no hash would be what it was."""
+def test_the_text_of_a_image_is_to_the_letter_what_it_always_was(checkpoint_folder: Path, tmp_path: Path) -> None:
+    """Else every image that was drawn before would be drawn again, and no hash would be what it was."""
     os.symlink(checkpoint_folder, tmp_path / "sd")
     model = tiny_diffusion.model(name="sd", eta=0.5, negative_prompt="dark")
     with pytest.MonkeyPatch.context() as patch:
@@ -402,14 +402,14 @@ def test_drawing_goes_on_with_the_batches_that_are_missing(folder: Path, tmp_pat
 
 
 @pytest.mark.parametrize("change", [{"steps": 6}, {"guidance": 2.0}, {"scheduler": "pndm"}, {"negative_prompt": "x"}])
-def test_a_picture_of_other_parameters_is_not_taken_for_done(change: dict, folder: Path, tmp_path: Path) -> None:
+def test_a_image_of_other_parameters_is_not_taken_for_done(change: dict, folder: Path, tmp_path: Path) -> None:
     draw_gallery(folder, tmp_path, [])
     before = pixels(tmp_path)
     draw_gallery(folder, tmp_path, [], **change)
     assert apart(pixels(tmp_path), before) > 0
 
 
-def test_a_picture_drawn_more_sparingly_is_done(folder: Path, tmp_path: Path) -> None:
+def test_a_image_drawn_more_sparingly_is_done(folder: Path, tmp_path: Path) -> None:
     loads: list = []
     draw_gallery(folder, tmp_path, loads)
     draw_gallery(folder, tmp_path, loads, attention_slicing=True, vae_slicing=True, offload=True, device="auto")
@@ -417,9 +417,9 @@ def test_a_picture_drawn_more_sparingly_is_done(folder: Path, tmp_path: Path) ->
 
 
 def test_rows_keep_the_checkers_word(tmp_path: Path) -> None:
-    row = PictureRow(caption_id=1, round=1, prompt="a", image="a.png", flagged=True)
+    row = ImageRow(caption_id=1, round=1, prompt="a", image="a.png", flagged=True)
     write_rows(tmp_path / "rows.jsonl", [row])
-    assert read_rows(tmp_path / "rows.jsonl", PictureRow) == [row]
+    assert read_rows(tmp_path / "rows.jsonl", ImageRow) == [row]
 
 
 # ------------------------------------------------------------------------------------------------ what is refused

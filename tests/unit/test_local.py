@@ -24,7 +24,7 @@ def entry(folder: Path, **values) -> LocalEntry:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     noise = np.random.default_rng(0).integers(0, 255, (6, 32, 32, 3), dtype=np.uint8)
     return [Image.fromarray(array) for array in noise]
 
@@ -50,10 +50,10 @@ def log_probability(local: LocalMllm, request: Request, sequence: tuple[int, ...
     return sum(float(logs[length - 1 + i, token]) for i, token in enumerate(sequence))
 
 
-def test_masses_equal_teacher_forcing_over_every_spelling(local: LocalMllm, pictures, monkeypatch) -> None:
+def test_masses_equal_teacher_forcing_over_every_spelling(local: LocalMllm, images, monkeypatch) -> None:
     monkeypatch.setattr("t2i_feedback.mllm.local.MIN_PREFIX", 0.0)
     monkeypatch.setattr("t2i_feedback.mllm.base.MIN_MASS", 0.0)
-    requests = [Request(text, image) for text, image in zip(("rate this", "a red house?", "x"), pictures, strict=False)]
+    requests = [Request(text, image) for text, image in zip(("rate this", "a red house?", "x"), images, strict=False)]
     for candidates in (roles.SCORES, ("yes", "no")):
         spellings = local._candidate_tokens(candidates)
         if candidates == roles.SCORES:
@@ -70,9 +70,9 @@ def test_masses_equal_teacher_forcing_over_every_spelling(local: LocalMllm, pict
             assert reply.probabilities == pytest.approx(expected, rel=1e-3, abs=1e-7)
 
 
-def test_unlikely_beginnings_change_little(local: LocalMllm, pictures, monkeypatch) -> None:
+def test_unlikely_beginnings_change_little(local: LocalMllm, images, monkeypatch) -> None:
     monkeypatch.setattr("t2i_feedback.mllm.base.MIN_MASS", 0.0)
-    requests = [Request("rate this", image) for image in pictures]
+    requests = [Request("rate this", image) for image in images]
     quick = ask(local, requests, Decoding(8, roles.SCORES))
     monkeypatch.setattr("t2i_feedback.mllm.local.MIN_PREFIX", 0.0)
     for a, b in zip(quick, ask(local, requests, Decoding(8, roles.SCORES)), strict=True):
@@ -84,15 +84,15 @@ def test_capitals_and_spaces_are_spellings_of_one_candidate(local: LocalMllm) ->
     assert decoded == {"yes", " yes", "Yes", " Yes"}
 
 
-def test_candidates_that_are_hardly_among_the_answers_are_unparseable(local: LocalMllm, pictures) -> None:
-    (reply,) = ask(local, [Request("x", pictures[0])], Decoding(8, ("%%%",)))
+def test_candidates_that_are_hardly_among_the_answers_are_unparseable(local: LocalMllm, images) -> None:
+    (reply,) = ask(local, [Request("x", images[0])], Decoding(8, ("%%%",)))
     assert reply.status == "unparseable"
     assert reply.probabilities is None
 
 
-def test_batches_do_not_matter(local: LocalMllm, llava_folder: Path, pictures, monkeypatch) -> None:
+def test_batches_do_not_matter(local: LocalMllm, llava_folder: Path, images, monkeypatch) -> None:
     monkeypatch.setattr("t2i_feedback.mllm.base.MIN_MASS", 0.0)
-    requests = [Request("what? " * (i + 1), image) for i, image in enumerate(pictures)]
+    requests = [Request("what? " * (i + 1), image) for i, image in enumerate(images)]
     alone = LocalMllm("tiny", entry(llava_folder, batch_size=1), "")
     together = ask(local, requests, Decoding(8, ("yes", "no")))
     for one, other in zip(ask(alone, requests, Decoding(8, ("yes", "no"))), together, strict=True):
@@ -101,8 +101,8 @@ def test_batches_do_not_matter(local: LocalMllm, llava_folder: Path, pictures, m
     assert [reply.text for reply in ask(alone, requests, Decoding(8))] == texts
 
 
-def test_an_answer_without_its_end_is_truncated(local: LocalMllm, pictures, monkeypatch) -> None:
-    request = Request("what?", pictures[0])
+def test_an_answer_without_its_end_is_truncated(local: LocalMllm, images, monkeypatch) -> None:
+    request = Request("what?", images[0])
     (cut,) = ask(local, [request], Decoding(5))
     assert cut.status == "truncated"
     assert cut.tokens_out == 5
@@ -113,18 +113,18 @@ def test_an_answer_without_its_end_is_truncated(local: LocalMllm, pictures, monk
     assert whole.tokens_out == written.index(written[4]) + 1
 
 
-def test_text_and_pictures_may_be_mixed(local: LocalMllm, pictures) -> None:
-    requests = [Request("a"), Request("b", pictures[0]), Request("c"), Request("d", pictures[1])]
+def test_text_and_images_may_be_mixed(local: LocalMllm, images) -> None:
+    requests = [Request("a"), Request("b", images[0]), Request("c"), Request("d", images[1])]
     replies = ask(local, requests, Decoding(4))
     assert [r.tokens_in - replies[0].tokens_in for r in replies] == [0, 5, 0, 5]  # four patches and a line break
     assert all(reply.seconds > 0 for reply in replies)
 
 
-def test_a_request_beyond_the_context_is_truncated_and_its_neighbours_answered(local: LocalMllm, pictures) -> None:
+def test_a_request_beyond_the_context_is_truncated_and_its_neighbours_answered(local: LocalMllm, images) -> None:
     requests = [
-        Request("rate this", pictures[0]),
-        Request("a red house " * 130, pictures[1]),
-        Request("x", pictures[2]),
+        Request("rate this", images[0]),
+        Request("a red house " * 130, images[1]),
+        Request("x", images[2]),
     ]
     replies = ask(local, requests, Decoding(8))
     assert "context" in replies[1].text
@@ -135,22 +135,22 @@ def test_a_request_beyond_the_context_is_truncated_and_its_neighbours_answered(l
 @pytest.mark.parametrize(
     "text", ["", " ", "😀🏠" * 10, "<image> <|im_end|> {x}", "<image>" * 9, "\x00é\u202e", "%s {} \\"]
 )
-def test_whatever_is_typed_is_answered_or_typed(local: LocalMllm, pictures, text: str) -> None:
-    for reply in ask(local, [Request(text, pictures[0]), Request(text)], Decoding(4)):
+def test_whatever_is_typed_is_answered_or_typed(local: LocalMllm, images, text: str) -> None:
+    for reply in ask(local, [Request(text, images[0]), Request(text)], Decoding(4)):
         assert reply.status in ("valid", "truncated")
 
 
-def test_a_model_behind_the_ledger_is_not_loaded_twice(llava_folder: Path, pictures, tmp_path, monkeypatch) -> None:
+def test_a_model_behind_the_ledger_is_not_loaded_twice(llava_folder: Path, images, tmp_path, monkeypatch) -> None:
     path = tmp_path / "ledger.sqlite"
     with mllm.connect("tiny", entry(llava_folder), path) as model:
-        first = roles.score_preference(model, pictures, "dark images")
+        first = roles.score_preference(model, images, "dark images")
 
     def refuse(*_: object) -> None:
         raise AssertionError("loaded again")
 
     monkeypatch.setattr(LocalMllm, "__init__", refuse)
     with mllm.connect("tiny", entry(llava_folder), path) as model:
-        assert roles.score_preference(model, pictures, "dark images") == first
+        assert roles.score_preference(model, images, "dark images") == first
 
 
 # ------------------------------------------------------------------------------------------------ no numbers
@@ -177,15 +177,15 @@ def with_weight(folder: Path, copy: Path, part: str, value: float) -> Path:
 )
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_a_number_is_no_answer(
-    llava_folder: Path, pictures, tmp_path: Path, value: float, dtype: str, remedy: str
+    llava_folder: Path, images, tmp_path: Path, value: float, dtype: str, remedy: str
 ) -> None:
     folder = with_weight(llava_folder, tmp_path / "broken", "multi_modal_projector", value)
     with mllm.open("tiny", entry(folder, dtype=dtype, max_new_tokens=4), tmp_path / "ledger.sqlite") as model:
-        verdicts = roles.validate(model, pictures, ["a house"] * 6)
-        scores = roles.score_preference(model, pictures, "dark images")
-        texts = roles.explain(model, pictures, ["a house"] * 6)
+        verdicts = roles.validate(model, images, ["a house"] * 6)
+        scores = roles.score_preference(model, images, "dark images")
+        texts = roles.explain(model, images, ["a house"] * 6)
         prompts = roles.enhance(model, ["a house"])
-        replies = model.choose([Request("?", picture) for picture in pictures], ("yes", "no"))
+        replies = model.choose([Request("?", image) for image in images], ("yes", "no"))
     assert [(v.status, v.p_yes) for v in verdicts] == [("unparseable", None)] * 6
     assert [(o.status, o.value) for o in scores + texts] == [("unparseable", None)] * 12
     assert all(remedy in outcome.raw for outcome in [*verdicts, *scores, *texts])
@@ -195,13 +195,13 @@ def test_what_is_not_a_number_is_no_answer(
         roles.check_invalid(verdicts, 0.5, "verdicts")
 
 
-def test_a_picture_that_overflows_leaves_its_neighbours_their_answers(
-    local: LocalMllm, llava_folder: Path, pictures, monkeypatch
+def test_a_image_that_overflows_leaves_its_neighbours_their_answers(
+    local: LocalMllm, llava_folder: Path, images, monkeypatch
 ) -> None:
     """Also where only the second token of a candidate is not a number."""
     monkeypatch.setattr("t2i_feedback.mllm.base.MIN_MASS", 0.0)
     broken = LocalMllm("tiny", entry(llava_folder, batch_size=4), "")
-    requests = [Request("rate this", image) for image in pictures[:4]]
+    requests = [Request("rate this", image) for image in images[:4]]
     whole = ask(local, requests, Decoding(8, roles.SCORES))
     head = broken._model.get_output_embeddings()
     steps: list[int] = []
@@ -220,9 +220,9 @@ def test_a_picture_that_overflows_leaves_its_neighbours_their_answers(
         assert replies[i].probabilities == pytest.approx(whole[i].probabilities, abs=1e-6)
 
 
-def test_what_follows_an_answers_end_does_not_break_it(llava_folder: Path, pictures) -> None:
+def test_what_follows_an_answers_end_does_not_break_it(llava_folder: Path, images) -> None:
     local = LocalMllm("tiny", entry(llava_folder), "")
-    requests = [Request("what?", image) for image in pictures[:2]]
+    requests = [Request("what?", image) for image in images[:2]]
     written = local._model.generate(**local._inputs(requests), max_new_tokens=5, do_sample=False)[:, -5:].tolist()
     end = next(token for token in written[0] if token not in written[1])
     local._model.generation_config.eos_token_id = end

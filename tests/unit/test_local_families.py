@@ -1,4 +1,4 @@
-"""The families of MLLMs behind one backend: pictures of any size and texts of any length, together as alone."""
+"""The families of MLLMs behind one backend: images of any size and texts of any length, together as alone."""
 
 import shutil
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_a_batch_of_eight_reads_as_each_alone(folder: Path, requests, candidates
         assert one.mass == pytest.approx(other.mass, rel=1e-3)
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
         assert one.tokens_in == other.tokens_in
-    assert len({reply.tokens_in for reply in together}) > 5  # texts and pictures of other lengths
+    assert len({reply.tokens_in for reply in together}) > 5  # texts and images of other lengths
 
 
 @torch.inference_mode()
@@ -84,7 +84,7 @@ def test_a_batch_of_eight_writes_as_each_alone(folder: Path, requests) -> None:
     assert [reply.text for reply in ask(folder, 1, requests, Decoding(6))] == together
 
 
-def test_the_answer_depends_on_the_picture_and_the_words(folder: Path, requests, monkeypatch) -> None:
+def test_the_answer_depends_on_the_image_and_the_words(folder: Path, requests, monkeypatch) -> None:
     monkeypatch.setattr("t2i_feedback.mllm.base.MIN_MASS", 0.0)
     first, second = requests[0], requests[3]
     asked = [first, Request(first.text, second.image), Request("no?", first.image), Request(first.text)]
@@ -94,12 +94,12 @@ def test_the_answer_depends_on_the_picture_and_the_words(folder: Path, requests,
 
 def test_every_family_goes_through_every_role(folder: Path, requests, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("t2i_feedback.mllm.base.MIN_MASS", 0.0)
-    pictures = [request.image for request in requests[:3]]
+    images = [request.image for request in requests[:3]]
     with mllm.connect("tiny", entry(folder, max_new_tokens=4), tmp_path / "ledger.sqlite") as model:
         assert model.reading == "probability"
-        assert [v.status for v in roles.validate(model, pictures, ["a house"] * 3)] == ["valid"] * 3
-        assert len(roles.score_preference(model, pictures, "dark images")) == 3
-        assert len(roles.enhance(model, ["a house"]) + roles.explain(model, pictures, ["a house"] * 3)) == 4
+        assert [v.status for v in roles.validate(model, images, ["a house"] * 3)] == ["valid"] * 3
+        assert len(roles.score_preference(model, images, "dark images")) == 3
+        assert len(roles.enhance(model, ["a house"]) + roles.explain(model, images, ["a house"] * 3)) == 4
 
 
 def test_weights_that_are_not_numbers_give_no_number(folder: Path, requests, tmp_path: Path) -> None:
@@ -109,12 +109,12 @@ def test_weights_that_are_not_numbers_give_no_number(folder: Path, requests, tmp
     weights = load_file(tmp_path / "broken" / "model.safetensors")
     weights[next(name for name in weights if "norm" in name and "vision" not in name)].fill_(torch.nan)
     save_file(weights, tmp_path / "broken" / "model.safetensors", metadata={"format": "pt"})
-    pictures = [request.image for request in requests[:3]]
+    images = [request.image for request in requests[:3]]
     wanted = entry(tmp_path / "broken", max_new_tokens=4, templates="postcards")
     with mllm.open("tiny", wanted, tmp_path / "ledger.sqlite") as model:
         outcomes = [
-            *roles.validate(model, pictures, ["a house"] * 3),
-            *roles.score_preference(model, pictures, "dark images"),
+            *roles.validate(model, images, ["a house"] * 3),
+            *roles.score_preference(model, images, "dark images"),
             *roles.enhance(model, ["a house"]),
         ]
     assert [outcome.status for outcome in outcomes] == ["unparseable"] * 7
@@ -137,9 +137,9 @@ def test_a_text_model_enhances(text_folder: Path, tmp_path: Path) -> None:
         assert [outcome.status for outcome in roles.enhance(model, ["a red house", "a sun"])] == ["truncated"] * 2
 
 
-def test_a_text_model_is_given_no_pictures(text_folder: Path, tmp_path: Path) -> None:
+def test_a_text_model_is_given_no_images(text_folder: Path, tmp_path: Path) -> None:
     with (
-        pytest.raises(UserError, match=r"mllms\.small: .* reads text alone and cannot look at pictures"),
+        pytest.raises(UserError, match=r"mllms\.small: .* reads text alone and cannot look at images"),
         mllm.connect("small", entry(text_folder), tmp_path / "ledger.sqlite"),
     ):
         pass

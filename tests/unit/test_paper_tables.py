@@ -84,17 +84,17 @@ def test_one_round_by_definition_has_no_difference() -> None:
 
 def test_the_error_of_rounds_is_of_their_mean_for_both() -> None:
     metrics = {"fid": 1.0, "fid_std": 0.1, "is": 2.0, "is_std": 0.1, "rounds_mean": 2.0, "rounds_std": 1.5}
-    pictures = [{"contrast": 10.0, "brightness": 100.0}, {"contrast": 30.0, "brightness": 120.0}]
-    figures = compare.measured(metrics, pictures, loop=True)
+    images = [{"contrast": 10.0, "brightness": 100.0}, {"contrast": 30.0, "brightness": 120.0}]
+    figures = compare.measured(metrics, images, loop=True)
     assert figures["rounds_mean"] == Figure(2.0, 1.5, 1.5 / math.sqrt(2))
     assert compare.with_error(Figure(2.39, 1.64), "rounds_mean", 100).error == pytest.approx(0.164)
-    assert compare.measured(metrics, pictures, loop=False)["rounds_mean"] == Figure(1)
+    assert compare.measured(metrics, images, loop=False)["rounds_mean"] == Figure(1)
 
 
-def test_light_has_the_standard_error_of_a_mean_over_pictures() -> None:
+def test_light_has_the_standard_error_of_a_mean_over_images() -> None:
     metrics = {"fid": 1.0, "fid_std": 0.1, "is": 2.0, "is_std": 0.1}
-    pictures = [{"contrast": value, "brightness": 100.0} for value in (10.0, 20.0, 30.0, 40.0)]
-    contrast = compare.measured(metrics, pictures, loop=False)["contrast"]
+    images = [{"contrast": value, "brightness": 100.0} for value in (10.0, 20.0, 30.0, 40.0)]
+    contrast = compare.measured(metrics, images, loop=False)["contrast"]
     assert contrast.value == 25.0
     assert contrast.error == pytest.approx(12.909944 / 2)
 
@@ -208,8 +208,8 @@ if p["stage1"]["mllm"] == "gpt4":
 folder = pathlib.Path("data/evaluation", arm)
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "card.json").write_text(json.dumps({"n": 4, "steps": p["model"]["steps"]}))
-pictures = [{"contrast": 10.0 + i, "brightness": 100.0} for i in range(4)]
-(folder / "per_image.jsonl").write_text("".join(json.dumps(one) + "\\n" for one in pictures))
+images = [{"contrast": 10.0 + i, "brightness": 100.0} for i in range(4)]
+(folder / "per_image.jsonl").write_text("".join(json.dumps(one) + "\\n" for one in images))
 pathlib.Path("metrics/arms").mkdir(parents=True, exist_ok=True)
 numbers = {"fid": 20.0 + len(arm), "fid_std": 0.5, "is": 3.0, "is_std": 0.1, "rounds_mean": 1.5, "rounds_std": 0.5}
 pathlib.Path("metrics/arms", arm + ".json").write_text(json.dumps(numbers))

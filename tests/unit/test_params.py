@@ -141,7 +141,7 @@ def test_an_impossible_value_is_named_by_its_key(raw: dict, tmp_path: Path, key:
         ("model", {"scheduler": "euler", "eta": 0.5}, "model: eta 0.5 is DDIM's noise; scheduler euler needs eta: 0"),
         ("model", {"negative_prompt": "a", "guidance": 1}, "model: negative_prompt has no effect without guidance"),
         ("finetune.feedback_budget", 0, "finetune.feedback_budget: input should be greater than or equal to 1, not 0"),
-        ("finetune.feedback_budget", 65, "feedback_budget 65 is more than the 64 pictures of an epoch"),
+        ("finetune.feedback_budget", 65, "feedback_budget 65 is more than the 64 images of an epoch"),
         ("finetune.feedback_budget", 32, "choose acquisition random or uncertainty, or feedback_budget null"),
         ("finetune.acquisition", "random", "acquisition random needs a feedback_budget"),
         ("finetune.acquisition", "uncertainty", "acquisition uncertainty needs a feedback_budget"),
@@ -219,9 +219,9 @@ def test_an_unknown_backend_is_refused(raw: dict, tmp_path: Path) -> None:
     assert "mllms.postcards" in refusal(tmp_path, set_key(raw, "mllms.postcards.backend", "cloud"))
 
 
-def test_pictures_per_epoch_are_prompts_times_images(raw: dict, tmp_path: Path) -> None:
+def test_images_per_epoch_are_prompts_times_images(raw: dict, tmp_path: Path) -> None:
     finetune = load(tmp_path, raw).finetune
-    assert finetune.pictures_per_epoch == finetune.prompts_per_epoch * finetune.images_per_prompt
+    assert finetune.images_per_epoch == finetune.prompts_per_epoch * finetune.images_per_prompt
 
 
 def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def changed(raw: dict, **keys: object) -> dict:
 
 
 @pytest.mark.parametrize("acquisition", ["random", "uncertainty"])
-def test_a_budget_may_be_all_pictures(tmp_path: Path, raw: dict, acquisition: str) -> None:
+def test_a_budget_may_be_all_images(tmp_path: Path, raw: dict, acquisition: str) -> None:
     load(tmp_path, changed(raw, acquisition=acquisition, feedback_budget=64))
 
 
@@ -288,7 +288,7 @@ def test_a_reward_of_weight_0_is_left_out_and_the_judge_is_asked_for_what_it_is_
     assert questions(reward={"preference": 1}, user="pixels") == []
 
 
-def test_a_budget_says_how_many_pictures_are_asked_about(tmp_path: Path, raw: dict) -> None:
+def test_a_budget_says_how_many_images_are_asked_about(tmp_path: Path, raw: dict) -> None:
     some = changed(raw, acquisition="random", feedback_budget=32)
     assert load(tmp_path, some).finetune.answers_per_epoch == 32
     assert load(tmp_path, raw).finetune.answers_per_epoch == 64

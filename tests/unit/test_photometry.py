@@ -27,10 +27,10 @@ def test_contrast_is_the_standard_deviation_of_the_luma() -> None:
     assert photometry.contrast(flat(9, 90, 200)) == pytest.approx(0, abs=1e-9)
 
 
-def test_sharpness_falls_with_every_blur_and_a_flat_picture_has_none() -> None:
-    picture = Image.fromarray(noise())
+def test_sharpness_falls_with_every_blur_and_a_flat_image_has_none() -> None:
+    image = Image.fromarray(noise())
     values = [
-        photometry.sharpness(np.array(picture.filter(ImageFilter.GaussianBlur(radius)))) for radius in (0, 0.7, 1.5, 3)
+        photometry.sharpness(np.array(image.filter(ImageFilter.GaussianBlur(radius)))) for radius in (0, 0.7, 1.5, 3)
     ]
     assert values == sorted(values, reverse=True)
     assert 0 <= values[-1] < values[0] <= 1
@@ -46,16 +46,16 @@ def test_colourfulness_of_grey_is_zero_and_of_half_red_half_blue_is_by_the_formu
     assert photometry.colourfulness(halves) == pytest.approx(expected)
 
 
-def test_means_average_pictures_and_take_pillow_images() -> None:
-    pictures = [Image.fromarray(flat(0, 0, 0)), Image.fromarray(flat(255, 255, 255))]
-    assert photometry.means(pictures)["brightness"] == pytest.approx(127.5)
+def test_means_average_images_and_take_pillow_images() -> None:
+    images = [Image.fromarray(flat(0, 0, 0)), Image.fromarray(flat(255, 255, 255))]
+    assert photometry.means(images)["brightness"] == pytest.approx(127.5)
     assert photometry.measure(noise()).keys() == {"brightness", "contrast", "sharpness"}
 
 
 @pytest.mark.parametrize(
-    "picture", [np.zeros((8, 8, 3)), np.zeros((8, 8), dtype=np.uint8), np.zeros((3, 8, 8), dtype=np.uint8)]
+    "image", [np.zeros((8, 8, 3)), np.zeros((8, 8), dtype=np.uint8), np.zeros((3, 8, 8), dtype=np.uint8)]
 )
-def test_anything_but_uint8_rgb_is_refused(picture: np.ndarray) -> None:
+def test_anything_but_uint8_rgb_is_refused(image: np.ndarray) -> None:
     for function in (photometry.brightness, photometry.contrast, photometry.sharpness, photometry.colourfulness):
         with pytest.raises(ValueError, match="uint8 RGB"):
-            function(picture)
+            function(image)

@@ -60,12 +60,12 @@ def test_the_split_does_not_depend_on_the_order_of_things() -> None:
         assert Scene(scene.background, scene.things[::-1]).split == scene.split
 
 
-# ------------------------------------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------------------------------------ images
 
 
-def test_a_picture_is_64_pixels_of_rgb() -> None:
-    picture = render(sample_scene(random.Random(0)), random.Random(0))
-    assert (picture.size, picture.mode) == ((64, 64), "RGB")
+def test_a_image_is_64_pixels_of_rgb() -> None:
+    image = render(sample_scene(random.Random(0)), random.Random(0))
+    assert (image.size, image.mode) == ((64, 64), "RGB")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -74,7 +74,7 @@ def test_a_thing_shows_in_its_column_and_leaves_the_others_alone(kind: str, colo
     empty = np.asarray(render(Scene("desert", ()), random.Random(8)), dtype=float)
     for column, where in (("left", slice(0, 27)), ("right", slice(37, 64))):
         scene = Scene("desert", (Thing(kind, colour, "large", column),))
-        # The thing's own draws move light and focus: compare with the picture's far side, rescaled to the same light.
+        # The thing's own draws move light and focus: compare with the image's far side, rescaled to the same light.
         drawn = np.asarray(render(scene, random.Random(8)), dtype=float)
         far = slice(52, 64) if column == "left" else slice(0, 12)
         light = drawn[:8, far].mean() / empty[:8, far].mean()
@@ -85,8 +85,8 @@ def test_a_thing_shows_in_its_column_and_leaves_the_others_alone(kind: str, colo
 
 def test_a_large_thing_covers_more_than_a_small_one() -> None:
     def covered(size: str) -> int:
-        picture = render(Scene("snow", (Thing("house", "blue", size, "centre"),)), random.Random(1))
-        red, _, blue = np.moveaxis(np.asarray(picture, dtype=int), 2, 0)
+        image = render(Scene("snow", (Thing("house", "blue", size, "centre"),)), random.Random(1))
+        red, _, blue = np.moveaxis(np.asarray(image, dtype=int), 2, 0)
         return int(((blue - red) > 90).sum())
 
     assert covered("large") > 2 * covered("small")

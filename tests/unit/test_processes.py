@@ -1,6 +1,6 @@
 """Two real processes (gloo, CPU) against one: the stages' results, who did what, and how a launch fails.
 
-Tolerances: pictures and features are bit-identical, since the batches are. A judge's answer depends on the batch that
+Tolerances: images and features are bit-identical, since the batches are. A judge's answer depends on the batch that
 it is asked in, and a gradient on the order of its sum: there 1e-4 of the value.
 """
 
@@ -104,7 +104,7 @@ def test_two_processes_draw_the_same_bytes_as_one(together: Path, alone: Path, a
     assert ours == theirs
 
 
-def test_every_picture_is_drawn_once_and_none_is_missing(together: Path, alone: Path) -> None:
+def test_every_image_is_drawn_once_and_none_is_missing(together: Path, alone: Path) -> None:
     assert lines(together, "drawn") == lines(alone, "drawn")
     assert set(Counter(lines(together, "drawn")).values()) == {1}
 

@@ -12,7 +12,7 @@ CARD = {"n": 8, "extractor": "clip", "resolution": 256, "judge_reading": "probab
 
 
 def arm(name: str, **changes: object) -> MeasuredArm:
-    return MeasuredArm(by_name(name), Path(), {"fid": 1.0}, CARD | changes, measured={}, pictures={})
+    return MeasuredArm(by_name(name), Path(), {"fid": 1.0}, CARD | changes, measured={}, images={})
 
 
 def test_arms_with_equal_cards_are_alike() -> None:

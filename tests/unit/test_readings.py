@@ -244,7 +244,7 @@ SCRAPS = (
 said = st.one_of(st.text(), st.lists(st.sampled_from(SCRAPS), max_size=8).map(" ".join))
 count = st.integers(2, 99)
 counted = st.builds("{} {}".format, count, st.sampled_from(("houses", "trees of 3 kinds", "red suns", "people")))
-innocent = st.sampled_from(("The picture is dark", "I see", "It shows", "a muted palette", "nothing else"))
+innocent = st.sampled_from(("The image is dark", "I see", "It shows", "a muted palette", "nothing else"))
 between = st.sampled_from((" or ", " to ", "-", " – ", " ", ", ", "; ", ", or maybe "))
 
 

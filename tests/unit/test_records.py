@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_json
-from t2i_feedback.foundation.rows import CaptionRow, PictureRow, read_rows, write_rows
+from t2i_feedback.foundation.rows import CaptionRow, ImageRow, read_rows, write_rows
 
 
 def row(caption_id: int = 1, caption: str = "a dog") -> CaptionRow:
@@ -43,8 +43,8 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
 
 def test_rows_of_another_type_are_refused(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", [row()])
-    with pytest.raises(UserError, match="not a PictureRow"):
-        read_rows(tmp_path / "rows.jsonl", PictureRow)
+    with pytest.raises(UserError, match="not a ImageRow"):
+        read_rows(tmp_path / "rows.jsonl", ImageRow)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ from t2i_feedback import arms
 from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.params import load
-from t2i_feedback.foundation.rows import CaptionRow, EvaluationRow, FidRow, PictureRow, RoundRow, read_rows, write_rows
+from t2i_feedback.foundation.rows import CaptionRow, EvaluationRow, FidRow, ImageRow, RoundRow, read_rows, write_rows
 from t2i_feedback.reporting import alarm, comparisons, page, plots, series, stories, tables, verdict
 from t2i_feedback.reporting.evidence import Evidence
 from t2i_feedback.reporting.section import Settings
 from t2i_feedback.stages import report
 
-SWEEPS = paths.JUDGE_PICTURES / "sweeps.png"
+SWEEPS = paths.JUDGE_PLOTS / "sweeps.png"
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_stage_writes_page_numbers_and_series(run: Path) -> None:
         "arms.csv",
         "calibration.csv",
         "fid_by_n.csv",
-        "pictures.png",
+        "images.png",
         "reward.csv",
         "rounds.csv",
     ]
@@ -114,7 +114,7 @@ def test_known_effects_are_found_with_their_sign(run: Path) -> None:
     assert ratio.interval.value == pytest.approx(ratio.arm_value / ratio.base_value)
     assert comparisons.diversity_ratio(evidence, arms.finetuned()) == 1.0
     [effect] = comparisons.feedback_effects(evidence)
-    assert effect.interval.n == 16  # captions with a second picture
+    assert effect.interval.n == 16  # captions with a second image
 
 
 def test_verdicts_say_plainly_when_an_arm_does_not_help(run: Path) -> None:
@@ -128,14 +128,14 @@ def test_verdicts_say_plainly_when_an_arm_does_not_help(run: Path) -> None:
     assert outcomes["Validated against raw"] == "helps"
     headline = verdict.headline(gathered())
     assert headline == (
-        "Pictures follow their captions better than raw’s with validated and combined; no measurable difference with "
-        "best of n; worse with enhanced. Fine-tuning moved pictures towards the preference."
+        "Images follow their captions better than raw’s with validated and combined; no measurable difference with "
+        "best of n; worse with enhanced. Fine-tuning moved images towards the preference."
     )
 
 
 def test_a_run_without_facts_is_told_without_alignment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_run(tmp_path, captions=6, pictures_are_measured=False)
+    write_run(tmp_path, captions=6, images_are_measured=False)
     evidence = gathered()
     text = page.render(evidence)
     assert "Alignment was not measured" in text
@@ -195,7 +195,7 @@ def test_fid_against_n_is_drawn_and_written(run: Path) -> None:
     rows = [FidRow(n=n, fid=60 - n, fid_std=1.5 if n < 24 else 0) for n in (6, 12, 24)]
     write_rows(paths.evaluation("raw") / "fid_by_n.jsonl", rows)
     report.main()
-    assert "FID of raw is 54.0 with 6 pictures and 36.0 with 24" in paths.REPORT.read_text()
+    assert "FID of raw is 54.0 with 6 images and 36.0 with 24" in paths.REPORT.read_text()
     with (paths.PLOTS / "fid_by_n.csv").open() as file:
         assert next(csv.DictReader(file)) == {"arm": "raw", "n": "6", "fid": "54.0", "fid_std": "1.5"}
 
@@ -225,9 +225,9 @@ def test_accepted_against_rejected_uses_all_rounds_and_skips_masked() -> None:
     assert comparisons.accepted_against_rejected(rows[1:2], resamples=100, seed=0) is None
 
 
-def ending(caption_id: int, *accepted: bool | None) -> list[PictureRow]:
+def ending(caption_id: int, *accepted: bool | None) -> list[ImageRow]:
     return [
-        PictureRow(caption_id=caption_id, round=number, prompt="", image="", accepted=verdict)
+        ImageRow(caption_id=caption_id, round=number, prompt="", image="", accepted=verdict)
         for number, verdict in enumerate(accepted, 1)
     ]
 
@@ -265,7 +265,7 @@ def test_alarm_when_only_the_reward_rises() -> None:
     assert "exploit the judge" in text
 
 
-def test_alarm_when_pictures_become_alike() -> None:
+def test_alarm_when_images_become_alike() -> None:
     [text] = alarm.alarms(history(random.Random(0), last_diversity=0.3), 10)
     assert "alike" in text
 
@@ -293,12 +293,12 @@ def asked(evidence: Evidence, row: dict[str, object], **keys: object) -> Evidenc
     return replace(evidence, history=epochs, settings=evidence.settings.model_copy(update=keys))
 
 
-def test_the_report_says_how_many_pictures_the_user_was_asked_about(run: Path) -> None:
+def test_the_report_says_how_many_images_the_user_was_asked_about(run: Path) -> None:
     found = asked(gathered(), {"asked": 64})
-    everything = f"640 of 640 pictures ({tables.percent(1)}): finetune.acquisition all."
+    everything = f"640 of 640 images ({tables.percent(1)}): finetune.acquisition all."
     assert page.feedback_text(found) == f"The user was asked about {everything}"
     text = page.feedback_text(asked(gathered(), {"asked": 16, "surrogate_error": 0.5}, acquisition="random"))
-    assert f"asked about 160 of 640 pictures ({tables.percent(0.25)}), chosen by finetune.acquisition random" in text
+    assert f"asked about 160 of 640 images ({tables.percent(0.25)}), chosen by finetune.acquisition random" in text
     assert "off by 0.50 points at first and by 0.50 at last" in text
     alone = asked(gathered(), {"asked": 16}, acquisition="random", surrogate_weight=0.0)
     assert page.feedback_text(alone).endswith("; nothing was learnt from the others.")

@@ -20,7 +20,7 @@ from t2i_feedback.rewards.mllm import alignment
 from t2i_feedback.rewards.pixels import photometric
 from t2i_feedback.tools.estimate import counts, figures
 
-PREFERENCE = "dark, subdued and blurred pictures"
+PREFERENCE = "dark, subdued and blurred images"
 
 
 def plain(level: int, size: int = 8) -> Image.Image:
@@ -58,7 +58,7 @@ def test_contrast_is_the_lumas_standard_deviation():
     assert made("contrast")([plain(50), halves], [""] * 2) == pytest.approx([0, 100], abs=1e-6)
 
 
-def test_sharpness_falls_when_a_picture_is_blurred():
+def test_sharpness_falls_when_a_image_is_blurred():
     sharp, blurred = made("sharpness")([noisy(), noisy().filter(ImageFilter.GaussianBlur(2))], [""] * 2)
     assert 0 <= blurred < sharp <= 1
 
@@ -78,7 +78,7 @@ def test_alignment_is_p_yes_of_the_caption_behind_the_prompt():
     assert found == [0.75, 0.25]
 
 
-def test_alignment_without_a_valid_verdict_masks_the_picture_and_tells_what_was_said():
+def test_alignment_without_a_valid_verdict_masks_the_image_and_tells_what_was_said():
     invalid = []
     masked = alignment(Judge(status="refusal"), {"a": "a"}, invalid)
     assert masked([plain(1)], ["a"]) == [None]
@@ -86,10 +86,10 @@ def test_alignment_without_a_valid_verdict_masks_the_picture_and_tells_what_was_
 
 
 def test_photometry_likes_what_the_preference_names():
-    """Black and flat has every trait in full but for blur: a flat picture's blur effect is what it is."""
-    dark = photometric("dark pictures")
+    """Black and flat has every trait in full but for blur: a flat image's blur effect is what it is."""
+    dark = photometric("dark images")
     assert dark([plain(0), plain(51), plain(255)], [""] * 3) == pytest.approx([10, 8.2, 1])
-    bright = photometric("bright pictures")
+    bright = photometric("bright images")
     assert bright([plain(0), plain(51)], [""] * 2) == pytest.approx([1, 2.8])
     blurred = photometric(PREFERENCE)
     before, after = blurred([noisy(), noisy().filter(ImageFilter.GaussianBlur(2))], [""] * 2)
@@ -98,7 +98,7 @@ def test_photometry_likes_what_the_preference_names():
 
 def test_photometry_refuses_a_preference_without_a_trait():
     with pytest.raises(UserError, match="names nothing that can be measured in pixels"):
-        photometric("pictures of cats")
+        photometric("images of cats")
 
 
 def test_a_run_sums_its_rewards_in_one_order_whatever_order_the_parameters_have():
@@ -141,7 +141,7 @@ def test_a_new_reward_is_a_new_file(tmp_path, monkeypatch):
     chosen = params.check(raw, "params.yaml")
     config = chosen.finetune
     assert registry.total(config.reward, 64)({"preference": 4, "redness": 51}) == 2 * 4 - 2
-    context = Context("dark pictures", "pixels", None, {}, tmp_path, tmp_path)
+    context = Context("dark images", "pixels", None, {}, tmp_path, tmp_path)
     values = {name: reward([plain(51)], [""]) for name, reward in registry.make(config.reward, context).items()}
     assert values == {"preference": pytest.approx([8.2]), "redness": [51]}
     (work,) = [one for one in counts.work(chosen, figures.read()) if one.stage == "finetune"]

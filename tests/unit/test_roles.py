@@ -12,7 +12,7 @@ from t2i_feedback.foundation.rows import Reading
 from t2i_feedback.mllm import roles, wording
 from t2i_feedback.mllm.base import Outcome, Reply, Request
 
-PICTURE = Image.new("RGB", (8, 8), (10, 20, 30))
+IMAGE = Image.new("RGB", (8, 8), (10, 20, 30))
 
 
 class Prepared:
@@ -35,10 +35,10 @@ class Prepared:
 def test_postcards_requests_are_worded_exactly() -> None:
     mllm = Prepared(*[Reply("valid", "x")] * 6, templates="postcards")
     roles.enhance(mllm, ["a red house", "a fish"], [None, "the fish is missing"])
-    roles.explain(mllm, [PICTURE], ["a fish"])
-    roles.describe(mllm, [PICTURE])
-    roles.validate(mllm, [PICTURE], ["a fish"])
-    roles.score_preference(mllm, [PICTURE], "dark images")
+    roles.explain(mllm, [IMAGE], ["a fish"])
+    roles.describe(mllm, [IMAGE])
+    roles.validate(mllm, [IMAGE], ["a fish"])
+    roles.score_preference(mllm, [IMAGE], "dark images")
     assert [request.text for request in mllm.asked] == [
         "Describe in detail: a red house",
         "Describe in detail: a fish\nLast time: the fish is missing",
@@ -60,7 +60,7 @@ def test_postcards_requests_are_worded_exactly() -> None:
 @pytest.mark.parametrize("templates", ["postcards", "general"])
 def test_vqa_score_asks_the_question_of_its_definition_whatever_the_templates(templates: str) -> None:
     mllm = Prepared(Reply("valid", "yes", {"yes": 0.75, "no": 0.25}, 0.8, reading="probability"), templates=templates)
-    (outcome,) = roles.vqa_score(mllm, [PICTURE], ['a sign\nthat says "{no}"'])
+    (outcome,) = roles.vqa_score(mllm, [IMAGE], ['a sign\nthat says "{no}"'])
     assert mllm.asked[0].text == 'Does this figure show "a sign that says "{no}""? Please answer yes or no.'
     assert (mllm.asked[0].role, mllm.candidates) == ("vqa", ("yes", "no"))
     assert outcome.value == pytest.approx(0.75 * 0.8)  # P(yes) among all answers, not among yes and no alone
@@ -73,7 +73,7 @@ def test_vqa_score_of_a_model_that_samples_or_writes_is_the_share_of_yes() -> No
         Reply("valid", "Perhaps."),
         Reply("refusal", "I'm sorry"),
     )
-    outcomes = roles.vqa_score(mllm, [PICTURE] * 4, ["a fish"] * 4)
+    outcomes = roles.vqa_score(mllm, [IMAGE] * 4, ["a fish"] * 4)
     assert [outcome.value for outcome in outcomes] == [0.75, 0, None, None]
     assert [outcome.status for outcome in outcomes] == ["valid", "valid", "unparseable", "refusal"]
 
@@ -120,7 +120,7 @@ def test_a_template_that_cannot_work_is_one_line_with_its_file(
     with pytest.raises(UserError, match=complaint):
         wording.version("general")
     with pytest.raises(UserError, match=complaint):
-        roles.validate(Prepared(Reply("valid", "yes")), [PICTURE], ["a fish"])
+        roles.validate(Prepared(Reply("valid", "yes")), [IMAGE], ["a fish"])
 
 
 def test_changed_words_are_another_version(own_templates) -> None:
@@ -128,7 +128,7 @@ def test_changed_words_are_another_version(own_templates) -> None:
     (own_templates / "validate.txt").write_text("Right? {caption}")
     wording.template.cache_clear()
     mllm = Prepared(Reply("valid", "yes"))
-    roles.validate(mllm, [PICTURE], ["a fish"])
+    roles.validate(mllm, [IMAGE], ["a fish"])
     assert wording.version("general") != before
     assert wording.digest("general", "judge") == other
     assert mllm.asked[0].template == wording.digest("general", "validate")
@@ -156,7 +156,7 @@ def test_validate_reads_probabilities_and_text() -> None:
         Reply("refusal", "no"),
         Reply("truncated", "yes"),
     )
-    verdicts = roles.validate(mllm, [PICTURE] * 6, ["a fish"] * 6)
+    verdicts = roles.validate(mllm, [IMAGE] * 6, ["a fish"] * 6)
     assert [v.p_yes for v in verdicts] == [0.75, 0.0, None, None, None, None]
     assert [v.status for v in verdicts] == ["valid", "valid", "unparseable", "refusal", "refusal", "truncated"]
     assert mllm.candidates == ("yes", "no")
@@ -164,7 +164,7 @@ def test_validate_reads_probabilities_and_text() -> None:
 
 def test_a_verdict_in_text_has_its_reason_and_is_asked_for_it() -> None:
     mllm = Prepared(Reply("valid", "No, the sky is green."), Reply("valid", "Yes."), reading="text")
-    verdicts = roles.validate(mllm, [PICTURE] * 2, ["a fish"] * 2)
+    verdicts = roles.validate(mllm, [IMAGE] * 2, ["a fish"] * 2)
     assert [(v.p_yes, v.feedback, v.reading) for v in verdicts] == [(0, "the sky is green", "text"), (1, None, "text")]
     assert all("say in one short sentence" in request.text for request in mllm.asked)
 
@@ -183,13 +183,13 @@ def test_each_item_of_a_caption_is_asked_about_and_what_is_missing_is_said() -> 
         templates="postcards",
     )
     caption = "a red house and a sun on a beach"
-    first, second = roles.validate(mllm, [PICTURE] * 2, [caption] * 2, questions=True)
+    first, second = roles.validate(mllm, [IMAGE] * 2, [caption] * 2, questions=True)
     assert [request.text for request in mllm.asked[:3]] == [
         "List what a picture of a red house and a sun on a beach must show.",
         "Is there a red house?",
         "Is there a yellow sun on the left?",
     ]
-    assert [request.image for request in mllm.asked] == [None, *[PICTURE] * 6]  # one list for both pictures
+    assert [request.image for request in mllm.asked] == [None, *[IMAGE] * 6]  # one list for both images
     assert (first.status, first.p_yes) == ("valid", pytest.approx(1 / 3))
     assert first.feedback == "there is no yellow sun on the left; beach"
     assert (second.p_yes, second.feedback, second.reading) == (1.0, None, "probability")
@@ -197,7 +197,7 @@ def test_each_item_of_a_caption_is_asked_about_and_what_is_missing_is_said() -> 
 
 def test_questions_in_general_words_are_the_models_own() -> None:
     mllm = Prepared(Reply("valid", "1. Is there a house?\n2. Is it red?"), p_yes(0.9), p_yes(0.3))
-    (verdict,) = roles.validate(mllm, [PICTURE], ["a red house"], questions=True)
+    (verdict,) = roles.validate(mllm, [IMAGE], ["a red house"], questions=True)
     assert [request.text for request in mllm.asked[1:]] == [
         "Is there a house? Answer only yes or no.",
         "Is it red? Answer only yes or no.",
@@ -207,19 +207,19 @@ def test_questions_in_general_words_are_the_models_own() -> None:
 
 def test_a_list_that_fails_masks_its_captions_and_no_others() -> None:
     mllm = Prepared(Reply("truncated", "a red"), Reply("valid", " ; "), Reply("valid", "a fish"), p_yes(0.9))
-    verdicts = roles.validate(mllm, [PICTURE] * 3, ["a house", "a sun", "a fish"], questions=True)
+    verdicts = roles.validate(mllm, [IMAGE] * 3, ["a house", "a sun", "a fish"], questions=True)
     assert [(v.status, v.p_yes) for v in verdicts] == [("truncated", None), ("unparseable", None), ("valid", 1.0)]
 
 
 def test_a_list_too_long_to_be_asked_whole_masks_its_caption() -> None:
     mllm = Prepared(Reply("valid", "; ".join(f"item {i}" for i in range(13))))
-    (verdict,) = roles.validate(mllm, [PICTURE], ["a long caption"], questions=True)
+    (verdict,) = roles.validate(mllm, [IMAGE], ["a long caption"], questions=True)
     assert (verdict.status, verdict.p_yes) == ("unparseable", None)
 
 
 def test_an_item_that_fails_masks_the_verdict() -> None:
     mllm = Prepared(Reply("valid", "a fish; a sun"), p_yes(0.1), Reply("transport", "lost"))
-    (verdict,) = roles.validate(mllm, [PICTURE], ["a fish and a sun"], questions=True)
+    (verdict,) = roles.validate(mllm, [IMAGE], ["a fish and a sun"], questions=True)
     assert (verdict.status, verdict.p_yes, verdict.feedback) == ("transport", None, None)
 
 
@@ -230,7 +230,7 @@ def test_nothing_is_asked_about_nothing() -> None:
 def test_score_is_the_expectation_or_the_written_number() -> None:
     shares = dict.fromkeys(roles.SCORES, 0.0) | {"1": 0.5, "10": 0.5}
     mllm = Prepared(Reply("valid", "1", shares), Reply("valid", "Score: 7/10"), Reply("valid", "42"))
-    outcomes = roles.score_preference(mllm, [PICTURE] * 3, "dark images")
+    outcomes = roles.score_preference(mllm, [IMAGE] * 3, "dark images")
     assert [outcome.value for outcome in outcomes] == [5.5, 7.0, None]
     assert outcomes[2].status == "unparseable"
 
@@ -238,17 +238,17 @@ def test_score_is_the_expectation_or_the_written_number() -> None:
 @pytest.mark.parametrize("status", ["refusal", "unparseable", "truncated", "transport"])
 def test_a_failed_reply_is_never_a_number(status) -> None:
     failed = Reply(status, "7 yes", tokens_out=2)
-    assert roles.score_preference(Prepared(failed), [PICTURE], "dark")[0].value is None
-    assert roles.validate(Prepared(failed), [PICTURE], ["a fish"])[0].p_yes is None
+    assert roles.score_preference(Prepared(failed), [IMAGE], "dark")[0].value is None
+    assert roles.validate(Prepared(failed), [IMAGE], ["a fish"])[0].p_yes is None
     assert roles.enhance(Prepared(failed), ["a fish"])[0].value is None
 
 
 def test_a_preference_beyond_the_context_is_named_by_its_key() -> None:
     too_long = Reply("truncated", "900 tokens and 1 new ones exceed the model's context of 256", tokens_in=900)
     with pytest.raises(UserError, match=r"finetune\.preference: 400 words .*context of 256"):
-        roles.score_preference(Prepared(too_long, too_long), [PICTURE] * 2, "dark images " * 200)
+        roles.score_preference(Prepared(too_long, too_long), [IMAGE] * 2, "dark images " * 200)
     rambling = Reply("truncated", "I like it because", tokens_out=96)
-    assert roles.score_preference(Prepared(rambling), [PICTURE], "dark")[0].status == "truncated"
+    assert roles.score_preference(Prepared(rambling), [IMAGE], "dark")[0].status == "truncated"
 
 
 def test_the_readings_that_were_used_are_told() -> None:

@@ -10,16 +10,16 @@ from t2i_feedback.rewards.sheet import Sheet
 PROMPTS = ["a cat", "a dog", "a cat"]
 
 
-def picture(seed: int) -> Image.Image:
+def image(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8))
 
 
-PICTURES = [picture(seed) for seed in range(3)]
+IMAGES = [image(seed) for seed in range(3)]
 
 
 @pytest.fixture
 def sheet(tmp_path):
-    return Sheet(tmp_path / "feedback", "dark <pictures>")
+    return Sheet(tmp_path / "feedback", "dark <images>")
 
 
 def fill(sheet: Sheet, scores: dict[int, str]) -> None:
@@ -35,37 +35,37 @@ def scores(sheet: Sheet, names: list[str]) -> list[float | None]:
     return [lines[name].score for name in names]
 
 
-def test_a_picture_gets_a_row_without_a_score_and_a_file(sheet):
-    names = sheet.enter(PICTURES, PROMPTS)
+def test_a_image_gets_a_row_without_a_score_and_a_file(sheet):
+    names = sheet.enter(IMAGES, PROMPTS)
     assert len(set(names)) == 3
     assert scores(sheet, names) == [None] * 3
     with Image.open(sheet.folder / names[1]) as saved:
-        assert saved.tobytes() == PICTURES[1].tobytes()
+        assert saved.tobytes() == IMAGES[1].tobytes()
 
 
-def test_the_page_shows_every_picture_and_asks_for_the_preference(sheet):
-    names = sheet.enter(PICTURES, PROMPTS)
+def test_the_page_shows_every_image_and_asks_for_the_preference(sheet):
+    names = sheet.enter(IMAGES, PROMPTS)
     page = sheet.page.read_text()
-    assert "dark &lt;pictures&gt;" in page
+    assert "dark &lt;images&gt;" in page
     assert all(f'src="{name}"' in page for name in names)
 
 
 def test_a_partial_sheet_names_what_is_open(sheet):
-    names = sheet.enter(PICTURES, PROMPTS)
+    names = sheet.enter(IMAGES, PROMPTS)
     fill(sheet, {0: "3", 2: "7.5"})
     assert scores(sheet, names) == [3.0, None, 7.5]
     assert sheet.unscored(names) == [names[1]]
 
 
-def test_a_picture_that_is_drawn_again_finds_its_score(sheet):
-    names = sheet.enter(PICTURES, PROMPTS)
+def test_a_image_that_is_drawn_again_finds_its_score(sheet):
+    names = sheet.enter(IMAGES, PROMPTS)
     fill(sheet, {1: "4"})
-    assert sheet.enter([picture(1)], ["a dog"]) == [names[1]]
+    assert sheet.enter([image(1)], ["a dog"]) == [names[1]]
 
 
-def test_a_grey_level_apart_is_the_same_picture_and_another_prompt_is_not(sheet):
-    names = sheet.enter(PICTURES, PROMPTS)
-    pixels = np.asarray(PICTURES[1]).astype(int)
+def test_a_grey_level_apart_is_the_same_image_and_another_prompt_is_not(sheet):
+    names = sheet.enter(IMAGES, PROMPTS)
+    pixels = np.asarray(IMAGES[1]).astype(int)
     near = Image.fromarray(np.where(pixels > 9, pixels - 1, pixels).astype(np.uint8))
     assert sheet.enter([near], ["a dog"]) == [names[1]]
     assert sheet.enter([near], ["a cat"]) != [names[1]]
@@ -74,28 +74,28 @@ def test_a_grey_level_apart_is_the_same_picture_and_another_prompt_is_not(sheet)
 
 
 def test_new_rows_come_behind_what_was_typed_and_change_no_byte_of_it(sheet):
-    sheet.enter(PICTURES[:1], PROMPTS[:1])
+    sheet.enter(IMAGES[:1], PROMPTS[:1])
     fill(sheet, {0: "3"})
     typed = sheet.path.read_bytes() + b"remarks of mine,,\n"
     sheet.path.write_bytes(typed)
-    names = sheet.enter(PICTURES, PROMPTS)
+    names = sheet.enter(IMAGES, PROMPTS)
     assert sheet.path.read_bytes().startswith(typed)
     assert scores(sheet, names) == [3.0, None, None]
 
 
 def test_a_file_without_a_last_line_break_is_continued_on_a_new_line(sheet):
-    names = sheet.enter(PICTURES[:1], PROMPTS[:1])
-    sheet.path.write_text(f"picture,prompt,score\n{names[0]},a cat,5")
-    assert scores(sheet, sheet.enter(PICTURES, PROMPTS)) == [5.0, None, None]
+    names = sheet.enter(IMAGES[:1], PROMPTS[:1])
+    sheet.path.write_text(f"image,prompt,score\n{names[0]},a cat,5")
+    assert scores(sheet, sheet.enter(IMAGES, PROMPTS)) == [5.0, None, None]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
 def test_semicolons_decimal_commas_and_a_spreadsheets_encodings_are_understood(sheet, encoding):
-    names = sheet.enter(PICTURES, ["a café", "a dog", "a cat"])
+    names = sheet.enter(IMAGES, ["a café", "a dog", "a cat"])
     rows = [f"{name};a café;{score}" for name, score in zip(names, ("7,5", "", "10"), strict=True)]
-    sheet.path.write_bytes("\r\n".join(["Picture;Prompt;Score", *rows]).encode(encoding))
+    sheet.path.write_bytes("\r\n".join(["Image;Prompt;Score", *rows]).encode(encoding))
     assert scores(sheet, names) == [7.5, None, 10.0]
-    more = sheet.enter([picture(9)], ["a fish"])
+    more = sheet.enter([image(9)], ["a fish"])
     assert scores(sheet, names + more) == [7.5, None, 10.0, None]
 
 
@@ -109,7 +109,7 @@ def test_semicolons_decimal_commas_and_a_spreadsheets_encodings_are_understood(s
     ],
 )
 def test_a_score_that_is_none_is_named_with_its_line(sheet, typed, said):
-    sheet.enter(PICTURES, PROMPTS)
+    sheet.enter(IMAGES, PROMPTS)
     fill(sheet, {1: typed})
     with pytest.raises(UserError, match=said) as problem:
         sheet.read()
@@ -118,29 +118,29 @@ def test_a_score_that_is_none_is_named_with_its_line(sheet, typed, said):
 
 
 def test_several_problems_are_counted(sheet):
-    sheet.enter(PICTURES, PROMPTS)
+    sheet.enter(IMAGES, PROMPTS)
     fill(sheet, {0: "12", 1: "nice"})
     with pytest.raises(UserError, match=r"line 2: .* \(and 1 more\); mend it and run again"):
         sheet.read()
 
 
-def test_two_scores_for_one_picture_are_refused_and_the_same_one_twice_is_not(sheet):
-    name = sheet.enter(PICTURES[:1], PROMPTS[:1])[0]
-    sheet.path.write_text(f"picture,prompt,score\n{name},,5\n{name},,6\n")
-    with pytest.raises(UserError, match="line 3: another score for the picture of line 2"):
+def test_two_scores_for_one_image_are_refused_and_the_same_one_twice_is_not(sheet):
+    name = sheet.enter(IMAGES[:1], PROMPTS[:1])[0]
+    sheet.path.write_text(f"image,prompt,score\n{name},,5\n{name},,6\n")
+    with pytest.raises(UserError, match="line 3: another score for the image of line 2"):
         sheet.read()
-    sheet.path.write_text(f"picture,prompt,score\n{name},,5\n{name},,5\n{name},,\n")
+    sheet.path.write_text(f"image,prompt,score\n{name},,5\n{name},,5\n{name},,\n")
     assert scores(sheet, [name]) == [5.0]
 
 
 def test_a_sheet_whose_columns_are_gone_is_refused(sheet):
     sheet.folder.mkdir()
     sheet.path.write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="has no column picture, prompt, score"):
-        sheet.enter(PICTURES, PROMPTS)
+    with pytest.raises(UserError, match="has no column image, prompt, score"):
+        sheet.enter(IMAGES, PROMPTS)
     assert sheet.path.read_text() == "a,b\n1,2\n"
 
 
 def test_a_prompt_that_a_spreadsheet_would_run_is_quoted(sheet):
-    sheet.enter(PICTURES[:1], ["=HYPERLINK(1)\nnext"])
+    sheet.enter(IMAGES[:1], ["=HYPERLINK(1)\nnext"])
     assert "'=HYPERLINK(1) next" in sheet.path.read_text(encoding="utf-8-sig")

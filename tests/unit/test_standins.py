@@ -81,7 +81,7 @@ def test_a_served_model_says_what_it_says_in_process(
     from PIL import Image
 
     monkeypatch.setenv("REHEARSAL_KEY", chat.KEY)
-    pictures = [Image.new("RGB", (64, 64), colour) for colour in ("#802020", "#e0d020")]
+    images = [Image.new("RGB", (64, 64), colour) for colour in ("#802020", "#e0d020")]
     here = LocalEntry(backend="local", model=str(SHIPPED / "mllm"), templates="postcards", device="cpu")
     with chat.serving(SHIPPED / "mllm") as server:
         there = EndpointEntry(
@@ -96,7 +96,7 @@ def test_a_served_model_says_what_it_says_in_process(
         found = []
         for entry in (there, here):
             with mllm.connect("model", entry, tmp_path / "ledger.sqlite") as model:
-                verdicts = roles.validate(model, pictures, CAPTIONS)
+                verdicts = roles.validate(model, images, CAPTIONS)
                 found.append(([one.raw for one in roles.enhance(model, CAPTIONS)], verdicts))
     assert found[0][0] == found[1][0]
     assert {one.status for one in found[0][1]} == {"valid"} and {one.reading for one in found[0][1]} == {reading}

@@ -8,7 +8,7 @@ from t2i_feedback.reporting.evidence import MeasuredArm
 
 
 def arm(name: str, card: dict | None = None, **metrics: float) -> MeasuredArm:
-    return MeasuredArm(by_name(name), Path(), metrics, card or {}, measured={}, pictures={})
+    return MeasuredArm(by_name(name), Path(), metrics, card or {}, measured={}, images={})
 
 
 def line(table: tables.Table, name: str) -> tuple[str, ...]:
@@ -44,7 +44,7 @@ def test_arms_table_puts_invalid_rates_below_judged_metrics_and_drops_what_nobod
     assert line(table, "– invalid answers")[1:] == ("–", "2.0 %")
     assert not any(name.startswith("KID") for name in names)
     assert "The loop" not in names
-    assert table.note.startswith("8 pictures per arm")
+    assert table.note.startswith("8 images per arm")
 
 
 def test_cards_are_shown_once_where_arms_agree_and_beside_what_the_paper_says() -> None:

@@ -149,7 +149,7 @@ def test_numbers_of_other_parameters_are_no_record_of_the_present_ones(root: Pat
         ("max_rounds: ", "max_rounds: 1", r"stage1\.max_rounds"),
     ],
 )
-def test_what_the_measured_pictures_were_made_with_counts_too(root: Path, before: str, after: str, key: str) -> None:
+def test_what_the_measured_images_were_made_with_counts_too(root: Path, before: str, after: str, key: str) -> None:
     write_run(Path.cwd(), captions=4)
     type_in(before, after)
     with pytest.raises(UserError, match=key):

@@ -61,12 +61,12 @@ def _answers(address: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     rng = random.Random(0)
     return [render(sample_scene(rng, "train"), rng) for _ in CAPTIONS]
 
 
-def test_the_same_questions_have_the_same_answers(url: str, pictures, tmp_path: Path) -> None:
+def test_the_same_questions_have_the_same_answers(url: str, images, tmp_path: Path) -> None:
     served = EndpointEntry(
         backend="endpoint", model=str(CHECKPOINT), base_url=url, templates="postcards", samples=1, concurrency=1
     )
@@ -78,10 +78,10 @@ def test_the_same_questions_have_the_same_answers(url: str, pictures, tmp_path: 
             found = [
                 roles.enhance(model, CAPTIONS),
                 roles.enhance(model, CAPTIONS, ["there is no house", "there is no sun", "there is no fish"]),
-                roles.validate(model, pictures, CAPTIONS),
-                roles.explain(model, pictures, CAPTIONS),
-                roles.describe(model, pictures),
-                roles.score_preference(model, pictures, "dark images"),
+                roles.validate(model, images, CAPTIONS),
+                roles.explain(model, images, CAPTIONS),
+                roles.describe(model, images),
+                roles.score_preference(model, images, "dark images"),
             ]
             answers.append([(one.status, one.raw) for some in found for one in some])
     assert answers[0] == answers[1]

@@ -126,7 +126,7 @@ def model(**changes) -> Model:
 def finetune(**changes) -> Finetune:
     defaults = {
         "judge": "none",
-        "preference": "dark pictures",
+        "preference": "dark images",
         "user": "mllm",
         "reward": {"preference": 1.0},
         "acquisition": "all",

@@ -38,7 +38,7 @@ LLAMA = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-IMAGE_PLACE = "<image>\n"  # what the chat template of conftest writes for a picture
+IMAGE_PLACE = "<image>\n"  # what the chat template of conftest writes for an image
 
 
 def tokenizer(*special: str) -> PreTrainedTokenizerFast:
@@ -60,15 +60,15 @@ def tokenizer(*special: str) -> PreTrainedTokenizerFast:
 
 
 def build_llava_next(folder: Path) -> Path:
-    """LLaVA 1.6: a picture is cut into tiles by its shape, so pictures differ in their number of tokens."""
+    """LLaVA 1.6: an image is cut into tiles by its shape, so images differ in their number of tokens."""
     words = tokenizer("<image>")
     size = {"height": 32, "width": 32}
     grid = [[32, 64], [64, 32], [64, 64]]
-    pictures = LlavaNextImageProcessor(
+    images = LlavaNextImageProcessor(
         size={"shortest_edge": 32}, crop_size=size, image_grid_pinpoints=grid, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
     processor = LlavaNextProcessor(
-        image_processor=pictures,
+        image_processor=images,
         tokenizer=words,
         patch_size=16,
         vision_feature_select_strategy="default",
@@ -93,10 +93,10 @@ def build_llava_next(folder: Path) -> Path:
 
 
 def build_idefics3(folder: Path) -> Path:
-    """SmolVLM's architecture: sub-images with row and column tokens, a picture for each."""
+    """SmolVLM's architecture: sub-images with row and column tokens, an image for each."""
     words = tokenizer("<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>")
-    pictures = Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
-    processor = Idefics3Processor(pictures, words, image_seq_len=4, chat_template=CHAT_TEMPLATE)
+    images = Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
+    processor = Idefics3Processor(images, words, image_seq_len=4, chat_template=CHAT_TEMPLATE)
     vision = {
         "hidden_size": 32,
         "intermediate_size": 32,
@@ -116,7 +116,7 @@ def build_idefics3(folder: Path) -> Path:
 
 
 def build_qwen2_vl(folder: Path) -> Path:
-    """Qwen2-VL: pictures of any size, and positions in three dimensions."""
+    """Qwen2-VL: images of any size, and positions in three dimensions."""
     words = tokenizer("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
     sizes = {"min_pixels": 28 * 28, "max_pixels": 112 * 112, "patch_size": 14, "merge_size": 2}
     processor = Qwen2VLProcessor(
@@ -143,7 +143,7 @@ def build_qwen2_vl(folder: Path) -> Path:
 
 
 def build_text_model(folder: Path, *special: str) -> Path:
-    """A language model that takes no pictures."""
+    """A language model that takes no images."""
     words = tokenizer(*special)
     words.add_special_tokens({"additional_special_tokens": list(special)})
     words.chat_template = (

@@ -1,7 +1,7 @@
 """Does a judge rank what it judges? Real images are swept through four traits, step by step.
 
 Step by step they are darker, flatter, more muted, more blurred. A judge is fit to be a reward when its scores follow
-the steps in the direction that the preference names. Some of the pictures are scored a second time, and in other words:
+the steps in the direction that the preference names. Some of the images are scored a second time, and in other words:
 a judge should say the same again.
 """
 
@@ -56,22 +56,22 @@ def calibrate_judge(
     max_invalid_fraction: float,
     seed: int,
 ) -> CalibratedJudge:
-    """Sweeps of all images, and both agreements on the spread of their pictures.
+    """Sweeps of all images, and both agreements on the spread of their images.
 
     Raises UserError when a larger share of the sweeps' answers than `max_invalid_fraction` is not valid.
     """
     other_words = wording.paraphrases(judge.templates, "judge")
-    pictures = steps(images, rows, level_count)
-    outcomes = roles.score_preference(judge, [picture for *_, picture in pictures], preference)
+    changed = steps(images, rows, level_count)
+    outcomes = roles.score_preference(judge, [image for *_, image in changed], preference)
     roles.check_invalid(outcomes, max_invalid_fraction, f"scores of {name}")
     swept = [
         CalibrationRow(judge=name, trait=trait, level=level, caption_id=caption_id, score=outcome.value)
-        for (trait, level, caption_id, _), outcome in zip(pictures, outcomes, strict=True)
+        for (trait, level, caption_id, _), outcome in zip(changed, outcomes, strict=True)
     ]
     chosen = spread(rows, level_count)
 
     def ask(asked: Mllm, questions: Sequence[int], sample: int) -> Values:
-        some = [pictures[chosen[question]][-1] for question in questions]
+        some = [changed[chosen[question]][-1] for question in questions]
         return [outcome.value for outcome in roles.score_preference(asked, some, preference, sample)]
 
     first = [swept[i].score for i in chosen]

@@ -1,6 +1,6 @@
-"""Captions with one stated fact changed, word for word, and whether a caption is certainly false of a picture.
+"""Captions with one stated fact changed, word for word, and whether a caption is certainly false of an image.
 
-Facts count as complete: the things that they name are all that the picture shows (as in `evaluation.alignment`).
+Facts count as complete: the things that they name are all that the image shows (as in `evaluation.alignment`).
 """
 
 import random
@@ -49,7 +49,7 @@ def alter(text: str, facts: Scene, attribute: Attribute, shown: Scene, rng: rand
 
 
 def contradicts(said: Scene, shown: Scene) -> bool:
-    """Whether `said` cannot be true of a picture of which `shown` is true; what either leaves open fits anything."""
+    """Whether `said` cannot be true of an image of which `shown` is true; what either leaves open fits anything."""
     if not _fits(said.background, shown.background):
         return True
     choices = permutations(shown.things, len(said.things))

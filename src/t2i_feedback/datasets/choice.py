@@ -109,7 +109,7 @@ class Choice:
         return image.image_id in self.used_ids or self._raw_prompt(image).text.casefold() in self.avoided_captions
 
     def _row(self, image: CaptionedImage) -> CaptionRow | None:
-        """The image's row, or None if the same picture is used already."""
+        """The image's row, or None if the same image is used already."""
         caption = self._raw_prompt(image)
         name = store(image, self.images)
         fingerprint = hashlib.sha256((self.images / name).read_bytes()).digest()

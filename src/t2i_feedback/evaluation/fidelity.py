@@ -1,7 +1,7 @@
-"""How close an arm's pictures are to real images, from features [N, D] and class logits [N, C] of an extractor.
+"""How close an arm's images are to real images, from features [N, D] and class logits [N, C] of an extractor.
 
 All but the Frechet distance is torch-fidelity's arithmetic. The Frechet distance is computed here in the space of the
-fewer of pictures and dimensions: exact, and fast enough to be resampled a thousand times.
+fewer of images and dimensions: exact, and fast enough to be resampled a thousand times.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from t2i_feedback.evaluation.section import Evaluate
 
 Features = NDArray[np.float32]  # [N, D]
-CURVE_STEPS, CURVE_SUBSETS = 8, 10  # FID against n: subsets of 1/8, 2/8, .. of the pictures, so many of each
+CURVE_STEPS, CURVE_SUBSETS = 8, 10  # FID against n: subsets of 1/8, 2/8, .. of the images, so many of each
 THREADS_PAY_FROM = 1000  # rows of a matrix; the eigenvalues of smaller ones take ten times longer on several threads
 
 
@@ -25,7 +25,7 @@ class Spread:
 
 
 class FrechetDistance:
-    """|m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr((S1 S2)^1/2) of a reference and any resampling of an arm's pictures.
+    """|m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr((S1 S2)^1/2) of a reference and any resampling of an arm's images.
 
     Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash equilibrium" (2017).
 
@@ -45,7 +45,7 @@ class FrechetDistance:
         self._reference_trace = (root**2).sum()
 
     def __call__(self, counts: NDArray[np.int64] | None = None) -> float:
-        """The distance when picture i is there counts[i] times; by default every picture once."""
+        """The distance when image i is there counts[i] times; by default every image once."""
         if counts is None:
             counts = np.ones(len(self._rows), dtype=np.int64)
         n = int(counts.sum())
@@ -59,7 +59,7 @@ class FrechetDistance:
         return float(shift @ shift + trace + self._reference_trace - 2 * covariance)
 
     def resample(self, resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Distances [resamples] of bootstrap resamples of the arm's pictures; the reference stays as it is.
+        """Distances [resamples] of bootstrap resamples of the arm's images; the reference stays as it is.
 
         Their spread is the distance's uncertainty. Their mean is above the distance, since a resample with its
         duplicates is less varied than the arm: it estimates nothing. With equal generators the resamples of two arms
@@ -69,9 +69,9 @@ class FrechetDistance:
         return np.array([self(rng.multinomial(n, np.full(n, 1 / n))) for _ in range(resamples)])
 
     def by_n(self, rng: np.random.Generator) -> list[tuple[int, Spread]]:
-        """The distance of fewer pictures: (n, mean and spread over random subsets without repetition), n rising.
+        """The distance of fewer images: (n, mean and spread over random subsets without repetition), n rising.
 
-        The last has all pictures: no spread. The distance falls with n, so only distances of one n can be compared:
+        The last has all images: no spread. The distance falls with n, so only distances of one n can be compared:
         Chong & Forsyth, "Effectively unbiased FID and Inception Score and where to find them" (2020).
         """
         n = len(self._rows)
@@ -83,16 +83,16 @@ class FrechetDistance:
 
 
 def _subset(n: int, size: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """How often each of n pictures is in a random subset: once or not at all."""
+    """How often each of n images is in a random subset: once or not at all."""
     counts = np.zeros(n, dtype=np.int64)
     counts[rng.choice(n, size, replace=False)] = 1
     return counts
 
 
 def inception_score(logits: Features, splits: int, seed: int) -> Spread:
-    """exp of the mean KL(p(y|x) || p(y)), averaged over `splits` parts of the shuffled pictures; spread over parts.
+    """exp of the mean KL(p(y|x) || p(y)), averaged over `splits` parts of the shuffled images; spread over parts.
 
-    Salimans et al., "Improved techniques for training GANs" (2016). It grows with the pictures per part.
+    Salimans et al., "Improved techniques for training GANs" (2016). It grows with the images per part.
     """
     import torch
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
@@ -121,7 +121,7 @@ def kernel_distance(features: Features, reference: Features, subset: int, subset
 
 
 def precision_recall(features: Features, reference: Features, neighbourhood: int) -> tuple[float, float]:
-    """Shares of pictures within the real images' manifold, and of real images within the pictures'.
+    """Shares of images within the real images' manifold, and of real images within the images'.
 
     A manifold is the union of balls that reach to each point's k-th neighbour. Kynkaanniemi et al., "Improved precision
     and recall metric for assessing generative models" (2019); they use VGG-16 features, here they are the extractor's.
@@ -136,7 +136,7 @@ def precision_recall(features: Features, reference: Features, neighbourhood: int
 
 
 def diversity(features: Features) -> float:
-    """Mean cosine distance of the features over all pairs of pictures, each of another caption: 0 = all alike."""
+    """Mean cosine distance of the features over all pairs of images, each of another caption: 0 = all alike."""
     rows = features.astype(np.float64)
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     n, total = len(unit), unit.sum(axis=0)
@@ -147,7 +147,7 @@ def diversity(features: Features) -> float:
 class Fidelity:
     numbers: dict[str, float]  # by name
     resamples: NDArray[np.float64]  # Frechet distances of the arm's bootstrap resamples
-    by_n: list[tuple[int, Spread]]  # Frechet distance against the number of pictures
+    by_n: list[tuple[int, Spread]]  # Frechet distance against the number of images
 
 
 def measure(

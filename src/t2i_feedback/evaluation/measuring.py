@@ -19,7 +19,7 @@ from t2i_feedback.foundation import device as devices
 from t2i_feedback.foundation import distributed, photometry
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.images import open_rgb
-from t2i_feedback.foundation.rows import CaptionRow, EvaluationRow, PictureRow, RoundRow
+from t2i_feedback.foundation.rows import CaptionRow, EvaluationRow, ImageRow, RoundRow
 
 if TYPE_CHECKING:
     from t2i_feedback.evaluation.alignment import Alignment
@@ -52,28 +52,28 @@ class MeasuredFiles(decoding.ImageFiles):
 # ------------------------------------------------------------------------------------------------ before
 
 
-def in_order(pictures: Sequence[PictureRow], captions: Sequence[CaptionRow], folder: Path) -> list[PictureRow]:
-    """The pictures in the captions' order. Raises UserError unless every caption has exactly one."""
-    by_caption = {picture.caption_id: picture for picture in pictures}
+def in_order(images: Sequence[ImageRow], captions: Sequence[CaptionRow], folder: Path) -> list[ImageRow]:
+    """The images in the captions' order. Raises UserError unless every caption has exactly one."""
+    by_caption = {row.caption_id: row for row in images}
     wanted = [caption.caption_id for caption in captions]
-    if len(pictures) != len(wanted) or by_caption.keys() != set(wanted):
+    if len(images) != len(wanted) or by_caption.keys() != set(wanted):
         raise UserError(
-            f"{folder} has {len(pictures)} pictures, which do not match the {len(wanted)} captions to evaluate on: "
+            f"{folder} has {len(images)} images, which do not match the {len(wanted)} captions to evaluate on: "
             "run `dvc repro` to draw them again"
         )
     return [by_caption[caption_id] for caption_id in wanted]
 
 
-def refuse_black(drawn: Sequence[PictureRow], folder: Path) -> None:
-    """Raises UserError if the safety checker made pictures black.
+def refuse_black(drawn: Sequence[ImageRow], folder: Path) -> None:
+    """Raises UserError if the safety checker made images black.
 
-    With them every measure would be of something else: a black picture is a perfectly dark and blurred one to a judge.
+    With them every measure would be of something else: a black image is a perfectly dark and blurred one to a judge.
     Without them the arms would no longer have the same captions, nor the same n.
     """
     black = [row.image for row in drawn if row.flagged]
     if black:
         raise UserError(
-            f"{folder}: {len(black)} of {len(drawn)} pictures are black, since the safety checker flagged them "
+            f"{folder}: {len(black)} of {len(drawn)} images are black, since the safety checker flagged them "
             f"({black[0]} is the first), and cannot be measured. With model.safety_checker: report they are kept, and "
             "the flags are counted beside the metrics"
         )
@@ -128,10 +128,10 @@ def align(
     oracle_folder: Path,
     images: decoding.ImageFiles,
     captions: Sequence[CaptionRow],
-    drawn: Sequence[PictureRow],
+    drawn: Sequence[ImageRow],
     folder: Path,
 ) -> dict[str, "Alignment | None"]:
-    """Image -> what the oracle sees of its caption's facts, for every picture drawn; None where there are no facts."""
+    """Image -> what the oracle sees of its caption's facts, for every image drawn; None where there are no facts."""
     facts = {caption.caption_id: caption.facts for caption in captions if caption.facts is not None}
     alignments: dict[str, Alignment | None] = dict.fromkeys(row.image for row in drawn)
     known = [row for row in drawn if row.caption_id in facts]
@@ -152,7 +152,7 @@ def align(
     return alignments
 
 
-def _chunks(rows: Sequence[PictureRow]) -> Iterator[Sequence[PictureRow]]:
+def _chunks(rows: Sequence[ImageRow]) -> Iterator[Sequence[ImageRow]]:
     return (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
 
 
@@ -163,7 +163,7 @@ def clip_scores(
     captions: Sequence[CaptionRow],
     files: Sequence[Path],
 ) -> list[float] | None:
-    """CLIPScore of every picture and its caption; None where nobody asks for it."""
+    """CLIPScore of every image and its caption; None where nobody asks for it."""
     if checkpoint is None:
         return None
     import torch
@@ -184,35 +184,35 @@ def clip_scores(
 def per_image(
     images: MeasuredFiles,
     folder: Path,
-    pictures: Sequence[PictureRow],
+    kept: Sequence[ImageRow],
     drawn: Counter[int],
     alignments: Mapping[str, "Alignment | None"],
     answers: Mapping[str, Sequence[Any]],
     clip: Sequence[float] | None,
     threshold: float,
 ) -> list[EvaluationRow]:
-    """One row per caption. `answers` are each role's about all pictures; `drawn` says how many a caption has.
+    """One row per caption. `answers` are each role's about all images; `drawn` says how many a caption has.
 
     `accepted` is the loop's word; of an arm without one, P(yes) from `threshold` on decides alike.
     """
     rows = []
-    for i, picture in enumerate(pictures):
-        alignment, accepted = alignments[picture.image], picture.accepted
+    for i, one in enumerate(kept):
+        alignment, accepted = alignments[one.image], one.accepted
         p_yes = answers["validator"][i].p_yes if "validator" in answers else None
-        if picture.status is not None:
-            p_yes = picture.p_yes  # the loop asked a masked verdict once more
+        if one.status is not None:
+            p_yes = one.p_yes  # the loop asked a masked verdict once more
         elif accepted is None and p_yes is not None:
             accepted = p_yes >= threshold
         row = EvaluationRow(
-            caption_id=picture.caption_id,
-            **images.photometry(folder / picture.image),
+            caption_id=one.caption_id,
+            **images.photometry(folder / one.image),
             alignment=alignment.share if alignment else None,
             whole=alignment.whole if alignment else None,
             judge_score=answers["judge"][i].value,
             held_out_score=answers["held_out"][i].value,
             p_yes=p_yes,
             accepted=accepted,
-            rounds=drawn[picture.caption_id],
+            rounds=drawn[one.caption_id],
             clip_score=clip[i] if clip else None,
             vqa_score=answers["vqa"][i].value if "vqa" in answers else None,
             question_alignment=answers["questions"][i].p_yes if "questions" in answers else None,
@@ -221,7 +221,7 @@ def per_image(
     return rows
 
 
-def round_row(row: PictureRow, alignment: "Alignment | None") -> RoundRow:
+def round_row(row: ImageRow, alignment: "Alignment | None") -> RoundRow:
     return RoundRow(
         caption_id=row.caption_id,
         round=row.round,
@@ -243,13 +243,13 @@ def means(rows: Sequence[EvaluationRow]) -> dict[str, float]:
     return found | {"rounds_std": statistics.pstdev(row.rounds for row in rows)}
 
 
-def prompt_lengths(pictures: Sequence[PictureRow]) -> dict[str, float]:
+def prompt_lengths(images: Sequence[ImageRow]) -> dict[str, float]:
     """Tokens per prompt that the image model never saw; nothing where nobody counted them."""
-    lost = [picture.tokens_lost for picture in pictures if picture.tokens_lost is not None]
+    lost = [row.tokens_lost for row in images if row.tokens_lost is not None]
     return {"tokens_lost": statistics.fmean(lost)} if lost else {}
 
 
-def flags(pictures: Sequence[PictureRow]) -> dict[str, int]:
-    """How many pictures the safety checker flagged, where it was asked."""
-    found = [row.flagged for row in pictures if row.flagged is not None]
+def flags(images: Sequence[ImageRow]) -> dict[str, int]:
+    """How many images the safety checker flagged, where it was asked."""
+    found = [row.flagged for row in images if row.flagged is not None]
     return {"flagged": sum(found)} if found else {}

@@ -13,10 +13,10 @@ from t2i_feedback.evaluation.section import Evaluate
 MEASURES = {  # what the numbers are
     "image_format": "png",
     "rounds_std": "over captions",
-    "brightness": "mean of the 0-255 Rec. 601 luma, averaged over pictures",
-    "contrast": "standard deviation of the same luma, averaged over pictures",
-    "sharpness": "1 - blur_effect of the same luma, averaged over pictures",
-    "diversity": "mean cosine distance of features over all pairs of pictures",
+    "brightness": "mean of the 0-255 Rec. 601 luma, averaged over images",
+    "contrast": "standard deviation of the same luma, averaged over images",
+    "sharpness": "1 - blur_effect of the same luma, averaged over images",
+    "diversity": "mean cosine distance of features over all pairs of images",
 }
 
 
@@ -38,7 +38,7 @@ def roles_asked(evaluate: Evaluate, judge: str, mllm: str, mllm_sees: bool) -> d
 
 
 def card(reference: Mapping[str, Any], n: int, seed: int, *parts: Mapping[str, object]) -> dict[str, object]:
-    """The card of n pictures. `parts` are the lines of the sections and of the models that were asked."""
+    """The card of n images. `parts` are the lines of the sections and of the models that were asked."""
     whole: dict[str, object] = {**reference, "n": n, "seed": seed, **MEASURES}
     for part in parts:
         whole |= part

@@ -18,7 +18,7 @@ PROTOCOLS: dict[str, dict[str, object]] = {  # evaluate.protocol -> the keys tha
     },
     # BK-SDM's (Kim et al., "BK-SDM: A Lightweight, Fast, and Cheap Version of Stable Diffusion", 2023), whose table
     # and model cards give Stable Diffusion 1.4 FID 13.05 and IS 36.76. By its code (Nota-NetsPresso/BK-SDM:
-    # src/generate.py, src/get_stat_mscoco_val2014.py, src/utils/misc.py, scripts/eval_scores.sh) pictures and all
+    # src/generate.py, src/get_stat_mscoco_val2014.py, src/utils/misc.py, scripts/eval_scores.sh) images and all
     # 40,504 images of val2014 are resized to 256 x 256 by Pillow's default, unequal sides and all.
     "coco30k-256": _INCEPTION
     | _COCO

@@ -1,12 +1,12 @@
-"""The scores of an epoch's pictures: which of them the user is asked about, and what is made of the others.
+"""The scores of an epoch's images: which of them the user is asked about, and what is made of the others.
 
-The user's opinion is the scarce thing. With a `Budget` only some of an epoch's pictures are asked about; a surrogate
+The user's opinion is the scarce thing. With a `Budget` only some of an epoch's images are asked about; a surrogate
 (`finetuning.surrogate`), which has learnt from every answer so far, gives the others a score, and its weight in the
 update is
 
     weight = surrogate_weight x max(0, 1 - variance of that score / variance of the epoch's answers)
 
-so that it counts as far as it explains what tells pictures apart. The variance is the surrogate's own, but no less than
+so that it counts as far as it explains what tells images apart. The variance is the surrogate's own, but no less than
 its squared error on the epoch's answers before it learnt from them.
 """
 
@@ -27,31 +27,31 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.seeds import generator
 
 Reward = Callable[[list[Image.Image], list[str]], Sequence[float | None]]
-Embed = Callable[[list[Image.Image]], np.ndarray]  # N pictures -> [N, D]
+Embed = Callable[[list[Image.Image]], np.ndarray]  # N images -> [N, D]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Fewer questions than pictures."""
+    """Fewer questions than images."""
 
     questions: int  # per epoch
     acquisition: Literal["random", "uncertainty"]
     surrogate_weight: float  # 0..1
-    per_prompt: bool  # advantages compare pictures of one prompt
+    per_prompt: bool  # advantages compare images of one prompt
     embed: Embed
     seed: int
 
 
 class Scorer:
-    """Gives an epoch's pictures their scores.
+    """Gives an epoch's images their scores.
 
-    `rewards` is one reward, or several by name, of which `total` makes a picture's score. A reward is given pictures as
-    they are saved and their prompts; None says that it has no valid answer for a picture, which then has no score.
+    `rewards` is one reward, or several by name, of which `total` makes an image's score. A reward is given images as
+    they are saved and their prompts; None says that it has no valid answer for an image, which then has no score.
     `describe_invalid` gives the end of a message about that: what was answered instead.
 
-    Without a `budget` every picture is asked about. With `overlap` a batch is asked about in a thread as soon as it is
+    Without a `budget` every image is asked about. With `overlap` a batch is asked about in a thread as soon as it is
     drawn, while the next is being drawn; the scores are the same. The processes share the asking, unless `divided` is
-    false: then each asks about all pictures, and the main process's answers count.
+    false: then each asks about all images, and the main process's answers count.
     """
 
     def __init__(
@@ -95,12 +95,12 @@ class Scorer:
         return cls(rewards, total, budget=budget, overlap=overlap, divided=divided, describe_invalid=describe_invalid)
 
     def batch_is_drawn(self, epoch: int, indices: list[int], images: list[Image.Image], prompts: list[str]) -> None:
-        """To be called when this process has drawn these pictures of the epoch: with `overlap`, asking begins."""
+        """To be called when this process has drawn these images of the epoch: with `overlap`, asking begins."""
         if self._thread:
             self._pending.append((indices, self._thread.submit(self._raw, epoch, images, prompts)))
 
     def scores(self, epoch: int, images: list[Image.Image], prompts: list[str]) -> Scores:
-        """The scores of all N pictures of the epoch, the same in every process.
+        """The scores of all N images of the epoch, the same in every process.
 
         Raises UserError when a reward is not finite.
         """
@@ -137,7 +137,7 @@ class Scorer:
     # -------------------------------------------------------------------------------------------- asking
 
     def _ask(self, epoch: int, indices: list[int], images: list[Image.Image], prompts: list[str]) -> torch.Tensor:
-        """Raw values [len(indices), rewards] of these pictures; NaN where there is none."""
+        """Raw values [len(indices), rewards] of these images; NaN where there is none."""
         found = torch.zeros(len(images), len(self.rewards), dtype=torch.float64)
         if self._thread:
             pending, self._pending = self._pending, []
@@ -156,13 +156,13 @@ class Scorer:
                 columns.append(from_reward(reward(images, prompts)))
             except NotFinite as error:
                 raise UserError(
-                    f"epoch {epoch + 1}: a reward is not finite: {name} of a picture of “{prompts[error.index]}”; the "
+                    f"epoch {epoch + 1}: a reward is not finite: {name} of an image of “{prompts[error.index]}”; the "
                     "last good checkpoint is kept"
                 ) from None
         return torch.stack(columns, 1)
 
     def _totals(self, indices: list[int], raw: torch.Tensor, count: int) -> Scores:
-        """The scores of `count` pictures, of which those with these indices were asked about."""
+        """The scores of `count` images, of which those with these indices were asked about."""
         values = torch.full((count,), torch.nan, dtype=torch.float64)
         for index, row in zip(indices, raw, strict=True):
             if not row.isnan().any():
@@ -177,7 +177,7 @@ class Scorer:
     def _choose(
         self, epoch: int, budget: Budget, model: surrogate.Surrogate, x: torch.Tensor, prompts: list[str]
     ) -> list[int]:
-        """The indices of the pictures to ask about.
+        """The indices of the images to ask about.
 
         At random equally many of every prompt are chosen, since advantages compare within one.
         """
@@ -196,7 +196,7 @@ class Scorer:
     def _predict(
         self, embedded: torch.Tensor, rest: torch.Tensor, answers: torch.Tensor, error: float, surrogate_weight: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores and weights of the pictures `rest`, not asked about, by a surrogate that was off by `error`."""
+        """Scores and weights of the images `rest`, not asked about, by a surrogate that was off by `error`."""
         model, x = self._learner.fit(embedded)
         expected, deviation = model.predict(x[rest])
         variance = deviation.square().clamp(min=error**2)

@@ -1,4 +1,4 @@
-"""From rewards to advantages: how much better a picture is than what its prompt usually gets."""
+"""From rewards to advantages: how much better an image is than what its prompt usually gets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ SMALLEST_SPREAD = 1e-4  # in units of the reward; a spread below it is no signal
 
 @dataclass(frozen=True)
 class Advantages:
-    values: torch.Tensor  # [N] float32, times the picture's weight; NaN where there is no score
+    values: torch.Tensor  # [N] float32, times the image's weight; NaN where there is no score
     dead_groups: float  # share of prompts whose rewards are all equal: they teach nothing
 
     @property
     def valid(self) -> torch.Tensor:
-        """[N] bool: the pictures that have a score and are trained on."""
+        """[N] bool: the images that have a score and are trained on."""
         return ~self.values.isnan()
 
 

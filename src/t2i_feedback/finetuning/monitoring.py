@@ -23,14 +23,14 @@ def kl_to_base(replay: Replay, trajectories: Trajectories, steps: torch.Tensor, 
     """
     some = torch.randperm(len(trajectories.log_probs) * len(steps), generator=generator)
     some = some[: math.ceil(KL_TRANSITIONS / distributed.world_size())]
-    picture, step = some // len(steps), steps[some % len(steps)]
-    found = replay.kl(trajectories, picture, step, replay.log_prob(trajectories, picture, step)[1])
+    image, step = some // len(steps), steps[some % len(steps)]
+    found = replay.kl(trajectories, image, step, replay.log_prob(trajectories, image, step)[1])
     total = distributed.all_reduce(torch.tensor([float(found.sum()), float(len(found))], dtype=torch.float64))
     return float(total[0] / total[1])
 
 
 def diversity(images: list[Image.Image], prompts: Sequence[str]) -> float:
-    """Mean root-mean-square pixel difference (0..255) of pictures of the same prompt; falls when a model collapses."""
+    """Mean root-mean-square pixel difference (0..255) of images of the same prompt; falls when a model collapses."""
     groups: dict[str, list[np.ndarray]] = {}
     for image, prompt in zip(images, prompts, strict=True):
         groups.setdefault(prompt, []).append(np.asarray(image, dtype=np.float32))

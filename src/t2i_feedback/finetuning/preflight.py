@@ -9,7 +9,7 @@ from t2i_feedback.finetuning.rollout import Trajectories
 from t2i_feedback.finetuning.update import minibatches
 from t2i_feedback.foundation.errors import UserError
 
-TRANSITIONS = 64  # that are replayed: at least so many, in whole pictures
+TRANSITIONS = 64  # that are replayed: at least so many, in whole images
 SHARE = 0.1  # of the clip range: how far the ratio may be from 1 before anything was learnt
 
 
@@ -29,12 +29,12 @@ def check(replay: Replay, trajectories: Trajectories, train_batch_size: int, cli
             "preflight: a log-probability of the rollout is not finite; lower model.guidance or use float32"
         )
     count, steps = trajectories.log_probs.shape
-    pictures = torch.arange(min(count, math.ceil(TRANSITIONS / steps)))
+    images = torch.arange(min(count, math.ceil(TRANSITIONS / steps)))
     worst = 0.0
     with replay.adapter.merged():
-        for picture, step in minibatches(pictures, torch.arange(steps), train_batch_size):
-            replayed = replay.log_prob(trajectories, picture, step)[0].detach()
-            ratio = torch.exp(replayed - trajectories.log_probs[picture, step].to(replayed.device))
+        for image, step in minibatches(images, torch.arange(steps), train_batch_size):
+            replayed = replay.log_prob(trajectories, image, step)[0].detach()
+            ratio = torch.exp(replayed - trajectories.log_probs[image, step].to(replayed.device))
             worst = max(worst, float((ratio - 1).abs().max()))
     if not worst < limit(clip_range):
         raise UserError(

@@ -1,7 +1,7 @@
 """What the present policy says of transitions that were drawn earlier: their log-probabilities, and its KL to the base.
 
-A transition is one denoising step of one picture. Below `picture` [B] and `step` [B] name B of them: indices of
-pictures of the trajectories, and of steps.
+A transition is one denoising step of one image. Below `image` [B] and `step` [B] name B of them: indices of
+images of the trajectories, and of steps.
 """
 
 from dataclasses import dataclass
@@ -22,19 +22,19 @@ class Replay:
     device: torch.device
 
     def log_prob(
-        self, trajectories: Trajectories, picture: torch.Tensor, step: torch.Tensor
+        self, trajectories: Trajectories, image: torch.Tensor, step: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probability [B] and mean [B, C, H, W] of the transitions under the present policy."""
-        x_t = trajectories.latents[picture, step].to(self.device)
-        x_prev = trajectories.latents[picture, step + 1].to(self.device)
-        prompt_index = trajectories.prompt_index[picture]
+        x_t = trajectories.latents[image, step].to(self.device)
+        x_prev = trajectories.latents[image, step + 1].to(self.device)
+        prompt_index = trajectories.prompt_index[image]
         mean = self.policy.mean(x_t, step, self.embeddings[prompt_index].to(self.device), prompt_index)
         return transitions.log_prob(self.policy.schedule, step, mean, x_prev), mean
 
     def kl(
-        self, trajectories: Trajectories, picture: torch.Tensor, step: torch.Tensor, mean: torch.Tensor
+        self, trajectories: Trajectories, image: torch.Tensor, step: torch.Tensor, mean: torch.Tensor
     ) -> torch.Tensor:
         """KL(policy || base) [B] of the transitions, per latent dimension; `mean` is the policy's, from `log_prob`."""
         with torch.no_grad(), self.adapter.base():
-            base_mean = self.log_prob(trajectories, picture, step)[1]
+            base_mean = self.log_prob(trajectories, image, step)[1]
         return transitions.kl_divergence(self.policy.schedule, step, mean, base_mean)

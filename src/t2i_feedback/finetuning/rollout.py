@@ -1,4 +1,4 @@
-"""Draw an epoch's pictures with the present policy, and keep every step of the drawing for the update."""
+"""Draw an epoch's images with the present policy, and keep every step of the drawing for the update."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from t2i_feedback.image_models.base import Pipeline, Policy, decode
 
 @dataclass
 class Trajectories:
-    """The drawing of P pictures, step by step; all tensors are on the CPU."""
+    """The drawing of P images, step by step; all tensors are on the CPU."""
 
     latents: torch.Tensor  # [P, steps + 1, C, H, W]; [:, 0] is pure noise, [:, -1] is decoded
     log_probs: torch.Tensor  # [P, steps] of latents[:, i + 1] given latents[:, i]
@@ -35,34 +35,34 @@ class Trajectories:
 
 @dataclass(frozen=True)
 class Rollout:
-    """An epoch's N pictures, of which this process drew some."""
+    """An epoch's N images, of which this process drew some."""
 
-    indices: list[int]  # the pictures, 0 to N - 1, that this process drew
+    indices: list[int]  # the images, 0 to N - 1, that this process drew
     trajectories: Trajectories  # of these, in this order
     images: list[Image.Image]  # all N
     prompts: list[str]  # all N
 
 
 def choose_prompts(count: int, prompts: int, images: int, generator: torch.Generator) -> torch.Tensor:
-    """Which of `count` prompts an epoch's pictures have: `prompts` different ones, each `images` times in succession.
+    """Which of `count` prompts an epoch's images have: `prompts` different ones, each `images` times in succession.
 
     Indices [prompts * images].
     """
     return torch.randperm(count, generator=generator)[:prompts].repeat_interleave(images)
 
 
-def chunks(pictures: int, updates: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-    """The epoch's pictures, 0 to `pictures` - 1, in a random order, cut into a chunk for each optimiser step."""
-    return torch.randperm(pictures, generator=generator).chunk(updates)
+def chunks(images: int, updates: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+    """The epoch's images, 0 to `images` - 1, in a random order, cut into a chunk for each optimiser step."""
+    return torch.randperm(images, generator=generator).chunk(updates)
 
 
 def local_indices(chunks: Sequence[torch.Tensor]) -> list[int]:
-    """The pictures that this process draws and trains on: its equal part of every chunk, in increasing order."""
+    """The images that this process draws and trains on: its equal part of every chunk, in increasing order."""
     return sorted(index for chunk in chunks for index in distributed.shard(chunk.tolist()))
 
 
 def gather_images(indices: Sequence[int], images: Sequence[Image.Image], total: int) -> list[Image.Image]:
-    """All `total` pictures of an epoch in their order, from those with these indices that each process drew."""
+    """All `total` images of an epoch in their order, from those with these indices that each process drew."""
     if distributed.world_size() == 1:
         return [image for _, image in sorted(zip(indices, images, strict=True), key=lambda pair: pair[0])]
     drawn = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
@@ -81,7 +81,7 @@ def roll_out(
     *,
     size: int,
 ) -> Trajectories:
-    """Draw one batch, a picture of `size` x `size` pixels for each entry of `prompt_index` [B] and its seed.
+    """Draw one batch, an image of `size` x `size` pixels for each entry of `prompt_index` [B] and its seed.
 
     `embeddings` [prompts, tokens, width] are those that `prompt_index` points into.
     """

@@ -48,13 +48,13 @@ class Finetune(Section):
     max_invalid_fraction: Annotated[Share, FREE]
 
     @property
-    def pictures_per_epoch(self) -> int:
+    def images_per_epoch(self) -> int:
         return self.prompts_per_epoch * self.images_per_prompt
 
     @property
     def answers_per_epoch(self) -> int:
-        """How many pictures of an epoch each reward is asked for."""
-        return self.feedback_budget or self.pictures_per_epoch
+        """How many images of an epoch each reward is asked for."""
+        return self.feedback_budget or self.images_per_epoch
 
     def plan(self, weights: Mapping[str, float]) -> str:
         """What a run will do, in a line: how much is drawn, what is rewarded, who is asked about what.
@@ -65,7 +65,7 @@ class Finetune(Section):
         wanted = " + ".join(f"{weight:g} x {name}" for name, weight in weights.items())
         whom = {"mllm": self.judge, "pixels": "photometry", "file": "a person"}[self.user]
         return (
-            f"{self.epochs} epochs of {self.pictures_per_epoch} pictures, {asked} rewarded by {wanted}; the preference "
+            f"{self.epochs} epochs of {self.images_per_epoch} images, {asked} rewarded by {wanted}; the preference "
             f"is {whom}'s: “{self.preference}”"
         )
 
@@ -84,19 +84,19 @@ class Finetune(Section):
 
     @model_validator(mode="after")
     def _budget_goes_with_acquisition(self) -> "Finetune":
-        pictures, budget = self.pictures_per_epoch, self.feedback_budget
-        if budget is not None and budget > pictures:
-            raise ValueError(f"feedback_budget {budget} is more than the {pictures} pictures of an epoch")
+        images, budget = self.images_per_epoch, self.feedback_budget
+        if budget is not None and budget > images:
+            raise ValueError(f"feedback_budget {budget} is more than the {images} images of an epoch")
         if self.acquisition == "all":
-            if budget not in (None, pictures):
+            if budget not in (None, images):
                 raise ValueError(
-                    f"feedback_budget {budget} is less than the {pictures} pictures of an epoch: choose acquisition "
+                    f"feedback_budget {budget} is less than the {images} images of an epoch: choose acquisition "
                     "random or uncertainty, or feedback_budget null"
                 )
             return self
         if budget is None:
             raise ValueError(
-                f"acquisition {self.acquisition} needs a feedback_budget: how many of the {pictures} pictures of an "
+                f"acquisition {self.acquisition} needs a feedback_budget: how many of the {images} images of an "
                 "epoch the user is asked about"
             )
         if self.advantage == "per_prompt" and not self.surrogate_weight and budget < 2 * self.prompts_per_epoch:
@@ -111,7 +111,7 @@ class Finetune(Section):
     def _overlap_is_possible(self) -> "Finetune":
         if self.overlap_judging and (self.acquisition != "all" or self.user == "file"):
             raise ValueError(
-                "overlap_judging needs acquisition all and user mllm or pixels: which pictures to ask about is settled "
+                "overlap_judging needs acquisition all and user mllm or pixels: which images to ask about is settled "
                 "when all are drawn"
             )
         return self
@@ -120,8 +120,8 @@ class Finetune(Section):
     def _batches_divide(self) -> "Finetune":
         if not self.preference.strip():
             raise ValueError("preference must not be blank")
-        if self.pictures_per_epoch % self.updates_per_epoch:
-            total, wanted = self.pictures_per_epoch, self.updates_per_epoch
+        if self.images_per_epoch % self.updates_per_epoch:
+            total, wanted = self.images_per_epoch, self.updates_per_epoch
             divisors = [count for count in range(1, total + 1) if total % count == 0]
             nearest = sorted(divisors, key=lambda count: abs(count - wanted))[:2]
             raise ValueError(

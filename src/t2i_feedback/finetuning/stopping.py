@@ -17,15 +17,15 @@ def check_scores(
     """
     where, valid = f"epoch {epoch + 1}", scores.valid()
     if not valid:
-        raise UserError(f"{where}: none of the {len(scores.values)} pictures has a valid score{describe_invalid()}")
+        raise UserError(f"{where}: none of the {len(scores.values)} images has a valid score{describe_invalid()}")
     if scores.masked > config.max_invalid_fraction * scores.asked:
         raise UserError(
-            f"{where}: {scores.masked} of the {scores.asked} pictures asked about have no valid score, more than "
+            f"{where}: {scores.masked} of the {scores.asked} images asked about have no valid score, more than "
             f"finetune.max_invalid_fraction = {config.max_invalid_fraction:g} allows{describe_invalid()}"
         )
     if epoch == 0 and min(valid) == max(valid):
         raise UserError(
-            f"{where}: every picture got the reward {valid[0]:g} from {', '.join(rewards)}, so nothing can be "
+            f"{where}: every image got the reward {valid[0]:g} from {', '.join(rewards)}, so nothing can be "
             "learnt: let the judge read scores by probability, or choose another finetune.judge, preference or reward"
         )
 

@@ -1,4 +1,4 @@
-"""A light stand-in for the user: Bayesian linear regression from a picture's embedding to its score.
+"""A light stand-in for the user: Bayesian linear regression from an image's embedding to its score.
 
     score = w · x + noise,    w ~ N(0, I / alpha),    noise ~ N(0, 1 / beta)
 
@@ -27,7 +27,7 @@ class Surrogate:
     noise: float  # variance
 
     def predict(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean [N] and standard deviation [N] of the scores of pictures with embeddings x [N, D]."""
+        """Mean [N] and standard deviation [N] of the scores of images with embeddings x [N, D]."""
         return x @ self.mean, (self.noise + spread(x, self.covariance)).sqrt()
 
 
@@ -92,7 +92,7 @@ class Learner:
         return fit(ones[: len(known)], centred), ones[len(known) :]
 
     def learn(self, embedded: torch.Tensor, scores: torch.Tensor) -> None:
-        """Remember the scores [M] that were answered for pictures with embeddings [M, D]."""
+        """Remember the scores [M] that were answered for images with embeddings [M, D]."""
         old = (self._embeddings, self._scores) if self.answers else (embedded[:0], scores[:0])
         self._embeddings = torch.cat([old[0], embedded])[-MEMORY:]
         self._scores = torch.cat([old[1], scores])[-MEMORY:]
@@ -106,9 +106,9 @@ class Learner:
 
 
 def most_telling(surrogate: Surrogate, x: torch.Tensor, count: int, groups: Sequence[str]) -> list[int]:
-    """Which `count` of the pictures x [N, D] to ask about: those whose squared advantage is expected to be the largest.
+    """Which `count` of the images x [N, D] to ask about: those whose squared advantage is expected to be the largest.
 
-    A picture's advantage is its score less its group's mean, w · (x - mean x of the group), which has a mean and a
+    An image's advantage is its score less its group's mean, w · (x - mean x of the group), which has a mean and a
     variance: its expected square is mean² + variance. So what is asked about is what will move the policy most, or may,
     for all that is known. Before anything is known it is what differs most from the rest of its group.
     """

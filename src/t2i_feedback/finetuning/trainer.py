@@ -2,14 +2,14 @@
 
 Batch arithmetic of one epoch, with the default parameters:
 
-    prompts_per_epoch 8 x images_per_prompt 8 = 64 pictures, 64 judge calls
-    inner_epochs 1 x updates_per_epoch 4      = 4 optimiser steps on 16 pictures each
-    16 pictures x (9 steps x timestep_share 1.0) = 144 transitions per optimiser step, up to train_batch_size at a time
+    prompts_per_epoch 8 x images_per_prompt 8 = 64 images, 64 judge calls
+    inner_epochs 1 x updates_per_epoch 4      = 4 optimiser steps on 16 images each
+    16 images x (9 steps x timestep_share 1.0) = 144 transitions per optimiser step, up to train_batch_size at a time
     (10 steps, but the last has less noise than min_sigma)
 
 Gradients are averaged over an optimiser step's transitions, so `train_batch_size` changes memory, speed and rounding,
-and so does the number of processes: each has an equal part of the pictures of every optimiser step. A picture's
-trajectory stays in the process that drew it; pictures, scores and gradients are combined.
+and so does the number of processes: each has an equal part of the images of every optimiser step. An image's
+trajectory stays in the process that drew it; images, scores and gradients are combined.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,7 +52,7 @@ HISTORY = "history.jsonl"
 class Trainer:
     """Trains the adapter that a pipeline's UNet carries (`image_models.lora.add_adapter`), `parameters`.
 
-    `scorer` scores the pictures as saved. `held_out`, if given, is a second reward that is only logged. `measure`
+    `scorer` scores the images as saved. `held_out`, if given, is a second reward that is only logged. `measure`
     returns photometric means by name. `folder` holds checkpoints and history.
     """
 
@@ -78,11 +78,11 @@ class Trainer:
             schedule = transitions.Schedule.of(pipe.scheduler, model.steps, finetune.eta)
         except ValueError as error:
             raise UserError(f"finetune.eta: {error}") from None
-        chunk = finetune.pictures_per_epoch // finetune.updates_per_epoch
+        chunk = finetune.images_per_epoch // finetune.updates_per_epoch
         if distributed.world_size() > chunk:
             raise UserError(
-                f"finetune.updates_per_epoch: an update's {chunk} pictures cannot be divided among "
-                f"{distributed.world_size()} processes; start fewer, or make fewer updates of more pictures"
+                f"finetune.updates_per_epoch: an update's {chunk} images cannot be divided among "
+                f"{distributed.world_size()} processes; start fewer, or make fewer updates of more images"
             )
         self.steps = (schedule.sigma >= finetune.min_sigma).nonzero().flatten()  # those that are trained
         if not len(self.steps):
@@ -124,7 +124,7 @@ class Trainer:
             before = self._copy()
             history.append(self.epoch(epoch))
             if beyond_bounds(history, self.config):
-                # an epoch's KL is of what its update made, its held-out score of what its pictures were drawn by
+                # an epoch's KL is of what its update made, its held-out score of what its images were drawn by
                 last_good = before if beyond_max_kl(history[-1], self.config) else earlier
                 for parameter, value in zip(self.parameters, last_good, strict=True):
                     parameter.data.copy_(value)
@@ -180,13 +180,13 @@ class Trainer:
         )
 
     def roll_out(self, epoch: int) -> Rollout:
-        """Draw the epoch's pictures: a seeded choice of prompts, each with its group of pictures."""
+        """Draw the epoch's images: a seeded choice of prompts, each with its group of images."""
         config, order = self.config, self._generator(epoch, "prompts")
         index = choose_prompts(len(self.prompts), config.prompts_per_epoch, config.images_per_prompt, order)
         prompts = [self.prompts[i] for i in index.tolist()]
-        first_pass = chunks(config.pictures_per_epoch, config.updates_per_epoch, self._generator(epoch, "update 0"))
+        first_pass = chunks(config.images_per_epoch, config.updates_per_epoch, self._generator(epoch, "update 0"))
         indices, parts = local_indices(first_pass), []
-        with progress.bar(epoch, config.epochs, "rollout", len(indices), "picture") as bar:
+        with progress.bar(epoch, config.epochs, "rollout", len(indices), "image") as bar:
             for start in range(0, len(indices), self.model.batch_size):
                 some = indices[start : start + self.model.batch_size]
                 seeds = [noise_seed(self.seed, "rollout", epoch, number) for number in some]
@@ -197,7 +197,7 @@ class Trainer:
         return Rollout(indices, trajectories, gather_images(indices, trajectories.images, len(index)), prompts)
 
     def draw(self, prompt_index: torch.Tensor, seeds: list[int]) -> Trajectories:
-        """Draw a batch with the present adapter: a picture for each of `prompt_index` [B], into `prompts`, and seed."""
+        """Draw a batch with the present adapter: an image for each of `prompt_index` [B], into `prompts`, and seed."""
         with torch.no_grad(), self.adapter.merged():
             return roll_out(self.pipe, self.policy, self.embeddings, prompt_index, seeds, size=self.model.size)
 
@@ -206,7 +206,7 @@ class Trainer:
 
         Returns the largest |ratio - 1|. Raises UserError if it is too large, or a log-probability is not finite.
         """
-        count = min(self.model.batch_size, self.config.pictures_per_epoch)
+        count = min(self.model.batch_size, self.config.images_per_epoch)
         seeds = [noise_seed(self.seed, "preflight", number) for number in range(count)]
         groups = torch.arange(count) // self.config.images_per_prompt
         trajectories = self.draw(groups % len(self.prompts), seeds)

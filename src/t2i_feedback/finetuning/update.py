@@ -40,7 +40,7 @@ class Updater:
     seed: int
 
     def update(self, epoch: int, rollout: Rollout, advantages: Advantages) -> dict[str, float]:
-        """Take the epoch's optimiser steps on the pictures that have an advantage; `advantages` are of all N pictures.
+        """Take the epoch's optimiser steps on the images that have an advantage; `advantages` are of all N images.
 
         Returns what is logged: ratio_max (largest |ratio - 1|), clipped (share of ratios outside the clip range) and
         grad_norm (mean over the steps, before clipping). Raises UserError if a loss or a gradient is not finite.
@@ -54,7 +54,7 @@ class Updater:
         with progress.bar(epoch, config.epochs, "update", total, "transition") as bar:
             for inner in range(config.inner_epochs):
                 order = generator(self.seed, "finetune", epoch, f"update {inner}")
-                for chunk in chunks(config.pictures_per_epoch, config.updates_per_epoch, order):
+                for chunk in chunks(config.images_per_epoch, config.updates_per_epoch, order):
                     steps = self.steps[torch.randperm(len(self.steps), generator=order)[:trained]]
                     valid = chunk[advantages.valid[chunk]].tolist()
                     if not valid:
@@ -77,20 +77,20 @@ class Updater:
         epoch: int,
         trajectories: Trajectories,
         advantages: Advantages,
-        pictures: torch.Tensor,
+        images: torch.Tensor,
         steps: torch.Tensor,
         on_minibatch: Callable[[int], object] = lambda count: None,
     ) -> tuple[float, int]:
-        """Add the gradient of the loss's sum over the transitions of `pictures` [P] at `steps` [S] to the parameters'.
+        """Add the gradient of the loss's sum over the transitions of `images` [P] at `steps` [S] to the parameters'.
 
-        `pictures` point into the trajectories and the advantages; `on_minibatch` is told how many transitions are done.
+        `images` point into the trajectories and the advantages; `on_minibatch` is told how many transitions are done.
         Returns the largest |ratio - 1|, and how many ratios are outside the clip range. Raises UserError if a loss is
         not finite.
         """
         ratio_max, clipped = 0.0, 0
         with self.replay.adapter.merged():
-            for picture, step in minibatches(pictures, steps, self.config.train_batch_size):
-                loss, ratio, outside = self.loss(trajectories, advantages, picture, step)
+            for image, step in minibatches(images, steps, self.config.train_batch_size):
+                loss, ratio, outside = self.loss(trajectories, advantages, image, step)
                 if not loss.isfinite():
                     raise UserError(f"epoch {epoch + 1}: the loss is {loss.item()}; the last good checkpoint is kept")
                 (loss * len(ratio)).backward()  # a sum: a mean's would be too small for float16
@@ -99,16 +99,14 @@ class Updater:
                 on_minibatch(len(ratio))
         return ratio_max, clipped
 
-    def loss(
-        self, trajectories: Trajectories, advantages: Advantages, picture: torch.Tensor, step: torch.Tensor
-    ) -> Loss:
-        """The objective of the transitions (picture [B], step [B]) plus `kl_weight` times the KL to the base model."""
-        log_prob, mean = self.replay.log_prob(trajectories, picture, step)
-        old = trajectories.log_probs[picture, step].to(log_prob.device)
-        advantage = advantages.values[picture].to(log_prob.device)
+    def loss(self, trajectories: Trajectories, advantages: Advantages, image: torch.Tensor, step: torch.Tensor) -> Loss:
+        """The objective of the transitions (image [B], step [B]) plus `kl_weight` times the KL to the base model."""
+        log_prob, mean = self.replay.log_prob(trajectories, image, step)
+        old = trajectories.log_probs[image, step].to(log_prob.device)
+        advantage = advantages.values[image].to(log_prob.device)
         value = self.objective(log_prob, old, advantage, self.config.clip_range)
         if self.config.kl_weight:
-            value = value + self.config.kl_weight * self.replay.kl(trajectories, picture, step, mean).mean()
+            value = value + self.config.kl_weight * self.replay.kl(trajectories, image, step, mean).mean()
         ratio = torch.exp(log_prob.detach() - old)
         return Loss(value, ratio, (ratio - 1).abs() > self.config.clip_range)
 
@@ -129,14 +127,14 @@ class Updater:
         return float(norm)
 
 
-def minibatches(pictures: torch.Tensor, steps: torch.Tensor, limit: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The transitions of pictures [P] at steps [S], picture by picture, in pairs (picture [B], step [B]).
+def minibatches(images: torch.Tensor, steps: torch.Tensor, limit: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The transitions of images [P] at steps [S], image by image, in pairs (image [B], step [B]).
 
-    B is at most `limit` and at least nine tenths of it: the size that leaves the longest runs of one picture, and so of
+    B is at most `limit` and at least nine tenths of it: the size that leaves the longest runs of one image, and so of
     one text, which is then computed once (`image_models.texts`).
     """
     sizes = range(math.ceil(0.9 * limit), limit + 1)
     size = max(sizes, key=lambda size: (math.gcd(size, len(steps)), size))
-    picture, step = pictures.repeat_interleave(len(steps)), steps.repeat(len(pictures))
-    for start in range(0, len(picture), size):
-        yield picture[start : start + size], step[start : start + size]
+    image, step = images.repeat_interleave(len(steps)), steps.repeat(len(images))
+    for start in range(0, len(image), size):
+        yield image[start : start + size], step[start : start + size]

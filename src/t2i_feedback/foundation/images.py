@@ -1,4 +1,4 @@
-"""Picture files: written in one step, read as the very pixels that are saved."""
+"""Image files: written in one step, read as the very pixels that are saved."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from t2i_feedback.foundation import files
 
 
 def save_png(image: Image.Image, path: Path, about: dict[str, str]) -> None:
-    """With `about` as the file's text. An interrupted run leaves no half picture under this name."""
+    """With `about` as the file's text. An interrupted run leaves no half image under this name."""
     text = PngInfo()
     for name, value in about.items():
         text.add_itxt(name, value)

@@ -25,15 +25,15 @@ METRICS = Path("metrics")
 CALIBRATION_METRICS = METRICS / "calibration.json"
 VALIDATOR_METRICS = METRICS / "validator.json"
 FINETUNE_METRICS = METRICS / "finetune.json"
-PLOTS = METRICS / "plots"  # CSV series and pictures
-JUDGE_PICTURES = PLOTS / "judges"  # sweeps.png, retest.png, paraphrases.png
-VALIDATOR_PICTURES = PLOTS / "validator"  # captions.png, reliability.png, threshold.png, retest.png, paraphrases.png
+PLOTS = METRICS / "plots"  # CSV series and images
+JUDGE_PLOTS = PLOTS / "judges"  # sweeps.png, retest.png, paraphrases.png
+VALIDATOR_PLOTS = PLOTS / "validator"  # captions.png, reliability.png, threshold.png, retest.png, paraphrases.png
 REPORT = METRICS / "report.html"
 SUMMARY = METRICS / "summary.json"
 
 
 def arm(name: str) -> Path:
-    """An arm's folder: pictures.jsonl (one PictureRow per caption), rounds.jsonl (every picture drawn), images/."""
+    """An arm's folder: images.jsonl (one ImageRow per caption), rounds.jsonl (every image drawn), images/."""
     return ARMS / name
 
 

@@ -1,4 +1,4 @@
-"""How a picture looks, as numbers: brightness, contrast, sharpness and colourfulness of uint8 RGB arrays [H, W, 3].
+"""How an image looks, as numbers: brightness, contrast, sharpness and colourfulness of uint8 RGB arrays [H, W, 3].
 
 scikit-image is loaded at the first call, so importing this module costs nothing.
 """
@@ -18,13 +18,13 @@ Pixels = NDArray[np.uint8]  # [H, W, 3]
 
 
 def measure(image: "Image.Image | Pixels") -> dict[str, float]:
-    """Brightness, contrast and sharpness of an RGB picture (an array or Pillow's)."""
+    """Brightness, contrast and sharpness of an RGB image (an array or Pillow's)."""
     array = np.asarray(image)
     return {"brightness": brightness(array), "contrast": contrast(array), "sharpness": sharpness(array)}
 
 
 def means(images: Iterable["Image.Image | Pixels"]) -> dict[str, float]:
-    """The same, averaged over at least one picture."""
+    """The same, averaged over at least one image."""
     measured = [measure(image) for image in images]
     return {name: float(np.mean([numbers[name] for numbers in measured])) for name in measured[0]}
 
@@ -40,10 +40,10 @@ def contrast(image: Pixels) -> float:
 
 
 def sharpness(image: Pixels) -> float:
-    """1 - blur of the luma, 0 (blurred or flat) .. 1: how much a picture loses when it is blurred once more.
+    """1 - blur of the luma, 0 (blurred or flat) .. 1: how much an image loses when it is blurred once more.
 
     Crete et al., "The blur effect: perception and estimation with a new no-reference perceptual blur metric" (2007).
-    Its filter is 11 pixels wide whatever the picture's size: compare pictures of one resolution only.
+    Its filter is 11 pixels wide whatever the image's size: compare images of one resolution only.
     """
     from skimage.measure import blur_effect
 
@@ -64,7 +64,7 @@ def colourfulness(image: Pixels) -> float:
 
 
 def embeddings(images: "Sequence[Image.Image]") -> NDArray[np.float64]:
-    """What pictures look like in a few numbers [N, 68]: luma and chroma of a 4 x 4 thumbnail, its luma's spread in each
+    """What images look like in a few numbers [N, 68]: luma and chroma of a 4 x 4 thumbnail, its luma's spread in each
     cell, and how strong edges are at three scales and colours altogether. All in units of about 0..1.
     """
     return np.stack([_embedding(np.asarray(image)) for image in images])
@@ -102,4 +102,4 @@ def luma(image: Pixels) -> NDArray[np.float64]:
 
 def _check(image: Pixels) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-        raise ValueError(f"not a uint8 RGB picture [H, W, 3]: {image.dtype} {list(image.shape)}")
+        raise ValueError(f"not a uint8 RGB image [H, W, 3]: {image.dtype} {list(image.shape)}")

@@ -43,8 +43,8 @@ def as_typed(captions: Iterable[CaptionRow]) -> list[PromptRow]:
     return [PromptRow(caption_id=row.caption_id, round=1, prompt=row.caption, status="valid") for row in captions]
 
 
-class PictureRow(Row):
-    """A picture drawn for a caption, and what the validator said of it, if it was asked."""
+class ImageRow(Row):
+    """An image drawn for a caption, and what the validator said of it, if it was asked."""
 
     caption_id: int
     round: int  # from 1
@@ -60,7 +60,7 @@ class PictureRow(Row):
 
 
 class EvaluationRow(Row):
-    """What was measured of an arm's picture of one caption; None = not measurable (masked, or no facts)."""
+    """What was measured of an arm's image of one caption; None = not measurable (masked, or no facts)."""
 
     caption_id: int
     brightness: float  # mean of the 0-255 Rec. 601 luma
@@ -70,7 +70,7 @@ class EvaluationRow(Row):
     whole: bool | None  # every fact right and nothing uninvited
     judge_score: float | None  # the training judge, 1..10
     held_out_score: float | None  # the held-out judge, 1..10
-    p_yes: float | None  # the validator's P(yes) of the arm's final picture
+    p_yes: float | None  # the validator's P(yes) of the arm's final image
     accepted: bool | None
     rounds: int
     clip_score: float | None = None  # 0..2.5; this and the two below only if params.yaml asks for them
@@ -79,7 +79,7 @@ class EvaluationRow(Row):
 
 
 class FidRow(Row):
-    """FID of n of an arm's pictures: mean and standard deviation over random subsets; all pictures have no spread."""
+    """FID of n of an arm's images: mean and standard deviation over random subsets; all images have no spread."""
 
     n: int
     fid: float
@@ -87,7 +87,7 @@ class FidRow(Row):
 
 
 class RoundRow(Row):
-    """What was measured of one picture of an arm's rounds, kept or not; None = not measurable."""
+    """What was measured of one image of an arm's rounds, kept or not; None = not measurable."""
 
     caption_id: int
     round: int
@@ -98,7 +98,7 @@ class RoundRow(Row):
 
 
 class CalibrationRow(Row):
-    """A judge's score of one real picture after one change (a step of a sweep)."""
+    """A judge's score of one real image after one change (a step of a sweep)."""
 
     judge: str
     trait: Trait
@@ -114,18 +114,18 @@ class EpochRow(Row):
     reward_mean: float
     reward_std: float
     held_out_mean: float | None
-    asked: int  # pictures that the user was asked about; the reward's mean counts surrogate scores of others too
+    asked: int  # images that the user was asked about; the reward's mean counts surrogate scores of others too
     masked: int  # of those, how many without a valid score
     dead_groups: float  # share of prompts whose rewards are all equal
     kl: float  # mean over timesteps of KL(policy || base), per latent dimension
     ratio_max: float  # largest |importance ratio - 1|
     clipped: float  # share of ratios outside the clip range
     grad_norm: float
-    diversity: float  # mean distance between pictures of one prompt
+    diversity: float  # mean distance between images of one prompt
     brightness: float
     contrast: float
     sharpness: float
-    parts: dict[str, float] = {}  # reward -> mean raw value of the pictures asked about
+    parts: dict[str, float] = {}  # reward -> mean raw value of the images asked about
     surrogate_error: float | None = None  # root mean square, on the answers before it learnt from them
 
     def numbers(self) -> dict[str, float]:

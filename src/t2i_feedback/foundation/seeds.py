@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def noise_seed(seed: int, *labels: int | str) -> int:
-    """A 63-bit seed from the run's seed and the labels of the draw, such as a picture's caption id and round."""
+    """A 63-bit seed from the run's seed and the labels of the draw, such as an image's caption id and round."""
     text = ":".join(map(str, (seed, *labels)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 

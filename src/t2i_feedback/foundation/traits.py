@@ -1,4 +1,4 @@
-"""Which traits of a picture a preference names, and in which direction it wants them."""
+"""Which traits of an image a preference names, and in which direction it wants them."""
 
 import re
 from typing import Literal, get_args

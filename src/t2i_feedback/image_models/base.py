@@ -27,7 +27,7 @@ def draw(
     size: int,
     negative_prompt: str = "",
 ) -> list[Image.Image]:
-    """One picture per prompt, `size` pixels square, from the noise that its seed gives.
+    """One image per prompt, `size` pixels square, from the noise that its seed gives.
 
     Raises UserError if a number is not finite.
     """
@@ -48,7 +48,7 @@ def draw(
 
 @torch.no_grad()
 def decode(pipe: Pipeline, latents: torch.Tensor) -> list[Image.Image]:
-    """The pictures of latents [B, C, H, W], in the VAE's own precision.
+    """The images of latents [B, C, H, W], in the VAE's own precision.
 
     Raises UserError if a number is not finite: it would be saved as a black pixel.
     """
@@ -62,7 +62,7 @@ def decode(pipe: Pipeline, latents: torch.Tensor) -> list[Image.Image]:
 
 @torch.no_grad()
 def flag(pipe: Pipeline, images: list[Image.Image]) -> list[bool]:
-    """Which pictures the checkpoint's safety checker flags."""
+    """Which images the checkpoint's safety checker flags."""
     checker = pipe.safety_checker
     seen = pipe.feature_extractor(images, return_tensors="pt").pixel_values.to(pipe.device, checker.dtype)
     return checker(clip_input=seen, images=torch.zeros(len(images), 0))[1]  # it would blacken what it is given

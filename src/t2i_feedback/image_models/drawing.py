@@ -1,7 +1,7 @@
-"""A folder of pictures that is drawn batch by batch. An interrupted run goes on with the batches that are missing.
+"""A folder of images that is drawn batch by batch. An interrupted run goes on with the batches that are missing.
 
-A picture's file tells what it was made of, in the PNG's text. What the safety checker says of it stands beside the
-folder, in FOLDER-flags/, so that it is not published with it: rows of pictures have it in their field `flagged`.
+An image's file tells what it was made of, in the PNG's text. What the safety checker says of it stands beside the
+folder, in FOLDER-flags/, so that it is not published with it: rows of images have it in their field `flagged`.
 """
 
 import json
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from t2i_feedback.foundation import distributed, files
 from t2i_feedback.foundation.images import about_png, save_png
 from t2i_feedback.foundation.params import decisive
-from t2i_feedback.foundation.rows import PictureRow, PromptRow
+from t2i_feedback.foundation.rows import ImageRow, PromptRow
 from t2i_feedback.foundation.seeds import noise_seed
 from t2i_feedback.image_models.base import Pipeline, draw, flag
 from t2i_feedback.image_models.lora import ADAPTER_WEIGHTS
@@ -36,10 +36,10 @@ def draw_missing(
     title: str,
     adapter: Path | None = None,
 ) -> None:
-    """Draw every prompt's picture into folder/images; its noise depends on seed, caption id and round alone.
+    """Draw every prompt's image into folder/images; its noise depends on seed, caption id and round alone.
 
-    Rows make batches in their order. A batch is drawn whole unless all its pictures are there, of these prompts and
-    parameters, so an interrupted run ends with the same bytes. Several processes share the batches, and all pictures
+    Rows make batches in their order. A batch is drawn whole unless all its images are there, of these prompts and
+    parameters, so an interrupted run ends with the same bytes. Several processes share the batches, and all images
     are there when this returns. `load` gives the pipeline, and is called only if something is missing.
     """
     parameters = json.dumps(decisive(model) | {"adapter": adapter and _adapter_digest(adapter)}, sort_keys=True)
@@ -59,11 +59,11 @@ def draw_missing(
     missing = [batch for batch in distributed.shard(batches) if not all(map(is_drawn, batch))]
     if missing:
         pipe, total = load(), sum(map(len, missing))
-        with tqdm(total=total, unit="picture", desc=title, mininterval=1, disable=not distributed.is_main()) as bar:
+        with tqdm(total=total, unit="image", desc=title, mininterval=1, disable=not distributed.is_main()) as bar:
             for batch in missing:
                 for row, image, found in zip(batch, *_draw(pipe, batch, model, seed), strict=True):
                     name = image_name(row.caption_id, row.round)
-                    _keep_flag(folder, name, found)  # before the picture, which says that both are there
+                    _keep_flag(folder, name, found)  # before the image, which says that both are there
                     save_png(image, folder / name, about(row))
                 bar.update(len(batch))
     distributed.barrier()
@@ -72,7 +72,7 @@ def draw_missing(
 def _draw(
     pipe: Pipeline, batch: Sequence[PromptRow], model: Model, seed: int
 ) -> tuple[list[Image.Image], list[bool] | list[None]]:
-    """A batch's pictures, and whether the safety checker flags each; `safety_checker: on` blackens those it flags."""
+    """A batch's images, and whether the safety checker flags each; `safety_checker: on` blackens those it flags."""
     images = draw(
         pipe,
         [row.prompt for row in batch],
@@ -91,27 +91,27 @@ def _draw(
     return images, flags
 
 
-def copy_pictures(pictures: Sequence[PictureRow], arm: Path, folder: Path) -> None:
-    """Copy these pictures of the finished arm in folder `arm` into `folder`, with what the safety checker said of them.
+def copy_images(images: Sequence[ImageRow], arm: Path, folder: Path) -> None:
+    """Copy these images of the finished arm in folder `arm` into `folder`, with what the safety checker said of them.
 
-    Several processes share the copying, and all pictures are there when this returns.
+    Several processes share the copying, and all images are there when this returns.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    for picture in distributed.shard(pictures):
-        _keep_flag(folder, picture.image, picture.flagged)
-        shutil.copyfile(arm / picture.image, folder / picture.image)
+    for row in distributed.shard(images):
+        _keep_flag(folder, row.image, row.flagged)
+        shutil.copyfile(arm / row.image, folder / row.image)
     distributed.barrier()
 
 
-def flagged(folder: Path, pictures: Sequence[PictureRow]) -> list[PictureRow]:
-    """The rows of the folder's pictures with their field `flagged`: None where no safety checker looked."""
-    found = [_flag_file(folder, picture.image) for picture in pictures]
+def flagged(folder: Path, images: Sequence[ImageRow]) -> list[ImageRow]:
+    """The rows of the folder's images with their field `flagged`: None where no safety checker looked."""
+    found = [_flag_file(folder, row.image) for row in images]
     flags = [json.loads(file.read_text()) if file.exists() else None for file in found]
-    return [row.model_copy(update={"flagged": one}) for row, one in zip(pictures, flags, strict=True)]
+    return [row.model_copy(update={"flagged": one}) for row, one in zip(images, flags, strict=True)]
 
 
 def _flag_file(folder: Path, image: str) -> Path:
-    """Where a picture's flag is kept: one small file each, which no two processes write."""
+    """Where an image's flag is kept: one small file each, which no two processes write."""
     return folder.with_name(f"{folder.name}-flags") / Path(image).with_suffix(".json").name
 
 

@@ -3,9 +3,9 @@
 from functools import cached_property
 from pathlib import Path
 
-from t2i_feedback.foundation.rows import PictureRow, PromptRow, read_rows
+from t2i_feedback.foundation.rows import ImageRow, PromptRow, read_rows
 from t2i_feedback.image_models.base import Pipeline
-from t2i_feedback.image_models.drawing import copy_pictures, draw_missing, image_name
+from t2i_feedback.image_models.drawing import copy_images, draw_missing, image_name
 from t2i_feedback.image_models.section import Model
 from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
@@ -23,7 +23,7 @@ class RoundDrawer:
 
     def copy_first(self, arm: Path) -> None:
         """Take another arm's images, one of each caption, as those of round 1."""
-        copy_pictures(read_rows(arm / "pictures.jsonl", PictureRow), arm, self.folder)
+        copy_images(read_rows(arm / "images.jsonl", ImageRow), arm, self.folder)
 
     def draw(self, prompts: list[PromptRow]) -> list[str]:
         """The names of the prompts' images, relative to the folder; those that are missing are drawn."""

@@ -85,7 +85,7 @@ def load_tokenizer(model: Model):
 
 
 # Of DDIM's variance. Where a step starts from pure noise and eta is 1, sigma^2 = 1 - a_prev, and diffusers takes the
-# root of 1 - a_prev - sigma^2: rounding would make that negative, and the whole picture not a number.
+# root of 1 - a_prev - sigma^2: rounding would make that negative, and the whole image not a number.
 BELOW_1 = 1 - 1e-6
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 SAFETY_PARTS = ("safety_checker", "feature_extractor")

@@ -1,7 +1,7 @@
 """A UNet's attention to its text, once for neighbouring rows of a batch that have the same text.
 
-Cross-attention projects a text to keys and values and looks at them from every position of a picture. The rows of a
-batch share few texts: half of them have the empty prompt, and pictures come in groups of one prompt. So n neighbours
+Cross-attention projects a text to keys and values and looks at them from every position of an image. The rows of a
+batch share few texts: half of them have the empty prompt, and images come in groups of one prompt. So n neighbours
 with one text are as good as one row with n times as many positions: the text is projected once, and one larger product
 takes the place of n small ones. The output stays the same but for rounding, and so do an adapter's gradients.
 """

@@ -1,4 +1,4 @@
-"""Stage 1 of the paper: enhance, draw, validate, and round again until the picture is accepted.
+"""Stage 1 of the paper: enhance, draw, validate, and round again until the image is accepted.
 
 The loop knows neither models nor files: what draws, validates, explains and enhances is passed in.
 """
@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from t2i_feedback.foundation.rows import CaptionRow, PictureRow, PromptRow, Reading, Status
+from t2i_feedback.foundation.rows import CaptionRow, ImageRow, PromptRow, Reading, Status
 
 
 class Verdict(Protocol):
-    """What a validator said of one picture: `p_yes` is None unless `status` is valid."""
+    """What a validator said of one image: `p_yes` is None unless `status` is valid."""
 
     @property
     def status(self) -> Status: ...
@@ -24,7 +24,7 @@ class Verdict(Protocol):
 
     @property
     def feedback(self) -> str | None:
-        """What the picture misses of its caption; None when the validator did not say."""
+        """What the image misses of its caption; None when the validator did not say."""
         ...
 
 
@@ -56,10 +56,10 @@ def verdicts_on(captions: Captions, images: list[str], validate: Validate) -> li
     return verdicts
 
 
-def with_verdicts(pictures: Sequence[PictureRow], verdicts: Sequence[Verdict], threshold: float) -> list[PictureRow]:
+def with_verdicts(images: Sequence[ImageRow], verdicts: Sequence[Verdict], threshold: float) -> list[ImageRow]:
     """The rows with their verdicts. A verdict that is not valid neither accepts nor rejects."""
     return [
-        picture.model_copy(
+        image.model_copy(
             update={
                 "status": verdict.status,
                 "p_yes": verdict.p_yes,
@@ -67,25 +67,25 @@ def with_verdicts(pictures: Sequence[PictureRow], verdicts: Sequence[Verdict], t
                 "accepted": None if verdict.p_yes is None else verdict.p_yes >= threshold,
             }
         )
-        for picture, verdict in zip(pictures, verdicts, strict=True)
+        for image, verdict in zip(images, verdicts, strict=True)
     ]
 
 
 def run_rounds(
     captions: Captions, first: list[PromptRow], roles: Roles, *, max_rounds: int, threshold: float, feedback: bool
-) -> list[PictureRow]:
-    """Every picture of every round, in order of rounds. `first` are the prompts of round 1, one per caption.
+) -> list[ImageRow]:
+    """Every image of every round, in order of rounds. `first` are the prompts of round 1, one per caption.
 
-    A caption leaves the loop when its picture is accepted, or when its verdict stays masked (kept as unjudged). With
-    `feedback`, the enhancer of the next round is told what the picture missed, by its verdict or, where that did not
+    A caption leaves the loop when its image is accepted, or when its verdict stays masked (kept as unjudged). With
+    `feedback`, the enhancer of the next round is told what the image missed, by its verdict or, where that did not
     say, by an explanation; without, the prompt stays and the noise changes.
     """
     open_captions, prompts = list(captions), list(first)
-    history: list[PictureRow] = []
+    history: list[ImageRow] = []
     for number in range(1, max_rounds + 1):
         names = roles.draw(prompts)
         drawn = [
-            PictureRow(
+            ImageRow(
                 caption_id=prompt.caption_id,
                 round=number,
                 prompt=prompt.prompt,
@@ -96,7 +96,7 @@ def run_rounds(
         ]
         verdicts = verdicts_on(open_captions, names, roles.validate)
         judged = with_verdicts(drawn, verdicts, threshold)
-        rejected = [i for i, picture in enumerate(judged) if picture.accepted is False]
+        rejected = [i for i, image in enumerate(judged) if image.accepted is False]
         last = number == max_rounds
         if feedback and rejected and not last:
             missed = {i: verdicts[i].feedback for i in rejected}
@@ -117,23 +117,23 @@ def run_rounds(
     return history
 
 
-def keep(pictures: Sequence[PictureRow]) -> PictureRow:
-    """The picture that stands for a caption: an accepted one, else the unjudged last, else the highest P(yes)."""
-    accepted = [picture for picture in pictures if picture.accepted]
+def keep(images: Sequence[ImageRow]) -> ImageRow:
+    """The image that stands for a caption: an accepted one, else the unjudged last, else the highest P(yes)."""
+    accepted = [image for image in images if image.accepted]
     if accepted:
-        return max(accepted, key=lambda picture: picture.p_yes or 0.0)
-    if pictures[-1].accepted is None:
-        return pictures[-1]
-    return best(pictures)
+        return max(accepted, key=lambda image: image.p_yes or 0.0)
+    if images[-1].accepted is None:
+        return images[-1]
+    return best(images)
 
 
-def best(pictures: Sequence[PictureRow]) -> PictureRow:
-    """The picture with the highest P(yes); one without a verdict stands behind any that has one."""
-    return max(pictures, key=lambda picture: -1.0 if picture.p_yes is None else picture.p_yes)
+def best(images: Sequence[ImageRow]) -> ImageRow:
+    """The image with the highest P(yes); one without a verdict stands behind any that has one."""
+    return max(images, key=lambda image: -1.0 if image.p_yes is None else image.p_yes)
 
 
-def by_caption(pictures: Sequence[PictureRow]) -> dict[int, list[PictureRow]]:
-    grouped: dict[int, list[PictureRow]] = {}
-    for picture in pictures:
-        grouped.setdefault(picture.caption_id, []).append(picture)
+def by_caption(images: Sequence[ImageRow]) -> dict[int, list[ImageRow]]:
+    grouped: dict[int, list[ImageRow]] = {}
+    for image in images:
+        grouped.setdefault(image.caption_id, []).append(image)
     return grouped

@@ -16,12 +16,12 @@ from t2i_feedback.mllm.readings import without_thinking
 
 TOP_LOGPROBS = 20  # as many as the protocol allows
 CHOICE_TOKENS = 16  # room for "Score: 7/10" where the first token is not the answer
-CHARACTERS_PER_TOKEN, PICTURE_TOKENS = 3, 1000  # where a server counts none: rather too many than too few
+CHARACTERS_PER_TOKEN, IMAGE_TOKENS = 3, 1000  # where a server counts none: rather too many than too few
 BLANKS = " \t\n\r\u2581\u0120"  # space, and the marks that tokenisers write for it
 
 
 def arguments(model: str, request: Request, decoding: Decoding) -> dict[str, Any]:
-    """What `chat.completions.create` is called with. The picture stands first, as open models learnt it."""
+    """What `chat.completions.create` is called with. The image stands first, as open models learnt it."""
     content: list[dict[str, Any]] = [{"type": "text", "text": request.text}]
     if request.image is not None:
         content.insert(0, {"type": "image_url", "image_url": {"url": data_url(request.image)}})
@@ -92,9 +92,9 @@ def _limit(decoding: Decoding) -> str:
 
 def _estimated(request: Request, text: str) -> tuple[int, int]:
     """Tokens read and written."""
-    picture = 0 if request.image is None else PICTURE_TOKENS
+    image = 0 if request.image is None else IMAGE_TOKENS
     read, written = (math.ceil(len(words) / CHARACTERS_PER_TOKEN) for words in (request.text, text))
-    return picture + read, written
+    return image + read, written
 
 
 def _chosen(choice: Choice, candidates: tuple[str, ...], text: str) -> Reply | None:

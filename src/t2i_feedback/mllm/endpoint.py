@@ -26,7 +26,7 @@ from t2i_feedback.mllm.completion import CHOICE_TOKENS
 from t2i_feedback.mllm.readings import YES_NO
 
 PROBE = "Is grey a colour? Answer only yes or no."  # asked to find out what a server can do
-PROBE_SIDE = 64  # pixels; some models take no smaller pictures
+PROBE_SIDE = 64  # pixels; some models take no smaller images
 SAID = 300  # characters of what a server or a library said that are told and kept
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
 GONE = (401, 403, 404)  # the next request would fail the same way
@@ -88,12 +88,12 @@ class EndpointMllm:
     # -------------------------------------------------------------------------------------------- abilities
 
     def abilities(self) -> Abilities:
-        """Two questions when the server takes pictures and gives logprobs; up to five when it does not."""
-        picture = Image.new("RGB", (PROBE_SIDE, PROBE_SIDE), (128, 128, 128)) if self._entry.images else None
+        """Two questions when the server takes images and gives logprobs; up to five when it does not."""
+        grey = Image.new("RGB", (PROBE_SIDE, PROBE_SIDE), (128, 128, 128)) if self._entry.images else None
         images, logprobs = False, False
         kinds: list[tuple[Image.Image | None, tuple[str, ...]]] = [(None, YES_NO), (None, ())]
-        if picture:
-            kinds = [(picture, YES_NO), (picture, ()), *kinds]
+        if grey:
+            kinds = [(grey, YES_NO), (grey, ()), *kinds]
         for image, candidates in kinds:
             said = self._probe(Request(PROBE, image), Decoding(CHOICE_TOKENS, candidates))
             if isinstance(said, ChatCompletion):

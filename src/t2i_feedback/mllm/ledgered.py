@@ -51,7 +51,7 @@ class Ledgered:
         wording.version(self.templates)
         if images and not (self._entry.images and self._can("images")):
             raise UserError(
-                f"mllms.{self._name}: {self._entry.model} reads text alone and cannot look at pictures; it can enhance "
+                f"mllms.{self._name}: {self._entry.model} reads text alone and cannot look at images; it can enhance "
                 "prompts, but to validate and to judge choose a model that sees."
             )
         _ = self.reading

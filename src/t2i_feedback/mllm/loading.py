@@ -55,7 +55,7 @@ def _where(name: str, entry: LocalEntry, revision: str) -> tuple[str, dict[str, 
 
 
 def _sees(config: Any) -> bool:
-    """Whether a checkpoint takes pictures."""
+    """Whether a checkpoint takes images."""
     own = getattr(config, "auto_map", None) or {}  # of a checkpoint with code of its own
     return config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES or "AutoModelForImageTextToText" in own
 

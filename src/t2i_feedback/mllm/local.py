@@ -62,7 +62,7 @@ class LocalMllm:
             torch.cuda.empty_cache()
 
     def answers(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[list[tuple[int, Reply]]]:
-        """One group per batch. A batch is all pictures or all text."""
+        """One group per batch. A batch is all images or all text."""
         for with_image in (True, False):
             positions = [i for i, request in enumerate(requests) if (request.image is not None) == with_image]
             for start in range(0, len(positions), self._entry.batch_size):
@@ -115,7 +115,7 @@ class LocalMllm:
         return self._processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
 
     def _inputs(self, requests: Sequence[Request]) -> BatchFeature:
-        """Left-padded token ids and preprocessed pictures of a batch, on the device."""
+        """Left-padded token ids and preprocessed images of a batch, on the device."""
         texts = [self._rendered(request.text, request.image is not None) for request in requests]
         begin = self._tokenizer.bos_token
         arguments: dict[str, Any] = {

@@ -22,7 +22,7 @@ PRESENT = 0.5  # an item is there when P(yes) is at least this
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a validator said of a picture. `p_yes` = P(yes) / (P(yes) + P(no)), None unless the status is valid.
+    """What a validator said of an image. `p_yes` = P(yes) / (P(yes) + P(no)), None unless the status is valid.
 
     Asked item by item, `p_yes` is the share of the items that are there. `feedback` is what it missed, if it said so.
     """
@@ -63,7 +63,7 @@ def enhance(
 def validate(
     mllm: Mllm, images: Sequence[Image.Image], captions: Sequence[str], sample: int = 0, questions: bool = False
 ) -> list[Verdict]:
-    """Does each picture show its caption? One question about all of it, or with `questions` one per item."""
+    """Does each image show its caption? One question about all of it, or with `questions` one per item."""
     if questions:
         return _validate_items(mllm, images, captions, sample)
     words = validating_words(mllm, questions)
@@ -75,14 +75,14 @@ def validate(
 
 
 def validating_words(mllm: Mllm, questions: bool) -> str:
-    """The template in which `validate` asks about a picture."""
+    """The template in which `validate` asks about an image."""
     if questions:
         return "question"
     return "validate_with_reason" if mllm.reading == "text" else "validate"
 
 
 def explain(mllm: Mllm, images: Sequence[Image.Image], captions: Sequence[str], sample: int = 0) -> list[Outcome[str]]:
-    """The validator's feedback: what each picture misses of its caption."""
+    """The validator's feedback: what each image misses of its caption."""
     requests = [
         _request(mllm, "feedback", image, sample, caption=caption)
         for image, caption in zip(images, captions, strict=True)
@@ -93,7 +93,7 @@ def explain(mllm: Mllm, images: Sequence[Image.Image], captions: Sequence[str], 
 def score_preference(
     mllm: Mllm, images: Sequence[Image.Image], preference: str, sample: int = 0
 ) -> list[Outcome[float]]:
-    """A judge's score of each picture, 1..10: expected over the answer's probabilities, or the number it wrote.
+    """A judge's score of each image, 1..10: expected over the answer's probabilities, or the number it wrote.
 
     Raises UserError when the preference does not fit into the model's context.
     """
@@ -101,7 +101,7 @@ def score_preference(
     replies = mllm.choose(requests, SCORES)
     if replies and all(reply.status == "truncated" and not reply.tokens_out for reply in replies):
         raise UserError(
-            f"finetune.preference: {len(preference.split())} words are more than the judge can take in with a picture; "
+            f"finetune.preference: {len(preference.split())} words are more than the judge can take in with an image; "
             f"shorten it or choose another judge ({replies[0].text[:160]})"
         )
     return [_score(reply) for reply in replies]
@@ -110,7 +110,7 @@ def score_preference(
 def vqa_score(
     mllm: Mllm, images: Sequence[Image.Image], captions: Sequence[str], sample: int = 0
 ) -> list[Outcome[float]]:
-    """VQAScore of each picture and its caption: P(yes) as the answer to whether it shows it, 0..1.
+    """VQAScore of each image and its caption: P(yes) as the answer to whether it shows it, 0..1.
 
     Lin et al., "Evaluating Text-to-Visual Generation with Image-to-Text Generation" (2024), with the question of their
     code. P(yes) is a probability among all answers; of a model that only writes or samples, the share that says yes.
@@ -123,7 +123,7 @@ def vqa_score(
 
 
 def describe(mllm: Mllm, images: Sequence[Image.Image], sample: int = 0) -> list[Outcome[str]]:
-    """A sentence about each picture."""
+    """A sentence about each image."""
     requests = [_request(mllm, "describe", image, sample) for image in images]
     return [_text_outcome(reply) for reply in mllm.generate(requests, REMARK_TOKENS)]
 
@@ -169,7 +169,7 @@ def _request(
 
 
 def _validate_items(mllm: Mllm, images: Sequence[Image.Image], captions: Sequence[str], sample: int) -> list[Verdict]:
-    """Two askings: what a caption states, once per caption, and whether each picture shows each item of its caption."""
+    """Two askings: what a caption states, once per caption, and whether each image shows each item of its caption."""
     known = list(dict.fromkeys(captions))
     replies = mllm.generate([_request(mllm, "questions", None, sample, caption=caption) for caption in known])
     lists = {caption: readings.typed(reply, "questions") for caption, reply in zip(known, replies, strict=True)}

@@ -1,1 +1,1 @@
-"""From measured numbers and pictures to one page that anyone can open. The report stage hands the data in."""
+"""From measured numbers and images to one page that anyone can open. The report stage hands the data in."""

@@ -9,7 +9,7 @@ ENDS = 3  # epochs averaged at either end of the curve, at most a third of it
 NOTICEABLE = 0.25  # of the first epoch's spread: smaller changes of a score are noise
 FOLLOWS = 0.25  # share of the reward's gain that the held-out judge must see
 KEEPS = 0.7  # share of the first diversity that must remain
-FAR = 1.0  # KL to the base model per latent dimension, above which the pictures are hardly the base model's any more
+FAR = 1.0  # KL to the base model per latent dimension, above which the images are hardly the base model's any more
 DEAD = 0.5  # share of prompts without any spread in their rewards from which nothing is learnt
 
 
@@ -28,7 +28,7 @@ def alarms(history: Sequence[EpochRow], epochs: int) -> list[str]:
     diversity = ends(history, "diversity")
     if diversity and diversity[1] < KEEPS * diversity[0]:
         found.append(
-            f"Pictures of one prompt became alike: their distance fell from {diversity[0]:.3g} to {diversity[1]:.3g}."
+            f"Images of one prompt became alike: their distance fell from {diversity[0]:.3g} to {diversity[1]:.3g}."
         )
     if (farthest := max(row.kl for row in history)) > FAR:
         found.append(f"KL to the base model reached {farthest:.3g} per latent dimension: the policy has left it.")
@@ -38,7 +38,7 @@ def alarms(history: Sequence[EpochRow], epochs: int) -> list[str]:
             "finetune.max_held_out_drop, and the adapter is the last within it."
         )
     if (dead := fmean(row.dead_groups for row in history)) > DEAD:
-        found.append(f"For {dead:.0%} of the prompts all pictures scored alike, so nothing could be learnt from them.")
+        found.append(f"For {dead:.0%} of the prompts all images scored alike, so nothing could be learnt from them.")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The calibrations' pictures, as PNG files: whether judges rank their preference and validators know true from false.
+"""The calibrations' images, as PNG files: whether judges rank their preference and validators know true from false.
 
 The stages draw them, so that they are there when a judge is found unfit; the report shows them.
 """
@@ -38,7 +38,7 @@ TRAITS = {
 
 
 def draw_judges(found: Mapping[str, "CalibratedJudge"], preference: str, folder: Path) -> None:
-    """The pictures of the report: one file for each question that was put to the judges."""
+    """The images of the report: one file for each question that was put to the judges."""
     swept = [row for one in found.values() for row in one.sweeps]
     correlations = {name: one.numbers for name, one in found.items()}
     sweeps(swept, directions(preference), correlations, folder / "sweeps.png")
@@ -49,7 +49,7 @@ def draw_judges(found: Mapping[str, "CalibratedJudge"], preference: str, folder:
 
 
 def draw_validator(name: str, found: "CalibratedValidator", folder: Path) -> None:
-    """The pictures of the report: one file for each question that was put to the validator."""
+    """The images of the report: one file for each question that was put to the validator."""
     answers = {"true": found.true} | found.by_alteration
     shares = {key.partition("_")[2]: share for key, share in found.shares_right.items() if share is not None}
     counted = {key: (share, len(answers[key])) for key, share in shares.items()}
@@ -62,11 +62,11 @@ def draw_validator(name: str, found: "CalibratedValidator", folder: Path) -> Non
     agreement(reworded, answers_are, "in other words", folder / "paraphrases.png")
 
 
-# ------------------------------------------------------------------------------------------------ one picture each
+# ------------------------------------------------------------------------------------------------ one image each
 
 
 @contextmanager
-def _picture(path: Path, rows: int, columns: int, size: tuple[float, float]) -> Iterator[Any]:
+def _image(path: Path, rows: int, columns: int, size: tuple[float, float]) -> Iterator[Any]:
     """Axes [rows, columns]; written to `path` in one step on leaving. `size` in inches."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
@@ -84,7 +84,7 @@ def sweeps(
     path: Path,
 ) -> None:
     """Mean score along every sweep, with standard errors; each judge's rank correlation stands in the legend."""
-    with _picture(path, 2, 2, (8.4, 5.8)) as axes:
+    with _image(path, 2, 2, (8.4, 5.8)) as axes:
         for place, (trait, unit) in zip(axes.flat, TRAITS.items(), strict=True):
             for (judge, known), look in zip(correlations.items(), (FIRST, SECOND), strict=False):
                 points = _means([row for row in rows if row.judge == judge and row.trait == trait])
@@ -122,7 +122,7 @@ def agreement(
     A model may have no second asking at all: nobody asked it.
     """
     name, low, high = answers
-    with _picture(path, 1, len(models), (0.6 + 3.9 * len(models), 4.0)) as axes:
+    with _image(path, 1, len(models), (0.6 + 3.9 * len(models), 4.0)) as axes:
         for place, (model, askings) in zip(axes.flat, models.items(), strict=True):
             place.plot([low, high], [low, high], color=GREY, linewidth=1)
             looks = zip(cycle((FIRST[0], SECOND[0])), cycle(MARKERS), strict=False)
@@ -148,7 +148,7 @@ def captions(name: str, shares: Mapping[str, tuple[float, int]], accepted: str, 
     `accepted` says when a caption is: `P(yes) from 0.5`.
     """
     labels = {"true": "true: accepted", "other": "another image’s: rejected"}
-    with _picture(path, 1, 1, (6.4, 1.2 + 0.36 * len(shares))) as axes:
+    with _image(path, 1, 1, (6.4, 1.2 + 0.36 * len(shares))) as axes:
         place = axes[0, 0]
         for row, (kind, (share, count)) in enumerate(shares.items()):
             place.barh(row, share, color=RIGHT if kind == "true" else FIRST[0], height=0.7)
@@ -166,7 +166,7 @@ def reliability(name: str, true: Sequence[float], false: Sequence[float], answer
 
     `answer` is what it is called: `P(yes)`. A dot's area is its bin's weight; beside it stands the number of answers.
     """
-    with _picture(path, 1, 2, (8.6, 4.0)) as axes:
+    with _image(path, 1, 2, (8.6, 4.0)) as axes:
         left, right = axes[0]
         left.plot([0, 1], [0, 1], color=GREY, linewidth=1)
         left.set_title(f"{name}: {answer} and truth")
@@ -196,7 +196,7 @@ def reliability(name: str, true: Sequence[float], false: Sequence[float], answer
 def threshold(name: str, true: Sequence[float], false: Sequence[float], answer: str, path: Path) -> None:
     """Balanced accuracy, and its two halves, for every threshold of the answer; the best is marked."""
     grid = np.linspace(0, 1, 201)
-    with _picture(path, 1, 1, (6.4, 3.8)) as axes:
+    with _image(path, 1, 1, (6.4, 3.8)) as axes:
         place = axes[0, 0]
         place.set_title(f"{name}: accuracy by threshold")
         place.set_xlabel(f"accepted from this {answer} on")

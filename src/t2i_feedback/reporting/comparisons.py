@@ -107,7 +107,7 @@ class RoundSummary:
     drawn: int
     judged: int  # verdicts that were valid
     accepted: int
-    alignment: float | None  # mean over the round's pictures
+    alignment: float | None  # mean over the round's images
 
 
 def rounds(arm: MeasuredArm) -> list[RoundSummary]:
@@ -131,7 +131,7 @@ def rounds(arm: MeasuredArm) -> list[RoundSummary]:
 
 @dataclass(frozen=True)
 class Split:
-    """Mean alignment of accepted and of rejected pictures, and how far apart they are."""
+    """Mean alignment of accepted and of rejected images, and how far apart they are."""
 
     accepted: int
     rejected: int
@@ -141,7 +141,7 @@ class Split:
 
 
 def splits(evidence: Evidence) -> dict[str, Split]:
-    """Of the arms that draw several pictures, as far as they rejected and accepted something."""
+    """Of the arms that draw several images, as far as they rejected and accepted something."""
     settings = evidence.settings
     found = {
         name: accepted_against_rejected(arm.measured_rounds, settings.resamples, settings.seed)
@@ -152,7 +152,7 @@ def splits(evidence: Evidence) -> dict[str, Split]:
 
 
 def accepted_against_rejected(rows: Iterable[RoundRow], resamples: int, seed: int) -> Split | None:
-    """Over all rounds. The interval resamples captions, as the pictures of one caption are alike."""
+    """Over all rounds. The interval resamples captions, as the images of one caption are alike."""
     known = [
         (row.caption_id, row.accepted, row.alignment)
         for row in rows
@@ -174,7 +174,7 @@ def accepted_against_rejected(rows: Iterable[RoundRow], resamples: int, seed: in
 
 
 def feedback_effects(evidence: Evidence) -> list[Comparison]:
-    """Alignment of second pictures with feedback in the prompt (an arm with rounds) and without (the arm that chooses
+    """Alignment of second images with feedback in the prompt (an arm with rounds) and without (the arm that chooses
     among as many), from the same noise."""
     found = []
     for told, untold in arms.controlled():

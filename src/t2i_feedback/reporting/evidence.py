@@ -1,4 +1,4 @@
-"""What a report is made from: the arms' numbers, rows and pictures, and the records of calibration and fine-tuning."""
+"""What a report is made from: the arms' numbers, rows and images, and the records of calibration and fine-tuning."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from t2i_feedback.foundation.rows import (
     EpochRow,
     EvaluationRow,
     FidRow,
-    PictureRow,
+    ImageRow,
     RoundRow,
 )
 from t2i_feedback.reporting.section import Settings
@@ -19,15 +19,15 @@ from t2i_feedback.reporting.section import Settings
 
 @dataclass(frozen=True)
 class MeasuredArm:
-    """An arm that was run: its pictures and what was measured of them."""
+    """An arm that was run: its images and what was measured of them."""
 
     arm: Arm
-    folder: Path  # picture names are relative to it
+    folder: Path  # image names are relative to it
     metrics: Mapping[str, float]
     card: Mapping[str, object]
     measured: Mapping[int, EvaluationRow]  # by caption_id
-    pictures: Mapping[int, PictureRow]  # by caption_id: the ones that the arm ends with
-    rounds: Sequence[PictureRow] = ()  # every picture drawn
+    images: Mapping[int, ImageRow]  # by caption_id: the ones that the arm ends with
+    rounds: Sequence[ImageRow] = ()  # every image drawn
     measured_rounds: Sequence[RoundRow] = ()
     fid_by_n: Sequence[FidRow] = ()
 
@@ -54,7 +54,7 @@ class Evidence:
     calibration: Sequence[CalibrationRow] = ()
     calibration_metrics: Mapping[str, object] = field(default_factory=dict)
     validator_metrics: Mapping[str, float | None] = field(default_factory=dict)
-    judge_pictures: Mapping[str, Path] = field(default_factory=dict)  # what it shows -> PNG file
-    validator_pictures: Mapping[str, Path] = field(default_factory=dict)
+    judge_plots: Mapping[str, Path] = field(default_factory=dict)  # what it shows -> PNG file
+    validator_plots: Mapping[str, Path] = field(default_factory=dict)
     history: Sequence[EpochRow] = ()
     apart: Mapping[str, MeasuredArm] = field(default_factory=dict)

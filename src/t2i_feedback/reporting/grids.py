@@ -1,4 +1,4 @@
-"""Pictures for the report: small self-contained copies, and the grid of all arms as one image."""
+"""Images for the report: small self-contained copies, and the grid of all arms as one image."""
 
 import base64
 import io
@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from t2i_feedback.reporting.evidence import Evidence, MeasuredArm
 
-LONGEST_SIDE = 256  # pixels of a picture in the report; larger ones are reduced
-EXACT_SIDE = 96  # up to here a picture is kept bit by bit
+LONGEST_SIDE = 256  # pixels of an image in the report; larger ones are reduced
+EXACT_SIDE = 96  # up to here an image is kept bit by bit
 MARGIN, CAPTION_WIDTH, LINE_HEIGHT = 6, 190, 14  # pixels of the grid image
 
 
@@ -23,7 +23,7 @@ def thumbnail(path: Path) -> Image.Image:
 
 
 def data_url(path: Path) -> str:
-    """The picture as text that a page can hold: PNG if small, else JPEG."""
+    """The image as text that a page can hold: PNG if small, else JPEG."""
     image = thumbnail(path)
     exact = max(image.size) <= EXACT_SIDE
     buffer = io.BytesIO()
@@ -42,13 +42,13 @@ def spread_out(ids: Sequence[int], count: int) -> list[int]:
 
 
 def shared_captions(evidence: Evidence) -> list[int]:
-    """The captions that every arm has a picture for, in order."""
-    drawn = [set(arm.pictures) for arm in evidence.arms.values()]
+    """The captions that every arm has an image for, in order."""
+    drawn = [set(arm.images) for arm in evidence.arms.values()]
     return sorted(set(evidence.captions).intersection(*drawn))
 
 
 def sheet(captions: Mapping[int, str], arms: Sequence[MeasuredArm], side: int = 96) -> Image.Image:
-    """One image: captions down, arms across, names on top. Captions are wrapped to the left of their pictures."""
+    """One image: captions down, arms across, names on top. Captions are wrapped to the left of their images."""
     font = ImageFont.load_default(11)
     top = LINE_HEIGHT + 2 * MARGIN
     width = CAPTION_WIDTH + len(arms) * (side + MARGIN) + MARGIN
@@ -62,9 +62,9 @@ def sheet(captions: Mapping[int, str], arms: Sequence[MeasuredArm], side: int = 
         lines = wrapped(caption, CAPTION_WIDTH - 2 * MARGIN, font)[: side // LINE_HEIGHT]
         draw.multiline_text((MARGIN, y), "\n".join(lines), fill="black", font=font)
         for column, arm in enumerate(arms):
-            picture = thumbnail(arm.folder / arm.pictures[caption_id].image)
-            picture = picture.resize((side, side), Image.Resampling.LANCZOS)
-            grid.paste(picture, (CAPTION_WIDTH + column * (side + MARGIN), y))
+            image = thumbnail(arm.folder / arm.images[caption_id].image)
+            image = image.resize((side, side), Image.Resampling.LANCZOS)
+            grid.paste(image, (CAPTION_WIDTH + column * (side + MARGIN), y))
     return grid
 
 

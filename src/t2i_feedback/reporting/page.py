@@ -18,7 +18,7 @@ TEMPLATE = "report.html.j2"
 DIGITS = {"brightness": 1, "contrast": 1, "judge_score": 2, "held_out_score": 2}
 READING = {1: "higher", 0: "no measurable difference", -1: "lower"}
 KEPT = {True: "kept", False: "lost"}  # for ratios
-SHOWN = {  # a calibration's picture -> what it shows
+SHOWN = {  # a calibration's image -> what it shows
     "sweeps": "Mean scores along the sweeps of every trait, with standard errors.",
     "retest": "First answers against those to the same questions asked again, in another order and other batches.",
     "paraphrases": "First answers against those to the same questions in other words.",
@@ -39,7 +39,7 @@ CURVES = {
 class GridRow:
     caption: str
     real: str  # data URL
-    pictures: tuple[str, ...]  # data URLs, in the order of the arms
+    images: tuple[str, ...]  # data URLs, in the order of the arms
     notes: tuple[str, ...]
 
 
@@ -74,7 +74,7 @@ def render(evidence: Evidence) -> str:
         paper_protocol=paper.PROTOCOL,
         extractor=p.extractor,
         arm_labels=[arm.label for arm in run],
-        grid=picture_grid(evidence, run, grids.spread_out(grids.shared_captions(evidence), p.report.grid)),
+        grid=image_grid(evidence, run, grids.spread_out(grids.shared_captions(evidence), p.report.grid)),
         stories=told(evidence),
         told_arm=told_arm().label,
         pairs=pairs(evidence),
@@ -83,9 +83,9 @@ def render(evidence: Evidence) -> str:
         reward_text=reward_text(evidence),
         feedback_text=feedback_text(evidence),
         feedback_curves=[plots.reward_by_calls(evidence.history)] if evidence.history else [],
-        judge_pictures=[_picture(name, path) for name, path in evidence.judge_pictures.items()],
+        judge_plots=[_image(name, path) for name, path in evidence.judge_plots.items()],
         judges=numbers_table("judge", judge_numbers(evidence)),
-        validator_pictures=[_picture(name, path) for name, path in evidence.validator_pictures.items()],
+        validator_plots=[_image(name, path) for name, path in evidence.validator_plots.items()],
         validator=numbers_table("validator", {p.mllm: evidence.validator_metrics}),
         validator_text=validator_text(evidence),
         preference=p.preference,
@@ -169,7 +169,7 @@ def loop_table(run: Sequence[MeasuredArm]) -> Table | None:
         if arm.arm.draws_several
         for row in comparisons.rounds(arm)
     ]
-    columns = ("arm", "round", "pictures", "accepted of those judged", "without verdict", "alignment")
+    columns = ("arm", "round", "images", "accepted of those judged", "without verdict", "alignment")
     return tables.plain_table(columns, lines) if lines else None
 
 
@@ -179,33 +179,33 @@ def loop_plots(run: Sequence[MeasuredArm]) -> list[Plot]:
 
 
 def loop_sentences(evidence: Evidence) -> list[str]:
-    """How often it accepts, whether it tells good pictures from bad, and whether its feedback helps the next one."""
+    """How often it accepts, whether it tells good images from bad, and whether its feedback helps the next one."""
     sentences = [
         f"{arm.label.capitalize()}: {percent(arm.metrics.get('acceptance_rate'))} of the captions end with an accepted "
-        f"picture, after {tables.measured(tables.BY_KEY['rounds_mean'], arm.metrics)} rounds."
+        f"image, after {tables.measured(tables.BY_KEY['rounds_mean'], arm.metrics)} rounds."
         for arm in evidence.arms.values()
         if arm.arm.has_rounds
     ]
     for name, split in comparisons.splits(evidence).items():
         sentences.append(
-            f"{evidence.arms[name].label.capitalize()}: the {split.accepted} accepted pictures have alignment "
+            f"{evidence.arms[name].label.capitalize()}: the {split.accepted} accepted images have alignment "
             f"{number(split.accepted_alignment, 3)}, the {split.rejected} rejected ones "
             f"{number(split.rejected_alignment, 3)} ({verdict.interval_text(split.interval, 3)})."
         )
     for effect in comparisons.feedback_effects(evidence):
         helps = {1: "feedback helps", 0: "no measurable difference", -1: "feedback hurts"}[effect.direction]
         sentences.append(
-            f"Second pictures of {effect.interval.n} captions, drawn from the same noise: with feedback in the prompt "
+            f"Second images of {effect.interval.n} captions, drawn from the same noise: with feedback in the prompt "
             f"alignment {number(effect.arm_value, 3)}, without {number(effect.base_value, 3)} "
             f"({verdict.interval_text(effect.interval, 3)}): {helps}."
         )
     return sentences
 
 
-# ------------------------------------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------------------------------------ images
 
 
-def picture_grid(evidence: Evidence, shown: Sequence[MeasuredArm], caption_ids: Sequence[int]) -> list[GridRow]:
+def image_grid(evidence: Evidence, shown: Sequence[MeasuredArm], caption_ids: Sequence[int]) -> list[GridRow]:
     rows = []
     for caption_id in caption_ids:
         caption = evidence.captions[caption_id]
@@ -213,7 +213,7 @@ def picture_grid(evidence: Evidence, shown: Sequence[MeasuredArm], caption_ids: 
             GridRow(
                 caption.caption,
                 grids.data_url(evidence.dataset / caption.image),
-                tuple(grids.data_url(arm.folder / arm.pictures[caption_id].image) for arm in shown),
+                tuple(grids.data_url(arm.folder / arm.images[caption_id].image) for arm in shown),
                 tuple(_note(arm, caption_id) for arm in shown),
             )
         )
@@ -221,7 +221,7 @@ def picture_grid(evidence: Evidence, shown: Sequence[MeasuredArm], caption_ids: 
 
 
 def _note(arm: MeasuredArm, caption_id: int) -> str:
-    """A line under a picture: its alignment if measured."""
+    """A line under an image: its alignment if measured."""
     row = arm.measured.get(caption_id)
     return "" if row is None or row.alignment is None else f"alignment {row.alignment:.2f}"
 
@@ -237,7 +237,7 @@ def told(evidence: Evidence) -> list[stories.Story]:
 
 
 def pairs(evidence: Evidence) -> list[GridRow]:
-    """Base and fine-tuned pictures of other captions than the grid's, from equal noise."""
+    """Base and fine-tuned images of other captions than the grid's, from equal noise."""
     both = (arms.base().name, arms.finetuned().name)
     if any(name not in evidence.arms for name in both):
         return []
@@ -246,12 +246,12 @@ def pairs(evidence: Evidence) -> list[GridRow]:
     shared = grids.shared_captions(evidence)
     shown = set(grids.spread_out(shared, count))
     others = [caption_id for caption_id in shared if caption_id not in shown] or shared
-    rows = picture_grid(evidence, compared, grids.spread_out(others, count))
+    rows = image_grid(evidence, compared, grids.spread_out(others, count))
     scores = [
         tuple(number(row.held_out_score if row else None, 1) for row in (arm.measured.get(i) for arm in compared))
         for i in grids.spread_out(others, count)
     ]
-    return [GridRow(row.caption, row.real, row.pictures, note) for row, note in zip(rows, scores, strict=True)]
+    return [GridRow(row.caption, row.real, row.images, note) for row, note in zip(rows, scores, strict=True)]
 
 
 # ------------------------------------------------------------------------------------------------ training, judges
@@ -269,12 +269,12 @@ def reward_text(evidence: Evidence) -> str:
 
 
 def feedback_text(evidence: Evidence) -> str:
-    """How many of the pictures the user was asked about, which, and how well a surrogate could have answered."""
+    """How many of the images the user was asked about, which, and how well a surrogate could have answered."""
     if not evidence.history:
         return ""
     config = evidence.settings
-    asked, drawn = sum(row.asked for row in evidence.history), config.pictures_per_epoch * len(evidence.history)
-    text = f"The user was asked about {asked} of {drawn} pictures ({percent(asked / drawn)})"
+    asked, drawn = sum(row.asked for row in evidence.history), config.images_per_epoch * len(evidence.history)
+    text = f"The user was asked about {asked} of {drawn} images ({percent(asked / drawn)})"
     if config.acquisition == "all":
         return f"{text}: finetune.acquisition all."
     text += f", chosen by finetune.acquisition {config.acquisition}"
@@ -294,7 +294,7 @@ def epoch_curves(evidence: Evidence) -> list[Plot]:
     return [plots.epoch_curve(evidence.history, field, title) for field, title in CURVES.items()]
 
 
-def _picture(name: str, path: Path) -> Plot:
+def _image(name: str, path: Path) -> Plot:
     """A calibration's PNG file, whole."""
     return Plot("data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii"), SHOWN[name])
 

@@ -47,6 +47,6 @@ CARD = {  # what the paper says of its own numbers, by the keys of our card; it 
     "judge": "an MLLM, not named",
 }
 PROTOCOL = (
-    "MS-COCO; number of pictures, resolution, resizer, steps, guidance and how ± was made: not stated. "
-    "The values suggest about 5,000 pictures, or fewer."
+    "MS-COCO; number of images, resolution, resizer, steps, guidance and how ± was made: not stated. "
+    "The values suggest about 5,000 images, or fewer."
 )

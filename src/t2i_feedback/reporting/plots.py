@@ -66,24 +66,24 @@ def arm_means(means: Mapping[str, Interval], title: str, digits: int = 2) -> Plo
 
 
 def fid_by_n(curves: Mapping[str, Sequence[FidRow]]) -> Plot:
-    """FID of fewer pictures, one line per arm; bars are the spread over random subsets."""
-    canvas = _Canvas("FID against the number of pictures")
+    """FID of fewer images, one line per arm; bars are the spread over random subsets."""
+    canvas = _Canvas("FID against the number of images")
     with canvas as axes:
         for name, rows in curves.items():
             arm = arms.by_name(name)
             numbers, fids, spreads = zip(*((row.n, row.fid, row.fid_std) for row in rows), strict=True)
             axes.errorbar(numbers, fids, spreads, marker=".", color=arm.colour, elinewidth=1, label=arm.label)
-        axes.set_xlabel("pictures")
+        axes.set_xlabel("images")
         axes.legend(loc="best")
     name, rows = next(iter(curves.items()))
     return canvas.plot(
-        f"FID of {arms.by_name(name).label} is {rows[0].fid:.1f} with {rows[0].n} pictures and {rows[-1].fid:.1f} with "
-        f"{rows[-1].n}: FIDs of different numbers of pictures cannot be compared."
+        f"FID of {arms.by_name(name).label} is {rows[0].fid:.1f} with {rows[0].n} images and {rows[-1].fid:.1f} with "
+        f"{rows[-1].n}: FIDs of different numbers of images cannot be compared."
     )
 
 
 def reward_curve(history: Sequence[EpochRow]) -> Plot:
-    """Mean scores of the judge that rewards and of the held-out judge; the band is the spread over pictures."""
+    """Mean scores of the judge that rewards and of the held-out judge; the band is the spread over images."""
     epochs = [row.epoch for row in history]
     canvas = _Canvas("Score for the preference, by epoch")
     with canvas as axes:
@@ -115,7 +115,7 @@ def reward_by_calls(history: Sequence[EpochRow]) -> Plot:
             colour, marker, line = SECOND
             axes.plot(*zip(*held, strict=True), marker=marker, linestyle=line, color=colour, label="held-out judge")
         axes.set_xlim(left=0)
-        axes.set_xlabel("pictures that the user was asked about")
+        axes.set_xlabel("images that the user was asked about")
         axes.legend(loc="best")
     return canvas.plot(f"The reward is {rewards[-1]:.2f} after {calls[-1]} answers of the user.")
 
@@ -137,7 +137,7 @@ def _epochs(axes: Axes) -> None:
 
 
 def accepted_by_round(loops: Mapping[str, Sequence[RoundSummary]]) -> Plot:
-    """Share of captions whose picture was accepted by each round."""
+    """Share of captions whose image was accepted by each round."""
     canvas = _Canvas("Share of captions accepted by round", height=2.3)
     with canvas as axes:
         for name, rounds in loops.items():

@@ -39,5 +39,5 @@ class Settings(Keys):
     surrogate_weight: float = key("finetune.surrogate_weight")
 
     @property
-    def pictures_per_epoch(self) -> int:
+    def images_per_epoch(self) -> int:
         return self.prompts_per_epoch * self.images_per_prompt

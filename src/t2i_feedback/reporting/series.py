@@ -1,4 +1,4 @@
-"""What `dvc plots` shows: series as CSV files, and the arms' pictures of some captions side by side as one image."""
+"""What `dvc plots` shows: series as CSV files, and the arms' images of some captions side by side as one image."""
 
 import csv
 import io
@@ -31,7 +31,7 @@ def write(evidence: Evidence, folder: Path) -> None:
     _csv(folder / "rounds.csv", ["arm", "round", "drawn", "judged", "accepted", "alignment"], rounds)
     shown = grids.spread_out(grids.shared_captions(evidence), evidence.settings.report.grid)
     texts = {caption_id: evidence.captions[caption_id].caption for caption_id in shown}
-    grids.sheet(texts, arms).save(folder / "pictures.png", optimize=True)
+    grids.sheet(texts, arms).save(folder / "images.png", optimize=True)
 
 
 def _csv(file: Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:

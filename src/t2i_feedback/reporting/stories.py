@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from t2i_feedback.foundation.rows import PictureRow
+from t2i_feedback.foundation.rows import ImageRow
 from t2i_feedback.reporting.evidence import Evidence, MeasuredArm
 from t2i_feedback.reporting.grids import data_url
 from t2i_feedback.reporting.tables import number
@@ -15,7 +15,7 @@ class Chapter:
 
     number: int
     prompt: str
-    picture: str  # data URL
+    image: str  # data URL
     verdict: str
     outcome: str  # accepted, rejected, unjudged
     feedback: str
@@ -27,11 +27,11 @@ class Chapter:
 class Story:
     title: str
     caption: str
-    real: str  # data URL of the real picture
+    real: str  # data URL of the real image
     chapters: tuple[Chapter, ...]
 
 
-def choose(rounds: dict[int, list[PictureRow]], count: int) -> list[tuple[str, int]]:
+def choose(rounds: dict[int, list[ImageRow]], count: int) -> list[tuple[str, int]]:
     """(title, caption_id) of instructive captions: each kind of ending in turn, long ways to acceptance first."""
     groups: dict[str, list[int]] = {}
     for caption_id, rows in sorted(rounds.items()):
@@ -52,7 +52,7 @@ def choose(rounds: dict[int, list[PictureRow]], count: int) -> list[tuple[str, i
     return chosen
 
 
-def _ending(rows: Sequence[PictureRow]) -> str:
+def _ending(rows: Sequence[ImageRow]) -> str:
     if rows[-1].accepted is None:
         return "unjudged"
     if not rows[-1].accepted:
@@ -60,7 +60,7 @@ def _ending(rows: Sequence[PictureRow]) -> str:
     return "once" if len(rows) == 1 else "late"
 
 
-def _different_lengths(ids: Sequence[int], rounds: dict[int, list[PictureRow]]) -> list[int]:
+def _different_lengths(ids: Sequence[int], rounds: dict[int, list[ImageRow]]) -> list[int]:
     """One story of each length first, so that not all are alike."""
     seen: dict[int, int] = {}
     order = []
@@ -73,7 +73,7 @@ def _different_lengths(ids: Sequence[int], rounds: dict[int, list[PictureRow]]) 
 
 def tell(evidence: Evidence, arm: MeasuredArm, count: int) -> list[Story]:
     """Stories of an arm with a loop; none if it has no rounds."""
-    rounds: dict[int, list[PictureRow]] = {}
+    rounds: dict[int, list[ImageRow]] = {}
     for row in arm.rounds:
         if row.caption_id in evidence.captions:
             rounds.setdefault(row.caption_id, []).append(row)
@@ -85,12 +85,12 @@ def tell(evidence: Evidence, arm: MeasuredArm, count: int) -> list[Story]:
     stories = []
     for title, caption_id in choose(rounds, count):
         caption = evidence.captions[caption_id]
-        final = arm.pictures.get(caption_id)
+        final = arm.images.get(caption_id)
         chapters = tuple(
             Chapter(
                 number=row.round,
                 prompt=row.prompt,
-                picture=data_url(arm.folder / row.image),
+                image=data_url(arm.folder / row.image),
                 verdict=f"P(yes) {number(row.p_yes, 2)}" if row.p_yes is not None else f"({row.status or 'not asked'})",
                 outcome={True: "accepted", False: "rejected", None: "unjudged"}[row.accepted],
                 feedback=row.feedback or "",

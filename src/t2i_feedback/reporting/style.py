@@ -1,4 +1,4 @@
-"""How plots look: one set of colours and lines for the report's small plots and for the calibrations' pictures."""
+"""How plots look: one set of colours and lines for the report's small plots and for the calibrations' images."""
 
 from typing import Any
 

@@ -87,23 +87,23 @@ def glossary() -> dict[str, str]:
     several = [arm.label for arm in drawing_several()]
     choosing = [arm.label for arm in drawing_several() if not arm.has_rounds]
     return {
-        "alignment": "share of what the caption states that an oracle sees in the picture, strictly: an object that "
+        "alignment": "share of what the caption states that an oracle sees in the image, strictly: an object that "
         "nobody asked for counts against it. The oracle measures only; it is neither validator nor judge.",
-        "whole caption right": "share of pictures that show everything the caption states and nothing uninvited.",
-        "CLIPScore": "2.5 max(cos, 0) of CLIP's features of picture and caption (Hessel et al. 2021).",
-        "VQAScore": "P(yes) when a model is asked whether the picture shows the caption (Lin et al. 2024).",
+        "whole caption right": "share of images that show everything the caption states and nothing uninvited.",
+        "CLIPScore": "2.5 max(cos, 0) of CLIP's features of image and caption (Hessel et al. 2021).",
+        "VQAScore": "P(yes) when a model is asked whether the image shows the caption (Lin et al. 2024).",
         "items that the validator finds": "share of what the caption states, asked item by item.",
-        "brightness, contrast": "mean and standard deviation of the 0–255 luma (Rec. 601), averaged over pictures.",
+        "brightness, contrast": "mean and standard deviation of the 0–255 luma (Rec. 601), averaged over images.",
         "sharpness": "1 − blur_effect of scikit-image: 0 is blurred, 1 is sharp.",
-        "diversity": "mean distance between an arm’s pictures in the extractor's features.",
-        "validator’s P(yes)": "how surely the validator finds the caption in the picture. It chose what "
+        "diversity": "mean distance between an arm’s images in the extractor's features.",
+        "validator’s P(yes)": "how surely the validator finds the caption in the image. It chose what "
         f"{listed(several)} end with, so it flatters them; of the other arms it was asked for measurement only.",
-        "judge’s score": "how well pictures meet the preference, 1–10, by the judge whose scores were the reward. "
+        "judge’s score": "how well images meet the preference, 1–10, by the judge whose scores were the reward. "
         "The held-out judge was never used in training.",
         "invalid": "share of a model’s answers that were refused, unparseable, cut off or lost. They are left out, "
         "never counted as a score or a verdict.",
         "rounds": "enhance, generate, validate passes per caption: the paper’s Iteration; "
-        f"for {listed(choosing)}, pictures drawn.",
+        f"for {listed(choosing)}, images drawn.",
     }
 
 
@@ -156,11 +156,11 @@ def arms_table(arms: Iterable[MeasuredArm]) -> Table:
         if kept:
             rows += [Row((group,), heading=True), *kept]
     counts = [int(arm.metrics["n"]) for arm in arms if "n" in arm.metrics]
-    pictures = f"{counts[0]} pictures per arm. " if counts and len(set(counts)) == 1 else ""
+    images = f"{counts[0]} images per arm. " if counts and len(set(counts)) == 1 else ""
     return Table(
         ("", *(arm.label for arm in arms)),
         tuple(rows),
-        note=f"{pictures}↑ higher is better, ↓ lower is better; no arrow where it depends on the preference.",
+        note=f"{images}↑ higher is better, ↓ lower is better; no arrow where it depends on the preference.",
     )
 
 

@@ -34,7 +34,7 @@ def verdicts(evidence: Evidence) -> list[Verdict]:
 
 
 def compared_with_base() -> list[Arm]:
-    """The arms whose pictures should show their captions better than the base arm's."""
+    """The arms whose images should show their captions better than the base arm's."""
     return [arm for arm, other in arms.pairs() if other == arms.base()]
 
 
@@ -62,14 +62,14 @@ def change_text(comparison: Comparison, digits: int) -> str:
 
 
 def feedback_verdict(evidence: Evidence, told: Arm, untold: Arm) -> Verdict | None:
-    """Do rounds with feedback beat drawing as many pictures and choosing?"""
+    """Do rounds with feedback beat drawing as many images and choosing?"""
     comparison = compare(evidence, told, untold, "alignment")
     if not comparison:
         return None
     found = {
-        1: "Feedback does more than choosing among as many pictures",
-        0: "Feedback does no measurably better than choosing among as many pictures",
-        -1: "Choosing among as many pictures does better than feedback",
+        1: "Feedback does more than choosing among as many images",
+        0: "Feedback does no measurably better than choosing among as many images",
+        -1: "Choosing among as many images does better than feedback",
     }[comparison.direction]
     return Verdict(
         f"{told.label.capitalize()} against {untold.label}",
@@ -94,7 +94,7 @@ def collapse_text(evidence: Evidence, arm: Arm) -> str:
     shares = [alignment.interval.value if alignment else None, diversity_ratio(evidence, arm)]
     known = [(name, share) for name, share in zip(("alignment", "diversity"), shares, strict=True) if share is not None]
     if not known:
-        return "whether the pictures collapsed was not measured"
+        return "whether the images collapsed was not measured"
     shares_text = listed([f"{percent(share)} of {arms.base().label}’s {name}" for name, share in known])
     kept = all(share >= KEPT_SHARE for _, share in known)
     lost = "" if kept else f", less than the {percent(KEPT_SHARE)} that rule out a collapse"
@@ -108,9 +108,9 @@ def lead(evidence: Evidence) -> str:
     return (
         f"{p.model} drew {captions} captions of {p.data_set} in {ways} ways, from the same noise in each "
         f"({p.size} × {p.size} pixels, {p.steps} steps, guidance {p.guidance:g}). In stage 1, "
-        f"the MLLM {p.mllm} rewrites captions and accepts or rejects pictures, for {p.max_rounds} rounds "
+        f"the MLLM {p.mllm} rewrites captions and accepts or rejects images, for {p.max_rounds} rounds "
         f"at most. In stage 2, the judge {p.judge} plays a user who likes “{p.preference}”, and its "
-        f"scores fine-tune the model by DDPO over {p.epochs} epochs of {p.pictures_per_epoch} pictures; the judge "
+        f"scores fine-tune the model by DDPO over {p.epochs} epochs of {p.images_per_epoch} images; the judge "
         f"{p.held_out}, unused in training, checks the outcome."
     )
 
@@ -120,7 +120,7 @@ def headline(evidence: Evidence) -> str:
     base = arms.base()
     stage1 = [(arm.label, c) for arm in compared_with_base() if (c := compare(evidence, arm, base, "alignment"))]
     words = {
-        1: f"Pictures follow their captions better than {base.label}’s with {{}}",
+        1: f"Images follow their captions better than {base.label}’s with {{}}",
         0: "no measurable difference with {}",
         -1: "worse with {}",
     }
@@ -128,12 +128,12 @@ def headline(evidence: Evidence) -> str:
     for direction, text in words.items():
         names = [name for name, comparison in stage1 if comparison.direction == direction]
         parts += [text.format(listed(names))] if names else []
-    first = "; ".join(parts) or "Whether pictures follow their captions was not measured"
+    first = "; ".join(parts) or "Whether images follow their captions was not measured"
     held_out = compare(evidence, arms.finetuned(), base, "held_out_score")
     moved = {
-        1: "Fine-tuning moved pictures towards the preference.",
-        0: "Fine-tuning did not measurably move pictures towards the preference.",
-        -1: "Fine-tuning moved pictures away from the preference.",
+        1: "Fine-tuning moved images towards the preference.",
+        0: "Fine-tuning did not measurably move images towards the preference.",
+        -1: "Fine-tuning moved images away from the preference.",
     }
     second = moved[held_out.direction] if held_out else "Fine-tuning was not measured."
     return f"{first[0].upper()}{first[1:]}. {second}"

@@ -1,7 +1,7 @@
 """A score sheet: a person stands in for the simulated user.
 
-A folder holds the pictures, a page that shows them (index.html), and scores.csv with a row per picture, whose last
-column the person fills in with any spreadsheet program or editor. A picture is known by its pixels: drawn again, it
+A folder holds the images, a page that shows them (index.html), and scores.csv with a row per image, whose last
+column the person fills in with any spreadsheet program or editor. An image is known by its pixels: drawn again, it
 finds its score, also where other hardware draws it a grey level apart. Rows are only ever added, at the end of the
 file as it is: nothing that was typed is rewritten.
 """
@@ -21,10 +21,10 @@ from t2i_feedback.foundation.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-COLUMNS = ("picture", "prompt", "score")
+COLUMNS = ("image", "prompt", "score")
 LOWEST, HIGHEST = 1.0, 10.0
-SAME = 2  # grey levels by which a picture that is drawn again may differ
-SHOWN = 256  # pixels: how wide the page shows a picture at least
+SAME = 2  # grey levels by which an image that is drawn again may differ
+SHOWN = 256  # pixels: how wide the page shows an image at least
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Sheet:
         self.path, self.page = folder / "scores.csv", folder / "index.html"
 
     def enter(self, images: "Sequence[Image]", prompts: Sequence[str]) -> list[str]:
-        """The pictures' names; those that the sheet does not have yet get a row. Raises UserError as `read` does."""
+        """The images' names; those that the sheet does not have yet get a row. Raises UserError as `read` does."""
         from t2i_feedback.foundation.images import save_png
 
         lines = self.read()
@@ -60,44 +60,44 @@ class Sheet:
         return names
 
     def unscored(self, names: Sequence[str]) -> list[str]:
-        """Those of the pictures that have no score yet, each once."""
+        """Those of the images that have no score yet, each once."""
         lines = self.read()
         return [name for name in dict.fromkeys(names) if name not in lines or lines[name].score is None]
 
     def read(self) -> dict[str, Line]:
-        """Picture -> its row. Raises UserError that names the line of the first of what is wrong, and how many are."""
+        """Image -> its row. Raises UserError that names the line of the first of what is wrong, and how many are."""
         if not self.path.exists():
             return {}
         text, _ = self._text()
         lines: dict[str, Line] = {}
         problems: list[str] = []
         rows = list(csv.reader(io.StringIO(text), delimiter=_delimiter(text)))
-        header = [cell.strip().lower() for cell in rows[0]] if rows else []
+        header = _columns(rows[0]) if rows else []
         if missing := [column for column in COLUMNS if column not in header]:
             raise UserError(f"{self.path} has no column {', '.join(missing)}: its first line must name them")
         place = [header.index(column) for column in COLUMNS]
         for number, row in enumerate(rows[1:], 2):
-            picture, prompt, typed = (row[i].strip() if i < len(row) else "" for i in place)
-            if not picture:
+            image, prompt, typed = (row[i].strip() if i < len(row) else "" for i in place)
+            if not image:
                 if typed:
-                    problems.append(f"line {number}: the score {typed} belongs to no picture")
+                    problems.append(f"line {number}: the score {typed} belongs to no image")
                 continue
             score, problem = _score(typed)
             if problem:
                 problems.append(f"line {number}: {problem}")
-            elif picture in lines and None not in (score, lines[picture].score) and score != lines[picture].score:
-                problems.append(f"line {number}: another score for the picture of line {lines[picture].number}")
-            elif picture not in lines or score is not None:
-                lines[picture] = Line(prompt, score, number)
+            elif image in lines and None not in (score, lines[image].score) and score != lines[image].score:
+                problems.append(f"line {number}: another score for the image of line {lines[image].number}")
+            elif image not in lines or score is not None:
+                lines[image] = Line(prompt, score, number)
         if problems:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             raise UserError(f"{self.path}, {problems[0]}{more}; mend it and run again")
         return lines
 
-    # -------------------------------------------------------------------------------------------- pictures
+    # -------------------------------------------------------------------------------------------- images
 
     def _name(self, image: "Image", prompt: str, lines: dict[str, Line]) -> str:
-        """The file name of the picture: one that is there and shows the same, or a new one of its pixels' digest."""
+        """The file name of the image: one that is there and shows the same, or a new one of its pixels' digest."""
         import numpy as np
 
         from t2i_feedback.foundation.images import open_rgb
@@ -133,14 +133,14 @@ class Sheet:
             before = self.path.read_bytes()
             start = "" if text.endswith("\n") else "\r\n"
             delimiter = _delimiter(text)
-            header = [cell.strip().lower() for cell in next(csv.reader(io.StringIO(text), delimiter=delimiter))]
+            header = _columns(next(csv.reader(io.StringIO(text), delimiter=delimiter)))
         else:
             before, encoding, start, delimiter, header = "\ufeff".encode(), "utf-8", "", ",", list(COLUMNS)
             start = f"{','.join(COLUMNS)}\r\n"
         made = io.StringIO(newline="")
         writer = csv.writer(made, delimiter=delimiter, lineterminator="\r\n")
         for name, prompt in rows:
-            cells = {"picture": name, "prompt": _plain(prompt)}
+            cells = {"image": name, "prompt": _plain(prompt)}
             writer.writerow([cells.get(column, "") for column in header])
         partial = self.path.with_suffix(".partial")
         with partial.open("wb") as file:
@@ -160,11 +160,11 @@ class Sheet:
             for name, line in ordered
         )
         page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Pictures to be scored</title><style>
+<html lang="en"><head><meta charset="utf-8"><title>Images to be scored</title><style>
 body {{ font: 16px sans-serif; margin: 2rem; }} div {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
 figure {{ margin: 0; width: {SHOWN}px; }} img {{ width: 100%; image-rendering: pixelated; }}
 </style></head><body>
-<h1>How well does each picture fit: “{html.escape(self.preference)}”?</h1>
+<h1>How well does each image fit: “{html.escape(self.preference)}”?</h1>
 <p>Write a score from {LOWEST:g} (not at all) to {HIGHEST:g} (perfectly) into the last column of
 <code>{html.escape(self.path.name)}</code>, then run the same command again.</p>
 <div>
@@ -174,6 +174,12 @@ figure {{ margin: 0; width: {SHOWN}px; }} img {{ width: 100%; image-rendering: p
         partial = self.page.with_suffix(".partial")
         partial.write_text(page, encoding="utf-8")
         partial.replace(self.page)
+
+
+def _columns(line: Sequence[str]) -> list[str]:
+    """The names in the first line; sheets of earlier versions say picture."""
+    names = (cell.strip().lower() for cell in line)
+    return ["image" if name == "picture" else name for name in names]
 
 
 def _delimiter(text: str) -> str:

@@ -1,11 +1,11 @@
-"""best_of_n: the control for the loop. As many pictures per caption as `validated` used, no feedback; P(yes) picks.
+"""best_of_n: the control for the loop. As many images per caption as `validated` used, no feedback; P(yes) picks.
 
-Every picture has the prompt of round 1 and the noise of its round, so only the feedback differs from `validated`.
+Every image has the prompt of round 1 and the noise of its round, so only the feedback differs from `validated`.
 """
 
 from t2i_feedback.foundation import distributed, paths, pipeline, running, workspace
 from t2i_feedback.foundation.params import Keys, Seed, load
-from t2i_feedback.foundation.rows import CaptionRow, PictureRow, PromptRow, read_rows, write_rows
+from t2i_feedback.foundation.rows import CaptionRow, ImageRow, PromptRow, read_rows, write_rows
 from t2i_feedback.image_models.section import Model
 from t2i_feedback.loop import rounds
 from t2i_feedback.loop.section import Stage1
@@ -26,13 +26,13 @@ def main() -> None:
     p = load(Settings)
     captions = {row.caption_id: row for row in read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)}
     prompts = {row.caption_id: row for row in read_rows(paths.FIRST_PROMPTS, PromptRow)}
-    budget = rounds.by_caption(read_rows(paths.arm("validated") / "rounds.jsonl", PictureRow))
+    budget = rounds.by_caption(read_rows(paths.arm("validated") / "rounds.jsonl", ImageRow))
     wanted = [
         prompts[caption_id].model_copy(update={"round": number})
         for caption_id, used in budget.items()
         for number in range(1, len(used) + 1)
     ]
-    print(f"best_of_n: {len(wanted)} pictures for {len(budget)} captions, as many as validated used")
+    print(f"best_of_n: {len(wanted)} images for {len(budget)} captions, as many as validated used")
     from t2i_feedback.image_models.drawing import flagged, image_name
     from t2i_feedback.image_models.round_drawing import RoundDrawer
     from t2i_feedback.mllm import shared
@@ -49,7 +49,7 @@ def main() -> None:
         if again:
             drawer.draw(again)
         drawn = [
-            PictureRow(
+            ImageRow(
                 caption_id=row.caption_id,
                 round=row.round,
                 prompt=row.prompt,
@@ -67,7 +67,7 @@ def main() -> None:
         final = [rounds.best(rows) for rows in rounds.by_caption(judged).values()]
         if distributed.is_main():
             write_rows(folder / "rounds.jsonl", judged)
-            write_rows(folder / "pictures.jsonl", final)
+            write_rows(folder / "images.jsonl", final)
             workspace.publish(folder, paths.arm("best_of_n"))
     print(f"best_of_n: {sum(bool(row.accepted) for row in final)} of {len(final)} would be accepted")
 

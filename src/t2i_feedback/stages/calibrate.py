@@ -53,10 +53,10 @@ def main() -> None:
                 )
         write_rows(work / "sweeps" / "sweeps.jsonl", [row for one in found.values() for row in one.sweeps])
         workspace.publish(work / "sweeps", paths.CALIBRATION)
-    calibration.draw_judges(found, p.preference, paths.JUDGE_PICTURES)
+    calibration.draw_judges(found, p.preference, paths.JUDGE_PLOTS)
     write_json(paths.CALIBRATION_METRICS, {name: one.numbers for name, one in found.items()})
     ranks = ", ".join(f"{name} {_figure(one.numbers['rank_correlation'])}" for name, one in found.items())
-    print(f"calibrate: rank correlation with the preferred direction: {ranks}; pictures in {paths.JUDGE_PICTURES}")
+    print(f"calibrate: rank correlation with the preferred direction: {ranks}; images in {paths.JUDGE_PLOTS}")
 
 
 def _figure(value: float | None) -> str:

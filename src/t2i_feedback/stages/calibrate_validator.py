@@ -43,12 +43,12 @@ def main() -> None:
             max_invalid_fraction=p.max_invalid_fraction,
             seed=p.seed,
         )
-    calibration.draw_validator(name, found, paths.VALIDATOR_PICTURES)
+    calibration.draw_validator(name, found, paths.VALIDATOR_PLOTS)
     written = claims.numbers(found)
     write_json(paths.VALIDATOR_METRICS, written)
     shown = ("balanced_accuracy", "auc", "best_threshold", "retest_agreement")
     text = ", ".join(f"{key} {written[key]:.2f}" for key in shown if written[key] is not None)
-    print(f"calibrate_validator: {text or 'no valid answers'}; pictures in {paths.VALIDATOR_PICTURES}")
+    print(f"calibrate_validator: {text or 'no valid answers'}; images in {paths.VALIDATOR_PLOTS}")
 
 
 if __name__ == "__main__":

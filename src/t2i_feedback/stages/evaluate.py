@@ -1,4 +1,4 @@
-"""evaluate ARM: measure an arm's pictures, one by one (per_image.jsonl) and together (metrics/arms/ARM.json).
+"""evaluate ARM: measure an arm's images, one by one (per_image.jsonl) and together (metrics/arms/ARM.json).
 
 Every arm is measured alike: one pass for features and photometry, then alignment with the caption's facts, the training
 judge, the held-out judge and the validator (unless that reads text alone); CLIPScore, VQAScore and the validator's
@@ -15,7 +15,7 @@ from t2i_feedback.foundation import distributed, paths, pipeline, running, works
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_json
 from t2i_feedback.foundation.params import EntryName, Keys, Seed, Share, key, load
-from t2i_feedback.foundation.rows import CaptionRow, FidRow, PictureRow, read_rows, write_rows
+from t2i_feedback.foundation.rows import CaptionRow, FidRow, ImageRow, read_rows, write_rows
 from t2i_feedback.image_models.section import Model
 from t2i_feedback.loop.section import validator_card
 from t2i_feedback.mllm.section import Catalogue
@@ -43,20 +43,20 @@ def main(arm: str = "") -> None:
             raise UserError(f"{needed} is missing: run `dvc repro`, or `git checkout` for what the repository holds")
     folder = paths.arm(arm)
     captions = read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)
-    drawn = read_rows(folder / "rounds.jsonl", PictureRow)
-    pictures = measuring.in_order(read_rows(folder / "pictures.jsonl", PictureRow), captions, folder)
+    drawn = read_rows(folder / "rounds.jsonl", ImageRow)
+    kept = measuring.in_order(read_rows(folder / "images.jsonl", ImageRow), captions, folder)
     if p.model.safety_checker == "on":
         measuring.refuse_black(drawn, folder)
     sees = p.mllms[p.validator].images
     asked = protocol.roles_asked(p.evaluate, p.judge, p.validator, sees)
     who = ", ".join(f"{role.replace('_', '-')} {name}" for role, name in asked.items())
-    print(f"evaluate {arm}: {len(pictures)} pictures; {p.evaluate.extractor}, {who}", flush=True)
+    print(f"evaluate {arm}: {len(kept)} images; {p.evaluate.extractor}, {who}", flush=True)
     from t2i_feedback.mllm import panel
 
     with workspace.unfinished(stage, p) as work:
         out = work / "evaluation"
         out.mkdir(exist_ok=True)
-        images, files = measuring.MeasuredFiles(), [folder / picture.image for picture in pictures]
+        images, files = measuring.MeasuredFiles(), [folder / row.image for row in kept]
         fidelity = measuring.fidelity_of(
             images,
             files,
@@ -80,9 +80,9 @@ def main(arm: str = "") -> None:
             max_invalid_fraction=p.evaluate.max_invalid_fraction,
         )
         counts = Counter(row.caption_id for row in drawn)
-        rows = measuring.per_image(images, folder, pictures, counts, alignments, answers, clip, p.threshold)
+        rows = measuring.per_image(images, folder, kept, counts, alignments, answers, clip, p.threshold)
         metrics = {"n": len(rows)} | fidelity.numbers | measuring.means(rows) | panel.invalid_shares(answers)
-        metrics |= measuring.prompt_lengths(pictures) | measuring.flags(pictures)
+        metrics |= measuring.prompt_lengths(kept) | measuring.flags(kept)
         reference = protocol.reference_card(paths.REFERENCE)
         card = protocol.card(
             reference,

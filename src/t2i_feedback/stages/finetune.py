@@ -40,7 +40,7 @@ def main() -> None:
     from t2i_feedback.rewards.mllm import preference, require_calibrated
 
     if config.require_calibrated and config.user == "mllm" and "preference" in weights:
-        require_calibrated(config.judge, p.least, paths.CALIBRATION_METRICS, paths.JUDGE_PICTURES / "sweeps.png")
+        require_calibrated(config.judge, p.least, paths.CALIBRATION_METRICS, paths.JUDGE_PLOTS / "sweeps.png")
     print(f"finetune: {config.plan(weights)}", flush=True)
     from t2i_feedback.finetuning import progress
     from t2i_feedback.finetuning.stopping import beyond_bounds

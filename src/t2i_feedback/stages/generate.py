@@ -4,7 +4,7 @@ import sys
 
 from t2i_feedback.foundation import distributed, paths, pipeline, running, workspace
 from t2i_feedback.foundation.params import Keys, Seed, load
-from t2i_feedback.foundation.rows import CaptionRow, PictureRow, PromptRow, as_typed, read_rows, write_rows
+from t2i_feedback.foundation.rows import CaptionRow, ImageRow, PromptRow, as_typed, read_rows, write_rows
 from t2i_feedback.image_models.section import Model
 
 DIVIDED = True  # among several processes
@@ -24,7 +24,7 @@ def main(arm: str = "") -> None:
     else:
         prompts = as_typed(read_rows(paths.EVALUATION_CAPTIONS, CaptionRow))
     drawer = f"{p.model.name} + adapter" if adapter else p.model.name
-    print(f"generate {arm}: {len(prompts)} pictures, {p.model.steps} steps each, by {drawer}")
+    print(f"generate {arm}: {len(prompts)} images, {p.model.steps} steps each, by {drawer}")
     from t2i_feedback.image_models.base import tokens_lost
     from t2i_feedback.image_models.drawing import draw_missing, flagged, image_name
     from t2i_feedback.image_models.stable_diffusion import load_pipeline, load_tokenizer
@@ -41,7 +41,7 @@ def main(arm: str = "") -> None:
         )
         lost = tokens_lost(load_tokenizer(p.model), [row.prompt for row in prompts])
         rows = [
-            PictureRow(
+            ImageRow(
                 caption_id=row.caption_id,
                 round=1,
                 prompt=row.prompt,
@@ -53,7 +53,7 @@ def main(arm: str = "") -> None:
         rows = flagged(work / "arm", rows)
         if distributed.is_main():
             write_rows(work / "arm/rounds.jsonl", rows)
-            write_rows(work / "arm/pictures.jsonl", rows)
+            write_rows(work / "arm/images.jsonl", rows)
             workspace.publish(work / "arm", paths.arm(arm))
     found = sum(bool(row.flagged) for row in rows)
     warned = f"; {found} of {len(rows)} flagged by the safety checker" if found else ""

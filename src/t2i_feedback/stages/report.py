@@ -16,7 +16,7 @@ from t2i_feedback.foundation.rows import (
     EpochRow,
     EvaluationRow,
     FidRow,
-    PictureRow,
+    ImageRow,
     RoundRow,
     RowType,
     read_rows,
@@ -57,8 +57,8 @@ def gather(settings: Settings) -> Evidence:
         calibration=_rows(paths.CALIBRATION / "sweeps.jsonl", CalibrationRow),
         calibration_metrics=_json(paths.CALIBRATION_METRICS),
         validator_metrics=_json(paths.VALIDATOR_METRICS),
-        judge_pictures=_pictures(paths.JUDGE_PICTURES, calibration.JUDGES),
-        validator_pictures=_pictures(paths.VALIDATOR_PICTURES, calibration.VALIDATORS),
+        judge_plots=_images(paths.JUDGE_PLOTS, calibration.JUDGES),
+        validator_plots=_images(paths.VALIDATOR_PLOTS, calibration.VALIDATORS),
         history=_rows(paths.ADAPTER / "history.jsonl", EpochRow),
     )
 
@@ -71,8 +71,8 @@ def read_arm(arm: arms.Arm) -> MeasuredArm:
         metrics=_json(paths.arm_metrics(arm.name)),
         card=_json(measured / "card.json"),
         measured={row.caption_id: row for row in read_rows(measured / "per_image.jsonl", EvaluationRow)},
-        pictures={row.caption_id: row for row in read_rows(folder / "pictures.jsonl", PictureRow)},
-        rounds=_rows(folder / "rounds.jsonl", PictureRow),
+        images={row.caption_id: row for row in read_rows(folder / "images.jsonl", ImageRow)},
+        rounds=_rows(folder / "rounds.jsonl", ImageRow),
         measured_rounds=_rows(measured / "rounds.jsonl", RoundRow),
         fid_by_n=_rows(measured / "fid_by_n.jsonl", FidRow),
     )
@@ -82,7 +82,7 @@ def _json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _pictures(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+def _images(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     files = {name: folder / f"{name}.png" for name in names}
     return {name: file for name, file in files.items() if file.exists()}
 

@@ -49,7 +49,7 @@ def main(arm: str = "") -> None:
         enhancer = Enhancer(model, lambda texts: tokens_lost(load_tokenizer(p.model), texts), limit, prompts)
         for source in filter(stage.needs, paths.ARMS.glob("*")):
             drawer.copy_first(source)
-        pictures = rounds.run_rounds(
+        images = rounds.run_rounds(
             captions,
             prompts,
             rounds.Roles(drawer.draw, validator.validate, validator.explain, enhancer.enhance),
@@ -57,14 +57,14 @@ def main(arm: str = "") -> None:
             threshold=p.stage1.threshold,
             feedback=p.stage1.feedback,
         )
-        pictures = flagged(folder, pictures)
-        final = [rounds.keep(rows) for rows in rounds.by_caption(pictures).values()]
+        images = flagged(folder, images)
+        final = [rounds.keep(rows) for rows in rounds.by_caption(images).values()]
         if distributed.is_main():
-            write_rows(folder / "rounds.jsonl", pictures)
-            write_rows(folder / "pictures.jsonl", final)
+            write_rows(folder / "rounds.jsonl", images)
+            write_rows(folder / "images.jsonl", final)
             workspace.publish(folder, paths.arm(arm))
     accepted = sum(bool(row.accepted) for row in final)
-    print(f"validate {arm}: {accepted} of {len(final)} accepted, {len(pictures) / len(final):.2f} rounds on average")
+    print(f"validate {arm}: {accepted} of {len(final)} accepted, {len(images) / len(final):.2f} rounds on average")
 
 
 if __name__ == "__main__":

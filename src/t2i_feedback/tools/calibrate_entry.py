@@ -3,7 +3,7 @@
     make calibrate JUDGE=llava16-7b
     python -m t2i_feedback.tools.calibrate_entry llava16-7b
 
-Asks about the same images, preference and captions as the stages do; prints a table, writes the pictures and numbers
+Asks about the same images, preference and captions as the stages do; prints a table, writes the images and numbers
 into a folder of its own, and touches no output of DVC. What is asked here, a later run finds in the ledger.
 """
 
@@ -57,7 +57,7 @@ def main(name: str = "") -> None:
     write_json(folder / "numbers.json", found)
     for role, numbers in found.items():
         print(f"\n{name} as {role}\n{table(numbers)}")
-    print(f"\npictures and numbers in {folder}")
+    print(f"\nimages and numbers in {folder}")
 
 
 def table(numbers: Numbers) -> str:

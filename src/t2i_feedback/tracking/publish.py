@@ -1,7 +1,7 @@
 """Bring MLflow up to date with what is on disk.
 
 A stage that DVC restores from its cache does not execute and logs nothing; this replays metrics, the reward curve,
-pictures, the report and the adapter into the run of the present code and parameters. Twice is the same as once.
+images, the report and the adapter into the run of the present code and parameters. Twice is the same as once.
 What dvc.lock does not know as made with the present parameters is no record of them, and nothing is published then.
 """
 

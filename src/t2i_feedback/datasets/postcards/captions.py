@@ -98,7 +98,7 @@ def caption(scene: Scene, rng: random.Random, level: str) -> tuple[str, Scene]:
 
 
 def remarks(scene: Scene) -> list[str]:
-    """Short true sentences that stress one fact each; behind a caption they repeat what a picture must not miss."""
+    """Short true sentences that stress one fact each; behind a caption they repeat what an image must not miss."""
     sentences = [f"there is a {thing.kind}" for thing in scene.things]
     sentences += [f"the {thing.kind} is {thing.colour}" for thing in scene.things if thing.colour]
     sentences += [f"the {thing.kind} is {thing.size}" for thing in scene.things if thing.size]

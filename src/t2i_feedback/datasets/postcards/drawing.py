@@ -178,7 +178,7 @@ _DRAWINGS = {kind: globals()[f"_draw_{kind}"] for kind in KINDS}
 
 
 def render(scene: Scene, rng: random.Random) -> Image.Image:
-    """The scene as a 64 x 64 RGB picture; `rng` moves things by a pixel or two and varies light and focus."""
+    """The scene as a 64 x 64 RGB image; `rng` moves things by a pixel or two and varies light and focus."""
     side = SIDE * OVERSAMPLING
     image = Image.new("RGB", (side, side))
     draw = ImageDraw.Draw(image)

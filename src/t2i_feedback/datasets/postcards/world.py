@@ -48,7 +48,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows, or (with `None` for what is left open) what a caption states."""
+    """What an image shows, or (with `None` for what is left open) what a caption states."""
 
     background: str | None
     things: tuple[Thing, ...]

@@ -16,7 +16,7 @@ class Objective(Protocol):
         self,
         log_prob: "torch.Tensor",  # [B] of the transitions under the present policy, with a graph
         old_log_prob: "torch.Tensor",  # [B] under the policy that drew them
-        advantage: "torch.Tensor",  # [B] of the pictures that they belong to
+        advantage: "torch.Tensor",  # [B] of the images that they belong to
         clip_range: float,  # finetune.clip_range
     ) -> "torch.Tensor":
         """The mean loss of B transitions, a scalar that is minimised."""

@@ -20,7 +20,7 @@ class Cost:
     """Of one stage. `seconds` are those of one GPU that does it all, by what they are for; `wall` is what it lasts."""
 
     stage: str
-    pictures: float
+    images: float
     transitions: float
     calls: float
     seconds: dict[str, float]
@@ -40,7 +40,7 @@ class Estimate:
     api_usd: float
     bottleneck: str
     reached: dict[str, str]  # entry -> in this process, served on these GPUs, or elsewhere
-    disk_gb: float  # pictures and the weights of what is loaded here
+    disk_gb: float  # images and the weights of what is loaded here
     memory_gb: float  # of one GPU while fine-tuning
     gpu_memory_gb: float
 
@@ -64,7 +64,7 @@ def estimate(p: Params, figures: Throughputs, gpu: str, gpus: int) -> Estimate:
     here = {name: _weights(p, figures, name) for name in names if p.mllms[name].in_process}
     judges = {p.finetune.judge, p.evaluate.judge}
     trained = image_model(figures, p.model.name).memory.value + sum(here.get(name, 0) for name in judges)
-    drawn = sum(one.pictures for one in works if one.stage != "finetune") + p.data.reference_images
+    drawn = sum(one.images for one in works if one.stage != "finetune") + p.data.reference_images
     return Estimate(
         gpu=gpu,
         gpus=gpus,
@@ -76,7 +76,7 @@ def estimate(p: Params, figures: Throughputs, gpu: str, gpus: int) -> Estimate:
         api_usd=sum(cost.api_usd for cost in costs),
         bottleneck=_bottleneck(costs, p, gpus, wall),
         reached={name: _reached(p, figures, name) for name in names},
-        disk_gb=drawn * p.model.size**2 * figures.common.picture_bytes.value / 1e9 + sum(here.values()),
+        disk_gb=drawn * p.model.size**2 * figures.common.image_bytes.value / 1e9 + sum(here.values()),
         memory_gb=trained,
         gpu_memory_gb=machine.memory.value,
     )
@@ -98,8 +98,8 @@ def divided(stage: str, what: str, p: Params) -> bool:
 def _cost(one: Work, p: Params, figures: Throughputs, gpu: str, gpus: int) -> Cost:
     share = gpus if launched(one.stage) else 1
     seconds = {"starting": figures.gpus[gpu].start.value * share}  # every process starts
-    if one.pictures:
-        seconds["drawing"] = one.pictures * p.model.steps * _step(p, figures, gpu)
+    if one.images:
+        seconds["drawing"] = one.images * p.model.steps * _step(p, figures, gpu)
     if one.transitions:
         seconds["updates"] = one.transitions * _forwards(p, figures) * _step(p, figures, gpu)
     if one.features:
@@ -114,7 +114,7 @@ def _cost(one: Work, p: Params, figures: Throughputs, gpu: str, gpus: int) -> Co
     if one.stage == "finetune" and p.finetune.overlap_judging:  # the shorter of the two hides behind the longer
         wall -= min(seconds["drawing"], seconds.get(f"judge {p.finetune.judge}", 0)) / share
     usd = sum(_usd(asked, p, figures) for asked in one.asked)
-    return Cost(one.stage, one.pictures, one.transitions, sum(_calls(p, a) for a in one.asked), seconds, wall, usd)
+    return Cost(one.stage, one.images, one.transitions, sum(_calls(p, a) for a in one.asked), seconds, wall, usd)
 
 
 def _bottleneck(costs: list[Cost], p: Params, gpus: int, wall: float) -> str:
@@ -129,7 +129,7 @@ def _bottleneck(costs: list[Cost], p: Params, gpus: int, wall: float) -> str:
 
 
 def _step(p: Params, figures: Throughputs, gpu: str) -> float:
-    """Seconds of one denoising step of one picture. Without guidance the network runs once, not twice."""
+    """Seconds of one denoising step of one image. Without guidance the network runs once, not twice."""
     model = image_model(figures, p.model.name)
     per_second = of_gpu(model.steps, gpu, f"image_models.{p.model.name}.steps")
     return (p.model.size / model.size.value) ** 2 * (1 if p.model.guidance > 1 else 0.5) / per_second
@@ -144,11 +144,11 @@ def _forwards(p: Params, figures: Throughputs) -> float:
 def _feature(p: Params, figures: Throughputs, gpu: str) -> float:
     name = p.evaluate.extractor
     found = figures.extractors[name]
-    if gpu in found.pictures:
-        return 1 / found.pictures[gpu].value
+    if gpu in found.images:
+        return 1 / found.images[gpu].value
     teraflops = figures.gpus[gpu].teraflops
     if found.gigaflops is None or teraflops is None:
-        raise missing(f"extractors.{name}.pictures.{gpu}")
+        raise missing(f"extractors.{name}.images.{gpu}")
     return found.gigaflops.value / 1e3 / (teraflops.value * figures.common.compute.value)
 
 

@@ -13,7 +13,7 @@ from t2i_feedback.rewards import registry
 from t2i_feedback.tools.estimate.figures import Common, Throughputs, mllm
 
 Role = Literal["enhancer", "validator", "judge", "held-out judge"]
-Kind = Literal["question", "remark", "prompt"]  # yes/no or a score; a sentence on a picture; a text about a text
+Kind = Literal["question", "remark", "prompt"]  # yes/no or a score; a sentence on an image; a text about a text
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Work:
     """What a stage does. Counts of a mean are not whole."""
 
     stage: str
-    pictures: float = 0  # drawn
+    images: float = 0  # drawn
     transitions: float = 0  # trained on
-    features: float = 0  # pictures seen by the extractor
+    features: float = 0  # images seen by the extractor
     resamples: int = 0  # FIDs for the interval
     asked: tuple[Asked, ...] = ()
 
@@ -58,8 +58,8 @@ def calibrate_validator(p: Params, common: Common) -> Work:
     words = "question" if p.stage1.questions else "validate"
     claims = common.claims.value if p.data.source == "postcards" else 1 + OTHERS
     again = 1 + len(wording.paraphrases(entry.templates, words))
-    pictures = p.calibrate.images * (claims + min(claims, ASKED_AGAIN) * again)
-    return Work("calibrate_validator", asked=_validated(p, common, pictures, p.calibrate.images * claims))
+    images = p.calibrate.images * (claims + min(claims, ASKED_AGAIN) * again)
+    return Work("calibrate_validator", asked=_validated(p, common, images, p.calibrate.images * claims))
 
 
 def enhance(p: Params) -> Work:
@@ -70,35 +70,35 @@ def drawn(p: Params, figures: Throughputs, arm: Arm) -> Work:
     """An arm's images. Those of round 1 may be another arm's, and then the ledger may have their verdicts."""
     captions, asked = p.data.evaluation_captions, mllm(figures, p.stage1.mllm)
     if not arm.draws_several:
-        return Work(f"generate@{arm.name}", pictures=captions)
+        return Work(f"generate@{arm.name}", images=captions)
     figure = (asked.rounds_combined if arm.adapter else None) or asked.rounds
     rounds = min(figure.value, p.stage1.max_rounds)
     later = captions * (rounds - 1)
     if not arm.has_rounds:  # the arm that it is a control of has asked about round 1
-        return Work(arm.name, pictures=later, asked=_validated(p, figures.common, later, 0))
+        return Work(arm.name, images=later, asked=_validated(p, figures.common, later, 0))
     questions = _validated(p, figures.common, captions * rounds, 0 if arm.adapter else captions)
     if p.stage1.feedback and later:
         questions += (Asked("enhancer", p.stage1.mllm, "prompt", later),)
         if not p.stage1.questions:  # item by item, the verdict itself says what is missing
             questions += (Asked("validator", p.stage1.mllm, "remark", later),)
-    return Work(f"validate@{arm.name}", pictures=later if arm.begins_as else captions * rounds, asked=questions)
+    return Work(f"validate@{arm.name}", images=later if arm.begins_as else captions * rounds, asked=questions)
 
 
 def finetune(p: Params) -> Work:
     """Each epoch: a rollout, its scores by both judges, and `inner_epochs` passes over its transitions."""
     config = p.finetune
-    pictures = config.epochs * config.pictures_per_epoch
+    images = config.epochs * config.images_per_epoch
     trained = max(1, round(p.model.steps * config.timestep_share))
-    asked = [Asked("held-out judge", p.evaluate.judge, "question", pictures)]
+    asked = [Asked("held-out judge", p.evaluate.judge, "question", images)]
     answers = config.epochs * config.answers_per_epoch
     asked += [Asked(role, config.judge, "question", answers) for role in registry.questions(config.reward, config.user)]
     if config.enhance_prompts:
         asked.append(Asked("enhancer", config.judge, "prompt", p.data.finetune_captions))
-    return Work("finetune", pictures, pictures * config.inner_epochs * trained, asked=tuple(asked))
+    return Work("finetune", images, images * config.inner_epochs * trained, asked=tuple(asked))
 
 
 def evaluate(p: Params, common: Common, arm: Arm) -> Work:
-    """Features and both judges' scores of an arm's pictures. Verdicts on what the loop drew are in the ledger."""
+    """Features and both judges' scores of an arm's images. Verdicts on what the loop drew are in the ledger."""
     captions = p.data.evaluation_captions
     asked: tuple[Asked, ...] = (
         Asked("judge", p.finetune.judge, "question", captions),
@@ -131,12 +131,12 @@ def work(p: Params, figures: Throughputs) -> list[Work]:
     ]
 
 
-def _validated(p: Params, common: Common, pictures: float, captions: float) -> tuple[Asked, ...]:
-    """Verdicts on pictures; item by item with the lists of items of captions not seen before. None of a text model."""
+def _validated(p: Params, common: Common, images: float, captions: float) -> tuple[Asked, ...]:
+    """Verdicts on images; item by item with the lists of items of captions not seen before. None of a text model."""
     name = p.stage1.mllm
-    if not p.mllms[name].images or not pictures:
+    if not p.mllms[name].images or not images:
         return ()
     if not p.stage1.questions:
-        return (Asked("validator", name, "question", pictures),)
-    items = Asked("validator", name, "question", pictures * common.items.value)
+        return (Asked("validator", name, "question", images),)
+    items = Asked("validator", name, "question", images * common.items.value)
     return (Asked("validator", name, "prompt", captions), items) if captions else (items,)

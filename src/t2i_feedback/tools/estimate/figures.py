@@ -40,7 +40,7 @@ class Gpu(Section):
 
 class ImageModel(Section):
     size: Figure  # at which it was measured; cost is taken as proportional to the pixels
-    steps: ByGpu  # denoising steps of one picture per second, guidance (two passes of the network) included
+    steps: ByGpu  # denoising steps of one image per second, guidance (two passes of the network) included
     update: Figure  # forwards that one trained transition costs
     memory: Figure  # while fine-tuning
 
@@ -59,8 +59,8 @@ class MllmFigures(Section):
 
 class Extractor(Section):
     dimensions: Figure
-    pictures: ByGpu = {}
-    gigaflops: Figure | None = None  # per picture
+    images: ByGpu = {}
+    gigaflops: Figure | None = None  # per image
 
 
 class Common(Section):
@@ -71,8 +71,8 @@ class Common(Section):
     remark_tokens: Figure  # written per remark or free answer
     compute: Figure  # share of the peak that reading reaches
     bandwidth: Figure  # share of the peak that writing reaches
-    picture_bytes: Figure  # on disk, per pixel
-    resample: Figure  # seconds per FID of a bootstrap resample of RESAMPLED pictures, on the processor
+    image_bytes: Figure  # on disk, per pixel
+    resample: Figure  # seconds per FID of a bootstrap resample of RESAMPLED images, on the processor
 
 
 class Throughputs(Section):

@@ -8,12 +8,12 @@ from t2i_feedback.tools.estimate.figures import FIGURES
 
 def table(found: Estimate) -> str:
     """Stage by stage, then the sums."""
-    lines = [f"{'stage':22}{'pictures':>10}{'transitions':>13}{'calls':>10}{'GPUs':>6}{'time':>10}  most of it"]
+    lines = [f"{'stage':22}{'images':>10}{'transitions':>13}{'calls':>10}{'GPUs':>6}{'time':>10}  most of it"]
     for cost in found.stages:
         most = max(cost.seconds, key=lambda what: cost.seconds[what])
         used = found.gpus if launched(cost.stage) else 1
         lines.append(
-            f"{cost.stage:22}{cost.pictures:10,.0f}{cost.transitions:13,.0f}{cost.calls:10,.0f}{used:6}"
+            f"{cost.stage:22}{cost.images:10,.0f}{cost.transitions:13,.0f}{cost.calls:10,.0f}{used:6}"
             f"{_time(cost.wall):>10}  {most}"
         )
     return "\n".join([*lines, "", *_sums(found)])
@@ -27,7 +27,7 @@ def _sums(found: Estimate) -> Iterator[str]:
         yield f"calls                   {count:,.0f} {who} ({found.reached[name]})"
     yield f"dollars                 {found.gpu_usd:,.2f} for GPUs from beginning to end, {found.api_usd:,.2f} for calls"
     yield f"bottleneck              {found.bottleneck}"
-    yield f"disk                    {found.disk_gb:,.1f} GB of pictures and MLLM weights"
+    yield f"disk                    {found.disk_gb:,.1f} GB of images and MLLM weights"
     yield f"memory, fine-tuning     {found.memory_gb:,.1f} of {found.gpu_memory_gb:,.0f} GB of each GPU{_fits(found)}"
     yield f"figures and sources     {FIGURES}"
 

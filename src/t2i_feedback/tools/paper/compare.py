@@ -10,7 +10,7 @@ from t2i_feedback.tools.paper.rows import Figure
 Z = 1.96  # standard errors to either side of a 95 % interval of a normal distribution
 FORMULA = (
     "Difference = ours − paper; its 95 % interval is ± 1.96 √(e² + p²). e is our standard error: for FID the standard "
-    "deviation over bootstrap resamples, for IS the ± over splits as it stands, for means over pictures or captions "
+    "deviation over bootstrap resamples, for IS the ± over splits as it stands, for means over images or captions "
     "their standard deviation / √n. p is the paper's ± taken as the same, for Iteration its ± / √n with our n (it "
     "states none), and 0 where it prints no ±."
 )
@@ -39,9 +39,9 @@ def difference(ours: Figure, paper: Figure) -> Difference | None:
     return Difference(ours.value - paper.value, Z * math.hypot(ours.error, paper.error or 0.0))
 
 
-def measured(metrics: Mapping[str, float], pictures: Sequence[Mapping[str, float]], loop: bool) -> dict[str, Figure]:
-    """Column key -> our figure, from an arm's metrics and its measurements picture by picture. CLIP gives no IS."""
-    n = len(pictures)
+def measured(metrics: Mapping[str, float], images: Sequence[Mapping[str, float]], loop: bool) -> dict[str, Figure]:
+    """Column key -> our figure, from an arm's metrics and its measurements image by image. CLIP gives no IS."""
+    n = len(images)
     found = {
         key: Figure(metrics[key], metrics[f"{key}_std"], metrics[f"{key}_std"])
         for key in ("fid", "is")
@@ -52,7 +52,7 @@ def measured(metrics: Mapping[str, float], pictures: Sequence[Mapping[str, float
         spread = metrics["rounds_std"]
         found["rounds_mean"] = Figure(metrics["rounds_mean"], spread, spread / math.sqrt(n))
     for key in ("contrast", "brightness"):
-        values = [picture[key] for picture in pictures]
+        values = [image[key] for image in images]
         found[key] = Figure(statistics.fmean(values), None, statistics.stdev(values) / math.sqrt(n))
     return found
 
