@@ -30,8 +30,11 @@ test: $(READY) ## all tests, lint and types
 	$(MAKE) --no-print-directory --jobs 2 --keep-going test-unit test-pipeline
 	$(MAKE) --no-print-directory lint types
 
-test-unit test-pipeline: test-%: $(READY) ## one half of the tests: minutes each, on one core
-	OMP_NUM_THREADS=1 pytest tests/$*
+test-unit: $(READY) ## one half of the tests, on one core: packages one by one, then servers and processes
+	OMP_NUM_THREADS=1 pytest tests/unit tests/integration
+
+test-pipeline: $(READY) ## the other half, on one core: DVC runs in clones
+	OMP_NUM_THREADS=1 pytest tests/pipeline
 
 lint: $(READY) ## ruff
 	ruff check . && ruff format --check .

@@ -18,7 +18,7 @@ from t2i_feedback.tools.estimate.costs import Estimate, estimate
 from t2i_feedback.tools.estimate.figures import FIGURES, Throughputs, read
 from t2i_feedback.tools.estimate.page import table
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 README_SECONDS = 510  # README: the default run takes 8 minutes 30 seconds on two cores
 
 

@@ -23,7 +23,7 @@ from t2i_feedback.foundation.rows import ImageRow, PromptRow, read_rows, write_r
 from t2i_feedback.foundation.seeds import generators, noise_seed
 from t2i_feedback.image_models import base, drawing, lora, stable_diffusion, transitions
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 ABOUT = {"caption_id", "round", "seed", "prompt", "parameters"}
 SCHEDULERS = ["ddim", "pndm", "dpmsolver++", "euler"]
 SD15_SCHEDULER = {  # scheduler_config.json of stable-diffusion-v1-5

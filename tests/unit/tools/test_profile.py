@@ -14,7 +14,7 @@ from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.tools import profile
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 SHIPPED = sorted(path.stem for path in (REPOSITORY / "profiles").glob("*.yaml"))
 
 

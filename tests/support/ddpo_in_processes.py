@@ -1,6 +1,6 @@
 """A program: fine-tune the tiny pipeline for four epochs, in one process or in several.
 
-    python -m torch.distributed.run --nproc-per-node 2 tests/unit/ddpo_in_processes.py SD FOLDER [die]
+    python -m torch.distributed.run --nproc-per-node 2 tests/support/ddpo_in_processes.py SD FOLDER [die]
 
 Every process leaves FOLDER/RANK.pt: the adapter, and of every optimiser step its own gradient and the combined one.
 With `die` the first process is killed while it writes the checkpoint of the third epoch.

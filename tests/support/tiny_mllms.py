@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from conftest import CHAT_TEMPLATE, CORPUS, build_llava
+from shared_checkpoints import CHAT_TEMPLATE, CORPUS, build_llava
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CLIPVisionConfig,

@@ -13,7 +13,7 @@ from t2i_feedback.mllm.backends.endpoint import EndpointEntry
 from t2i_feedback.mllm.backends.local import LocalEntry
 from t2i_feedback.mllm.ledger import Ledger
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 SERVER = {"backend": "endpoint", "model": "m", "base_url": "http://localhost:1/v1"}
 
 ECHO = '''

@@ -30,7 +30,7 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.stages import data
 
 REPOSITORY = Path(__file__).parents[2]
-CHAIN = Path(__file__).with_name("chain_of_stages.py")
+CHAIN = Path(__file__).parents[1] / "support" / "chain_of_stages.py"
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
 CAPTIONS, BATCH = 10, 4  # three batches: the first process draws two of them
 TOLERANCE = 1e-4

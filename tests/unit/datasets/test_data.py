@@ -12,7 +12,7 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import CaptionRow, read_rows
 from t2i_feedback.stages.data import main
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)

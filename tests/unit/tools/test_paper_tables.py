@@ -23,7 +23,7 @@ from t2i_feedback.tools.paper import compare, experiments, run, write
 from t2i_feedback.tools.paper.rows import Figure, table1, table2
 from t2i_feedback.tools.paper.write import Measured
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 CARD = {"n": 100, "steps": 50, "extractor": "inception-v3-compat", "validator": "gpt4", "judge_reading": "text"}
 FIGURES = {
     "fid": Figure(26.0, 0.4, 0.4),

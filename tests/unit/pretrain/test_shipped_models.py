@@ -24,7 +24,7 @@ MIRROR = {"left": "right", "right": "left", "centre": "centre"}
 
 @pytest.fixture(scope="module")
 def validator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mllm]:
-    entry = params.load(Path(__file__).parents[2] / "params.yaml").mllms["postcards"]
+    entry = params.load(Path(__file__).parents[3] / "params.yaml").mllms["postcards"]
     with mllm.connect("postcards", entry, tmp_path_factory.mktemp("ledger") / "ledger.sqlite") as model:
         yield model
 

@@ -18,7 +18,7 @@ from t2i_feedback.foundation.rows import CaptionRow, EvaluationRow, FidRow, Imag
 from t2i_feedback.mllm import wording
 from t2i_feedback.stages import evaluate, reference
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 COUNT = 8
 
 

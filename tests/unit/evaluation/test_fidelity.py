@@ -13,7 +13,7 @@ from t2i_feedback import params
 from t2i_feedback.evaluation import extractors, fidelity
 from t2i_feedback.evaluation.fidelity import FrechetDistance
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 def features(n: int, dimensions: int, seed: int, shift: float = 0.0) -> np.ndarray:

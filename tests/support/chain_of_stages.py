@@ -1,7 +1,7 @@
 """A program: all stages that can use several processes, in the DAG's order, in the current directory.
 
-    python tests/unit/chain_of_stages.py FOLDER
-    python -m torch.distributed.run --nproc-per-node 2 tests/unit/chain_of_stages.py FOLDER
+    python tests/support/chain_of_stages.py FOLDER
+    python -m torch.distributed.run --nproc-per-node 2 tests/support/chain_of_stages.py FOLDER
 
 Beside the stages' results it leaves FOLDER/drawn, FOLDER/asked and FOLDER/processes: a line for every picture drawn,
 every question that reached a model, and every process.

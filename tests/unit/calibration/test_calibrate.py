@@ -39,7 +39,7 @@ from t2i_feedback.reporting import calibration
 from t2i_feedback.stages import calibrate, calibrate_validator, finetune
 from t2i_feedback.tools import calibrate_entry
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 PREFERENCE = (
     "images that have a dark, subdued color palette with a blurred appearance, "

@@ -10,7 +10,7 @@ import tiny_diffusion
 import torch
 
 REPOSITORY = Path(__file__).parents[2]
-PROGRAM = Path(__file__).with_name("ddpo_in_processes.py")
+PROGRAM = Path(__file__).parents[1] / "support" / "ddpo_in_processes.py"
 TWO = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
 EPOCHS, UPDATES, IMAGES = 4, 2, 8
 HANGING = 300  # seconds: a run takes some ten

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

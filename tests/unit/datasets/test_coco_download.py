@@ -28,7 +28,7 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import CaptionRow, read_rows
 from t2i_feedback.stages.data import main
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 KEPT = Path(".cache/coco")
 ANNOTATIONS = "annotations/annotations_trainval2014.zip"
 SPLITS = {"train2014": range(100, 112), "val2014": range(1, 15)}
