@@ -22,11 +22,13 @@ import psutil
 import pytest
 import tiny_diffusion
 import torch
+import workplaces
 import yaml
 from safetensors.numpy import load_file
 
 from t2i_feedback.foundation import distributed, paths
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.files import write_json
 from t2i_feedback.stages import data
 
 REPOSITORY = Path(__file__).parents[2]
@@ -41,14 +43,14 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": f"{REPOSITORY / 'src'}", "OMP_NUM_THREADS": "1", "T2I_NO_TRACKING": "1"} | more
 
 
-def write_params(steps: int = 2) -> None:
-    p = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+def parameters(steps: int = 2) -> dict:
+    p = workplaces.ours()
     p["data"] |= {"evaluation_captions": CAPTIONS, "reference_images": CAPTIONS, "finetune_captions": 4}
     p["model"] |= {"name": "sd", "size": tiny_diffusion.SIZE, "steps": steps, "batch_size": BATCH, "device": "cpu"}
     p["stage1"] |= {"max_rounds": 2, "max_invalid_fraction": 1.0}
     p["finetune"] |= tiny_diffusion.finetune(judge="postcards", max_invalid_fraction=1.0).model_dump()
     p["evaluate"] |= {"resamples": 50, "splits": 2, "kid_subset": 4, "kid_subsets": 3, "max_invalid_fraction": 1.0}
-    paths.PARAMS.write_text(yaml.safe_dump(p))
+    return p
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +60,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        write_params()
         tiny_diffusion.pipeline(folder / "tokenizer").save_pretrained("sd")
-        for name in ("mllm", "judge", "oracle"):
-            shutil.copytree(REPOSITORY / "models/postcards" / name, Path("models/postcards") / name)
+        workplaces.furnish(parameters())
+        write_json(paths.CALIBRATION_METRICS, {"postcards": {"rank_correlation": None}})
         data.main()
     finally:
         os.chdir(before)
@@ -69,7 +70,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_chain(prepared: Path, folder: Path, *launcher: str) -> Path:
-    shutil.copytree(prepared, folder)
+    shutil.copytree(prepared, folder, symlinks=True)
     done = subprocess.run([*launcher, str(CHAIN), "."], cwd=folder, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
@@ -164,7 +165,7 @@ def stage(folder: Path, *command: str, launcher: str, **more: str) -> subprocess
 
 @pytest.fixture
 def place(prepared: Path, tmp_path: Path) -> Path:
-    shutil.copytree(prepared, tmp_path / "run")
+    shutil.copytree(prepared, tmp_path / "run", symlinks=True)
     return tmp_path / "run"
 
 
@@ -174,7 +175,7 @@ LAUNCHER = shlex.join(TORCHRUN)
 def test_what_the_user_can_mend_is_one_line_of_one_process(place: Path) -> None:
     process = stage(place, "generate", "rwa", launcher=LAUNCHER)
     _, told = process.communicate()
-    assert told == "generate: which arm? one of raw, enhanced, finetuned, not 'rwa'\n"
+    assert told == "generate: which arm? generate knows raw, enhanced, finetuned (dvc.yaml), not 'rwa'\n"
     assert process.returncode == 1
 
 
@@ -204,7 +205,7 @@ def test_a_killed_process_ends_the_run_and_the_next_run_takes_it_up(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
-    write_params(steps=100)
+    workplaces.write_parameters(parameters(steps=100))
     process = stage(place, "generate", "raw", launcher=LAUNCHER)
     while process.poll() is None and not list((place / ".cache").rglob("*.png")):
         time.sleep(0.02)

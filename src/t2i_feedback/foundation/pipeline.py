@@ -50,12 +50,11 @@ def running(module: str, *arguments: str) -> Stage:
     program = (f"{STAGES}.{module}", *arguments[:1])
     found = [stage for stage in stages() if stage.program() == program]
     if not found:
-        known = sorted(" ".join(stage.program()[1:]) for stage in stages() if stage.program()[:1] == program[:1])
-        raise UserError(
-            f"{paths.PIPELINE} has no stage that runs {' '.join(program)}; its {module} stages are {', '.join(known)}"
-            if known
-            else f"{paths.PIPELINE} has no stage that runs {' '.join(program)}"
-        )
+        known = [stage.program()[1] for stage in stages() if stage.program()[:1] == program[:1] and stage.program()[1:]]
+        if known:
+            given = arguments[0] if arguments else ""
+            raise UserError(f"which arm? {module} knows {', '.join(known)} ({paths.PIPELINE}), not {given!r}")
+        raise UserError(f"{paths.PIPELINE} has no stage that runs {' '.join(program)}")
     return found[0]
 
 

@@ -103,7 +103,7 @@ def test_a_missing_input_is_named(here: Path) -> None:
 
 
 def test_an_unknown_argument_is_named_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"no stage that runs .*draw rwa; its draw stages are enhanced, raw"):
+    with pytest.raises(UserError, match=r"which arm\? draw knows raw, enhanced \(dvc.yaml\), not 'rwa'"):
         key(arm="rwa")
 
 
