@@ -20,9 +20,9 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch, parameters: Mapping[str
     furnish(parameters)
 
 
-def furnish(parameters: Mapping[str, Any] | None = None) -> None:
-    """Make the current directory such a place."""
-    for name in ("src", "models/postcards"):
+def furnish(parameters: Mapping[str, Any] | None = None, models: bool = True) -> None:
+    """Make the current directory such a place, with or without the shipped models."""
+    for name in ("src", "models/postcards") if models else ("src",):
         Path(name).parent.mkdir(exist_ok=True)
         if not Path(name).exists():
             Path(name).symlink_to(REPOSITORY / name)

@@ -10,13 +10,12 @@ from pathlib import Path
 import mllm_questions
 import numpy as np
 import pytest
-import yaml
+import workplaces
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from t2i_feedback import params
 from t2i_feedback.calibration import claims, sweeps
 from t2i_feedback.calibration.agreement import Agreement, together
 from t2i_feedback.calibration.claims import CalibratedValidator
@@ -36,6 +35,7 @@ from t2i_feedback.mllm import wording
 from t2i_feedback.mllm.base import Reply, Request
 from t2i_feedback.mllm.wording import TEMPLATES
 from t2i_feedback.reporting import calibration
+from t2i_feedback.rewards.mllm import require_calibrated
 from t2i_feedback.stages import calibrate, calibrate_validator, finetune
 from t2i_feedback.tools import calibrate_entry
 
@@ -303,14 +303,14 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llava_folder: Pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("T2I_NO_TRACKING", "1")
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    raw = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    raw = workplaces.ours()
     entry = {"backend": "local", "model": str(llava_folder), "batch_size": 16, "templates": "postcards"}
     raw["mllms"] |= {"tiny": entry, "tiny-judge": entry}
     raw["stage1"] |= {"mllm": "tiny", "max_invalid_fraction": 1.0}
     raw["finetune"] |= {"judge": "tiny", "preference": "dark, subdued images", "max_invalid_fraction": 1.0}
     raw["evaluate"] |= {"judge": "tiny-judge"}
     raw["calibrate"] |= {"images": 4, "levels": 3}
-    paths.PARAMS.write_text(yaml.safe_dump(raw))
+    workplaces.furnish(raw)
     rows, _ = drawn_rows(12)
     write_rows(paths.REFERENCE_CAPTIONS, rows[:8])
     write_rows(paths.EVALUATION_CAPTIONS, rows[:4])
@@ -346,7 +346,7 @@ def test_a_judge_that_ranks_well_or_cannot_be_measured_is_let_through(
     repository: Path, correlation: float | None
 ) -> None:
     write_json(paths.CALIBRATION_METRICS, {"tiny": {"rank_correlation": correlation}})
-    finetune.require_calibrated(params.load())
+    require_calibrated("tiny", 0.5, paths.CALIBRATION_METRICS, paths.JUDGE_PLOTS / "sweeps.png")
 
 
 def test_finetune_asks_for_the_calibration_of_its_judge(repository: Path) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
+import workplaces
 from coco_server import CocoServer, captions, dataset, jpeg, zipped
 from PIL import Image
 
@@ -50,12 +50,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[CocoServer]:
 
 
 def write_params(server: CocoServer, **changes: object) -> None:
-    raw = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    raw = workplaces.ours()
     raw["data"] |= {"source": "coco", "fetch": "images", "mirror": server.address, "checksums": "first"}
     raw["data"] |= {"train_split": "train2014", "val_split": "val2014", "caption": "random"}
     raw["data"] |= {"finetune_captions": 8, "evaluation_captions": 6, "reference_images": 10} | changes
     raw["evaluate"] |= {"kid_subset": 4, "splits": 2}
-    paths.PARAMS.write_text(yaml.safe_dump(raw))
+    workplaces.furnish(raw, models=False)
 
 
 def run(server: CocoServer, **changes: object) -> list[CaptionRow]:
@@ -76,8 +76,9 @@ def refusal(server: CocoServer, **changes: object) -> str:
 
 
 def outside() -> set[str]:
-    """The files that are not among the downloads or a stage's unfinished work."""
-    return {str(file) for file in Path().rglob("*") if file.is_file() and not str(file).startswith(".cache/")}
+    """The files that are not among the downloads, a stage's unfinished work or what makes the place one."""
+    files = (str(file) for file in Path().rglob("*") if file.is_file())
+    return {file for file in files if not file.startswith((".cache/", "data/checked/", "src/", "dvc.yaml"))}
 
 
 def images_asked(server: CocoServer) -> list[str]:
@@ -409,10 +410,10 @@ def test_no_server_is_one_line_on_the_screen_that_says_what_to_do(server: CocoSe
 
 
 def test_a_run_that_fetches_nothing_loads_no_http_library() -> None:
-    raw = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    raw = workplaces.ours()
     raw["data"] |= {"finetune_captions": 8, "evaluation_captions": 6, "reference_images": 10}
     raw["evaluate"] |= {"kid_subset": 4, "splits": 2}
-    paths.PARAMS.write_text(yaml.safe_dump(raw))
+    workplaces.furnish(raw, models=False)
     code = "import sys\nfrom t2i_feedback.stages import data\ndata.main()\n"
     code += "print([name for name in ('requests', 'urllib3', 'httpx', 'aiohttp') if name in sys.modules])"
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}

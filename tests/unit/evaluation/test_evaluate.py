@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tiny_clip
 import torch
-import yaml
+import workplaces
 from PIL import Image
 
 from t2i_feedback.evaluation import extractors, measuring
-from t2i_feedback.foundation import paths
+from t2i_feedback.foundation import params, paths
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import CaptionRow, EvaluationRow, FidRow, ImageRow, RoundRow, read_rows, write_rows
 from t2i_feedback.mllm import wording
@@ -23,12 +23,12 @@ COUNT = 8
 
 
 def write_params(mllm: Path) -> None:
-    p = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    p = workplaces.ours()
     p["data"] |= {"evaluation_captions": COUNT, "reference_images": COUNT, "finetune_captions": COUNT}
     p["mllms"]["postcards"] |= {"model": str(mllm), "templates": "postcards", "batch_size": 8}
     p["mllms"]["postcards-judge"] |= {"model": str(mllm), "templates": "postcards", "batch_size": 8}
     p["evaluate"] |= {"resamples": 50, "splits": 2, "kid_subset": 4, "kid_subsets": 3, "max_invalid_fraction": 1.0}
-    Path("params.yaml").write_text(yaml.safe_dump(p))
+    workplaces.furnish(p, models=False)
 
 
 def draw_arm(arm: str, rounds: int) -> None:
@@ -104,9 +104,9 @@ def test_evaluate_measures_every_caption_of_an_arm(workplace: Path) -> None:
 
 
 def change(section: str, **values: object) -> None:
-    changed = yaml.safe_load(paths.PARAMS.read_text())
+    changed = params.read()
     changed[section] |= values
-    paths.PARAMS.write_text(yaml.safe_dump(changed))
+    workplaces.furnish(changed, models=False)
 
 
 def card(arm: str) -> dict:
@@ -238,9 +238,9 @@ def test_fid_against_n_ends_at_the_fid(workplace: Path) -> None:
 
 
 def test_a_stage_1_model_of_text_alone_is_not_asked_to_validate(workplace: Path) -> None:
-    changed = yaml.safe_load(paths.PARAMS.read_text())
+    changed = params.read()
     changed["stage1"]["mllm"] = "smollm2"
-    paths.PARAMS.write_text(yaml.safe_dump(changed))
+    workplaces.furnish(changed, models=False)
     reference.main()
     draw_arm("enhanced", rounds=1)
     evaluate.main("enhanced")
@@ -268,9 +268,9 @@ def test_a_black_image_of_the_safety_checker_never_enters_a_metric(workplace: Pa
     seen = [row.model_copy(update={"flagged": row is images[1]}) for row in images]
     for name in ("rounds", "images"):
         write_rows(paths.arm("raw") / f"{name}.jsonl", seen)
-    changed = yaml.safe_load(paths.PARAMS.read_text())
+    changed = params.read()
     changed["model"]["safety_checker"] = "on"
-    paths.PARAMS.write_text(yaml.safe_dump(changed))
+    workplaces.furnish(changed, models=False)
     with pytest.raises(UserError, match=rf"1 of {COUNT} images are black.*With model.safety_checker: report"):
         evaluate.main("raw")
     assert not paths.arm_metrics("raw").exists()
