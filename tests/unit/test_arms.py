@@ -6,7 +6,6 @@ from pathlib import Path
 
 import made_up_run
 import pytest
-import yaml
 
 from t2i_feedback import arms
 from t2i_feedback.arms import Arm
@@ -49,17 +48,6 @@ def test_only_the_adapter_tells_the_finetuned_arm_from_the_base() -> None:
 def test_an_unknown_arm_is_named_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"which arm\? one of raw, enhanced, .*, not 'row'"):
         arms.by_name("row")
-
-
-@pytest.mark.parametrize("arm", arms.ARMS, ids=arms.NAMES)
-def test_dvc_makes_an_arm_of_what_the_table_says(arm: Arm) -> None:
-    stages = yaml.safe_load((made_up_run.REPOSITORY / "dvc.yaml").read_text())["stages"].values()
-    [stage] = [stage for stage in stages if str(paths.arm(arm.name)) in stage.get("outs", [])]
-    needed = set(stage["deps"])
-    assert (str(paths.ADAPTER) in needed) == arm.adapter
-    assert (str(paths.PROMPTS) in needed) == (arm.prompts == "enhanced")
-    others = {paths.arm(name) for name in (arm.begins_as, arm.as_many_as) if name}
-    assert {str(folder) for folder in others} == {dep for dep in needed if dep.startswith(str(paths.arm("")))}
 
 
 def test_a_seventh_arm_is_one_more_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

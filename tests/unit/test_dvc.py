@@ -206,6 +206,8 @@ def test_what_arms_py_says_of_an_arm_is_what_its_stage_depends_on(arm: arms.Arm,
     assert maker.needs(paths.ADAPTER) == arm.adapter
     assert maker.needs(paths.FIRST_PROMPTS) == (arm.prompts == "enhanced")
     assert (module(maker) == "stages.generate") == (not arm.draws_several)
+    others = {paths.arm(name) for name in (arm.begins_as, arm.as_many_as) if name}
+    assert {paths.arm(name) for name in arms.NAMES if maker.needs(paths.arm(name))} == others
 
 
 def test_every_output_is_made_by_one_stage(stages: dict[str, Stage]) -> None:

@@ -18,6 +18,7 @@ import yaml
 from t2i_feedback import params
 from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.params import read
 from t2i_feedback.reporting import paper
 from t2i_feedback.tools.paper import compare, experiments, run, write
 from t2i_feedback.tools.paper.rows import Figure, table1, table2
@@ -217,13 +218,16 @@ print("drawn")
 """
 DAG = {
     "stages": {
+        "check": read(REPOSITORY / "dvc.yaml")["stages"]["check"]
+        | {"cmd": f"PYTHONPATH={REPOSITORY / 'src'} {sys.executable} -m t2i_feedback.stages.check"},
         "evaluate": {
             "matrix": {"arm": ["raw", "enhanced", "validated"]},
             "cmd": f"{sys.executable} src/arm.py ${{item.arm}}",
+            "deps": ["src/arm.py", "data/checked/model.name"],
             "params": ["seed", "model", "stage1.mllm"],
             "outs": ["data/evaluation/${item.arm}"],
             "metrics": [{"metrics/arms/${item.arm}.json": {"cache": False}}],
-        }
+        },
     }
 }
 
