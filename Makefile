@@ -73,7 +73,7 @@ bench: $(READY) ## measure: judging, drawing and evaluating as ratios; SD 1.5's 
 	python benchmarks/evaluation.py
 	python benchmarks/pipeline.py
 
-TABLE = python -m t2i_feedback.tools.paper.run $@ --profile $(if $(filter undefined,$(origin PROFILE)),paper,$(PROFILE)) --jobs $(or $(JOBS),1) $(if $(COLLECT),--collect)
+TABLE = python -m t2i_feedback.tools.paper $@ --profile $(if $(filter undefined,$(origin PROFILE)),paper,$(PROFILE)) --jobs $(or $(JOBS),1) $(if $(COLLECT),--collect)
 
 table1: $(READY) ## the paper's table 1, 13 rows: PROFILE=paper JOBS=1 ROWS="raw gpt4 ..." (all), COLLECT=1 runs nothing
 	@$(TABLE) $(if $(ROWS),--rows $(ROWS))

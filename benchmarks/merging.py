@@ -1,4 +1,4 @@
-"""What merging a LoRA adapter saves in one layer, by its size: where `diffusion.adapter.LARGEST` comes from.
+"""What merging a LoRA adapter saves in one layer, by its size: where `image_models.merging.LARGEST` comes from.
 
     PYTHONPATH=src python benchmarks/merging.py      # a minute, on a machine that does nothing else
 

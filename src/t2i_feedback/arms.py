@@ -1,6 +1,8 @@
 """The arms: different ways of making images for the same captions from the same noise, compared side by side.
 
-This is the only place that tells arms apart. A new arm is one more entry of ARMS, and its stages in dvc.yaml.
+What the report, the estimate and the paper's tables know of an arm stands here and nowhere else; dvc.yaml draws it, and
+tests/unit/test_dvc.py holds the two together. A new arm is one more entry of ARMS, one in dvc.yaml's `generate` or
+`validate`, and its name in the matrix of `evaluate`.
 """
 
 from dataclasses import dataclass

@@ -3,7 +3,7 @@
     python tests/support/chain_of_stages.py FOLDER
     python -m torch.distributed.run --nproc-per-node 2 tests/support/chain_of_stages.py FOLDER
 
-Beside the stages' results it leaves FOLDER/drawn, FOLDER/asked and FOLDER/processes: a line for every picture drawn,
+Beside the stages' results it leaves FOLDER/drawn, FOLDER/asked and FOLDER/processes: a line for every image drawn,
 every question that reached a model, and every process.
 """
 

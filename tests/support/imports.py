@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parents[2] / "src" / "t2i_feedback"
 
 
 def modules() -> dict[str, Path]:
-    """Name below the package (`diffusion.ddim`; a package is named like its folder) -> file."""
+    """Name below the package (`image_models.lora`; a package is named like its folder) -> file."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts

@@ -40,4 +40,4 @@ def write_parameters(parameters: Mapping[str, Any]) -> None:
     files.write_text(paths.PARAMS, yaml.safe_dump(dict(parameters)))
     for key, digest in checkpoints.digests(params.load(Params)).items():
         files.write_text(paths.CHECKED / key, digest)
-    files.write_text(paths.PARAMETERS, "")
+    files.write_text(paths.IN_ORDER, "")

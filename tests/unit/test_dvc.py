@@ -176,12 +176,12 @@ def test_a_stage_depends_on_the_catalogue_entries_and_checkpoints_that_its_keys_
     entries = {f"mllms.{value}" for _, value, marks in params.fields(p) if params.ENTRY in marks}
     assert {key for key in stages[name].params if key.startswith("mllms.")} == entries
     checked = {dep for dep in stages[name].deps if dep.startswith(f"{paths.CHECKED}/")}
-    assert checked == {str(paths.CHECKED / key) for key in checkpoints.digests(p)} | {str(paths.PARAMETERS)}
+    assert checked == {str(paths.CHECKED / key) for key in checkpoints.digests(p)} | {str(paths.IN_ORDER)}
 
 
 def test_check_leaves_a_file_for_every_key_that_names_a_checkpoint(stages: dict[str, Stage]) -> None:
     named = checkpoints.digests(params.load(Params, REPOSITORY / paths.PARAMS))
-    assert set(stages["check"].outs) == {str(paths.CHECKED / key) for key in named} | {str(paths.PARAMETERS)}
+    assert set(stages["check"].outs) == {str(paths.CHECKED / key) for key in named} | {str(paths.IN_ORDER)}
 
 
 @pytest.mark.parametrize("key", RERUNS)

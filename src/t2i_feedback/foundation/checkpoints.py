@@ -1,6 +1,7 @@
 """The checkpoints on this machine that parameters name: which they are, wherever they lie, and what bytes they have."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -17,7 +18,7 @@ def digests(values: BaseModel) -> dict[str, str]:
     found = {dotted: value for dotted, value in named.items() if not dotted.startswith("mllms.")}
     for dotted, entry, marks in fields(values):
         if ENTRY in marks:
-            found[dotted] = named.get(f"mllms.{entry}.model")
+            found[dotted] = next((value for name, value in named.items() if name.startswith(f"mllms.{entry}.")), None)
     return {dotted: _digest(value) for dotted, value in found.items()}
 
 
@@ -35,7 +36,8 @@ def digest(path: Path) -> str:
         known = {}
     if {key: at(known, key) for key in now} != now:
         known = now | {"sha256": files.digest(path)}
-        files.write_json(memory, known)
+        with suppress(FileNotFoundError):  # another process has just remembered the same
+            files.write_json(memory, known)
     return known["sha256"]
 
 

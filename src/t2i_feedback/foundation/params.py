@@ -19,7 +19,7 @@ from pydantic import AliasPath, BaseModel, ConfigDict, Field, TypeAdapter, Valid
 from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.errors import UserError
 
-FREE = "no result depends on it"  # marks a field: unfinished work is taken up when it has changed
+FREE = "no result depends on it"  # marks a field: when it has changed, unfinished work is still taken up
 CHECKPOINT = "names a checkpoint"  # marks a field: a folder or file here, whose bytes count, or a hub id
 ENTRY = "names an entry of the catalogue mllms"  # marks a field: the bytes of that entry's checkpoint count
 

@@ -6,8 +6,8 @@ from pathlib import Path
 PARAMS = Path("params.yaml")
 PIPELINE = Path("dvc.yaml")
 LOCK = Path("dvc.lock")
-CHECKED = Path("data/checked")  # of stage `check`: a file a key that names a checkpoint, and PARAMETERS
-PARAMETERS = CHECKED / "parameters"  # says that params.yaml is in order; never changes
+CHECKED = Path("data/checked")  # of stage `check`: one file per key that names a checkpoint, with its digest, and
+IN_ORDER = CHECKED / "in_order"  # which never changes: params.yaml is in order
 DATASET = Path("data/dataset")  # images/, finetune.jsonl, evaluation.jsonl, reference.jsonl
 FINETUNE_CAPTIONS = DATASET / "finetune.jsonl"  # CaptionRow
 EVALUATION_CAPTIONS = DATASET / "evaluation.jsonl"  # CaptionRow

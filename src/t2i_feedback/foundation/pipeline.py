@@ -1,6 +1,7 @@
 """dvc.yaml, the one place that says what a stage depends on: which files, which parameters, and what it makes.
 
-Unfinished work, MLflow's runs and the paper's tables ask here; no other list of inputs is kept by hand.
+Unfinished work, MLflow's runs and the paper's tables ask here, and so do `generate` and `validate`, to know what their
+arm is drawn from; no other list of inputs is kept by hand.
 """
 
 import re
@@ -33,15 +34,17 @@ class Stage:
         return tuple(words[:2])
 
     def needs(self, path: Path) -> bool:
-        return path.as_posix() in self.deps
+        """Whether it depends on the path, or on a folder above it."""
+        return any(path.is_relative_to(dep) for dep in self.deps)
 
 
 def stages(pipeline: Path = paths.PIPELINE, parameters: Path = paths.PARAMS) -> list[Stage]:
     """All stages, those of `foreach` and `matrix` one by one. Raises UserError when there is no dvc.yaml here."""
+    values = params.read(parameters)
     return [
-        _stage(name, _filled(entry, context))
+        _stage(name, _filled(one, context))
         for group, entry in params.read(pipeline)["stages"].items()
-        for name, entry, context in _each(group, entry, params.read(parameters))
+        for name, one, context in _each(group, entry, values)
     ]
 
 
@@ -111,5 +114,12 @@ def _filled(value: Any, context: Mapping[str, Any]) -> Any:
         return value
     whole = _REFERENCE.fullmatch(value)
     if whole:
-        return params.at(context, whole[1])
-    return _REFERENCE.sub(lambda reference: str(params.at(context, reference[1])), value)
+        return _value(context, whole[1])
+    return _REFERENCE.sub(lambda reference: str(_value(context, reference[1])), value)
+
+
+def _value(context: Mapping[str, Any], dotted: str) -> Any:
+    found = params.at(context, dotted)
+    if found is None:
+        raise UserError(f"{paths.PARAMS} has no {dotted}, which {paths.PIPELINE} names")
+    return found

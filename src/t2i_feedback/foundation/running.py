@@ -17,11 +17,7 @@ def run(stage: Callable[..., None], *arguments: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "diffusers", "transformers", "PIL"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    name = (
-        stage.__module__.rpartition(".")[2]
-        if stage.__module__ != "__main__"
-        else sys.argv[0].split("/")[-1].removesuffix(".py")
-    )
+    name = _name(stage)
     try:
         divided = getattr(sys.modules[stage.__module__], "DIVIDED", False)  # several processes can share its work
         if divided and launching.wanted():
@@ -39,3 +35,10 @@ def run(stage: Callable[..., None], *arguments: str) -> None:
             raise
         line = f"{name}: no disk space is left; free some and run the same command again, it goes on where it stopped."
         launching.stop(line, error)
+
+
+def _name(program: Callable[..., None]) -> str:
+    """What it is called: its module, or the package that is run."""
+    module = sys.modules[program.__module__]
+    full = module.__spec__.name if module.__spec__ else program.__module__
+    return full.removesuffix(".__main__").rpartition(".")[2]

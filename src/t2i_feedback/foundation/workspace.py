@@ -69,8 +69,8 @@ def _held(stage: Stage, folder: Path) -> Iterator[Path]:
         yield folder
         distributed.barrier()
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder.parent).free
     if free < FREE_BYTES_NEEDED:
         raise UserError(
             f"only {free / 2**20:.0f} MiB are free on the disk of {folder}; {stage.name} wants "
@@ -82,6 +82,7 @@ def _held(stage: Stage, folder: Path) -> Iterator[Path]:
             held.enter_context(files.locked(lock, wait=False))
         except BlockingIOError:
             raise UserError(f"{stage.name} is already running with these parameters (it holds {lock}).") from None
+        folder.mkdir(exist_ok=True)
         distributed.barrier()
         yield folder
         distributed.barrier()
@@ -90,14 +91,17 @@ def _held(stage: Stage, folder: Path) -> Iterator[Path]:
 
 
 def publish(finished: Path, out: Path) -> None:
-    """Make `finished` the stage's output: readers see the old one or the whole new one."""
+    """Make `finished` the stage's output. Readers see the old one or the whole new one, or for a moment none."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    staged = out.with_name(f".{out.name}.partial")
+    staged, old = (out.with_name(f".{out.name}.{word}.partial") for word in ("new", "old"))
     shutil.rmtree(staged, ignore_errors=True)
     try:
         os.rename(finished, staged)
     except OSError:  # another file system, as in `dvc exp run --temp` on some set-ups
         shutil.copytree(finished, staged)
         shutil.rmtree(finished)
-    shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.rename(out, old)
     os.rename(staged, out)
+    shutil.rmtree(old, ignore_errors=True)

@@ -26,7 +26,7 @@ def of_each(measure: "Callable[[Image], float]") -> Reward:
 
 
 def measured(name: str) -> Reward:
-    """What `photometry` calls so."""
+    """The function of that name in foundation/photometry.py, image by image."""
 
     def measure(image: "Image") -> float:
         import numpy as np

@@ -14,7 +14,7 @@ def main() -> None:
     digests = checkpoints.digests(params.load())
     for key, digest in digests.items():
         write_text(paths.CHECKED / key, digest)
-    write_text(paths.PARAMETERS, "params.yaml is in order\n")
+    write_text(paths.IN_ORDER, "params.yaml is in order\n")
     here = [key for key, digest in digests.items() if digest != checkpoints.ELSEWHERE]
     print(f"check: params.yaml is in order; checkpoints on this machine: {', '.join(here) or 'none'}")
 

@@ -4,6 +4,7 @@ The images of the first round are another arm's, or drawn with the adapter from 
 """
 
 import sys
+from pathlib import Path
 
 from t2i_feedback.foundation import distributed, paths, pipeline, running, workspace
 from t2i_feedback.foundation.params import Keys, Seed, load
@@ -29,7 +30,9 @@ def main(arm: str = "") -> None:
     adapter = paths.ADAPTER if stage.needs(paths.ADAPTER) else None
     captions = read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)
     prompts = read_rows(paths.FIRST_PROMPTS, PromptRow)
-    print(f"validate {arm}: {len(captions)} captions, at most {p.stage1.max_rounds} rounds, judged by {p.stage1.mllm}")
+    print(
+        f"validate {arm}: {len(captions)} captions, at most {p.stage1.max_rounds} rounds, validated by {p.stage1.mllm}"
+    )
     from t2i_feedback.image_models.base import tokens_lost
     from t2i_feedback.image_models.drawing import flagged
     from t2i_feedback.image_models.round_drawing import RoundDrawer
@@ -47,7 +50,7 @@ def main(arm: str = "") -> None:
         drawer = RoundDrawer(p.model, adapter, folder, p.seed)
         validator = Validator(model, folder, questions=p.stage1.questions, max_invalid_fraction=limit)
         enhancer = Enhancer(model, lambda texts: tokens_lost(load_tokenizer(p.model), texts), limit, prompts)
-        for source in filter(stage.needs, paths.ARMS.glob("*")):
+        for source in (Path(dep) for dep in stage.deps if Path(dep).parent == paths.ARMS):
             drawer.copy_first(source)
         images = rounds.run_rounds(
             captions,

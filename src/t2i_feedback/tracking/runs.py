@@ -91,7 +91,7 @@ def identify(
 def checked() -> dict[str, str]:
     """Key -> digest of the checkpoint that it names, as stage `check` has left them."""
     found = sorted(paths.CHECKED.glob("*")) if paths.CHECKED.exists() else []
-    return {path.name: path.read_text(encoding="utf-8").strip() for path in found if path != paths.PARAMETERS}
+    return {path.name: path.read_text(encoding="utf-8").strip() for path in found if path != paths.IN_ORDER}
 
 
 def _git(*arguments: str) -> str:

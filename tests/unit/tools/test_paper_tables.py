@@ -20,7 +20,8 @@ from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.params import read
 from t2i_feedback.reporting import paper
-from t2i_feedback.tools.paper import compare, experiments, run, write
+from t2i_feedback.tools.paper import __main__ as run
+from t2i_feedback.tools.paper import compare, experiments, write
 from t2i_feedback.tools.paper.rows import Figure, table1, table2
 from t2i_feedback.tools.paper.write import Measured
 

@@ -1,8 +1,8 @@
 """The paper's tables by one command: named DVC experiments, their numbers collected, each also an MLflow run.
 
-python -m t2i_feedback.tools.paper.run table1 --profile paper              # seven experiments, 13 rows
-python -m t2i_feedback.tools.paper.run table1 --profile paper --rows gpt4  # these alone (and `raw`, which all share)
-python -m t2i_feedback.tools.paper.run table2 --profile paper --collect    # run nothing, write metrics/table2.* again
+python -m t2i_feedback.tools.paper table1 --profile paper              # seven experiments, 13 rows
+python -m t2i_feedback.tools.paper table1 --profile paper --rows gpt4  # these alone (and `raw`, which all share)
+python -m t2i_feedback.tools.paper table2 --profile paper --collect    # run nothing, write metrics/table2.* again
 
 An experiment that is finished is not run again, and one that failed does not stop the others: the same command again
 runs what is missing. Stages that experiments share come from DVC's run cache.
