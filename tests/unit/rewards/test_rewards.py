@@ -110,7 +110,7 @@ def test_a_run_sums_its_rewards_in_one_order_whatever_order_the_parameters_have(
 def test_the_page_on_feedback_has_a_line_for_every_reward():
     page = (Path(__file__).parents[3] / "docs/feedback.md").read_text(encoding="utf-8")
     for kind in registry.kinds().values():
-        assert f"| `{kind.name}` | {kind.raw} | {kind.point_at(64):.2g} {kind.unit} |" in page
+        assert f"| `{kind.name}` | {kind.raw} | {kind.point_at(64):.4g} {kind.unit} |" in page
 
 
 def test_the_registry_loads_nothing_heavy():
