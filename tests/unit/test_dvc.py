@@ -2,6 +2,7 @@
 
 import importlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import imports
@@ -20,20 +21,21 @@ REPOSITORY = Path(__file__).parents[2]
 SOURCES = "src/t2i_feedback/"
 HARMLESS = {"model.device"}  # where it runs, not what it makes
 
-DRAWN = {
-    "generate@raw",
-    "generate@enhanced",
-    "generate@finetuned",
-    "validate@validated",
-    "validate@combined",
-    "best_of_n",
-}
-EVALUATED = {f"evaluate@{arm}" for arm in arms.NAMES}
-LOOP = {"enhance", "generate@enhanced", "validate@validated", "best_of_n", "validate@combined"}
-LATER = {"validate@validated", "best_of_n", "validate@combined"}  # than the first image
-LOOP_EVALUATED = {f"evaluate@{arm}" for arm in ("enhanced", "best_of_n", "validated", "combined")}
-LATER_EVALUATED = LOOP_EVALUATED - {"evaluate@enhanced"}
-TRAINED = {"finetune", "generate@finetuned", "validate@combined", "evaluate@finetuned", "evaluate@combined", "report"}
+
+def made_by(arm: arms.Arm) -> str:
+    """The stage that makes the arm."""
+    return {"none": f"generate@{arm.name}", "choice": arm.name, "rounds": f"validate@{arm.name}"}[arm.loop]
+
+
+def made_and_evaluated(chosen: Callable[[arms.Arm], bool]) -> set[str]:
+    names = [(made_by(arm), f"evaluate@{arm.name}") for arm in arms.ARMS if chosen(arm)]
+    return {name for both in names for name in both}
+
+
+DRAWN = {made_by(arm) for arm in arms.ARMS}
+EVALUATED = {f"evaluate@{name}" for name in arms.NAMES}
+LATER = made_and_evaluated(lambda arm: arm.draws_several)  # what depends on more than the first image
+TRAINED = made_and_evaluated(lambda arm: arm.adapter) | {"finetune", "report"}
 EVERYTHING = (
     {"data", "reference", "calibrate", "calibrate_validator", "enhance", "finetune", "report"} | DRAWN | EVALUATED
 )
@@ -44,10 +46,10 @@ RERUNS = {
     "data.reference_images": EVERYTHING,
     "model.steps": EVERYTHING - {"data", "calibrate", "calibrate_validator", "reference"},
     "model.size": EVERYTHING - {"data", "calibrate", "calibrate_validator"},
-    "stage1.max_rounds": LATER | LATER_EVALUATED | {"report"},
+    "stage1.max_rounds": LATER | {"report"},
     "stage1.questions": LATER | EVALUATED | {"report", "calibrate_validator"},
     "stage1.threshold": LATER | EVALUATED | {"report", "calibrate_validator"},
-    "stage1.feedback": LATER | LATER_EVALUATED | {"report"},
+    "stage1.feedback": LATER | {"report"},
     "calibrate.images": TRAINED | {"calibrate", "calibrate_validator"},
     "calibrate.levels": TRAINED | {"calibrate"},
     "calibrate.min_rank_correlation": TRAINED,
