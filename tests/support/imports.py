@@ -7,6 +7,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "src" / "t2i_feedback"
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Name below the package (`image_models.lora`; a package is named like its folder) -> file."""
     found = {}
