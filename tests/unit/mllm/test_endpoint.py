@@ -91,7 +91,7 @@ def test_a_logprob_that_is_no_number_gives_none(server: Server, ledger: Path, nu
     broken = said("Yes", logprobs=[{"Yes": 0.9, "No": 0.1}])
     broken["choices"][0]["logprobs"]["content"][0]["top_logprobs"][0]["logprob"] = number
     server.script = [(200, {}, broken)]
-    with mllm.open("gpt", entry(server), ledger) as model:
+    with mllm.connect("gpt", entry(server), ledger) as model:
         (verdict,) = roles.validate(model, [IMAGE], ["a fish"])
     assert (verdict.status, verdict.p_yes) == ("unparseable", None)
     assert verdict.raw == "the model's probabilities are not finite; it said: Yes"
@@ -101,7 +101,7 @@ def test_what_is_impossible_by_its_logprob_is_not_broken(server: Server, ledger:
     answer = said("Yes", logprobs=[{"Yes": 1.0, "No": 0.5}])
     answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"][1]["logprob"] = float("-inf")
     server.script = [(200, {}, answer)]
-    with mllm.open("gpt", entry(server), ledger) as model:
+    with mllm.connect("gpt", entry(server), ledger) as model:
         assert roles.validate(model, [IMAGE], ["a fish"])[0].p_yes == 1.0
 
 
@@ -120,7 +120,7 @@ def test_what_is_impossible_by_its_logprob_is_not_broken(server: Server, ledger:
 )
 def test_no_probability_is_read_of_what_is_thought(server: Server, ledger: Path, first, text, message) -> None:
     server.script = [(200, {}, said(text, logprobs=[first, {"k": 1.0}], **message))]
-    with mllm.open("qwen3", entry(server), ledger) as model:
+    with mllm.connect("qwen3", entry(server), ledger) as model:
         (outcome,) = roles.score_preference(model, [IMAGE], "dark images")
     assert (outcome.status, outcome.value, outcome.reading) == ("valid", 3, "text")
 
@@ -140,7 +140,7 @@ def test_thinking_that_uses_up_the_limit_is_truncated_and_says_what_to_raise(
     logprobs = [{"8": 1.0}] if reading == "probability" else None
     server.script = [(200, {}, said(text, "length", logprobs, **message) | {"usage": None})]
     wanted = entry(server, reading=reading, max_new_tokens=40)
-    with mllm.open("qwen3", wanted, ledger) as model:
+    with mllm.connect("qwen3", wanted, ledger) as model:
         (outcome,) = roles.score_preference(model, [IMAGE], "dark images")
     assert (outcome.status, outcome.value) == ("truncated", None)
     limit = {"probability": 16, "text": 40}[reading]
@@ -157,7 +157,7 @@ def test_thinking_goes_into_no_prompt_no_list_and_no_remark(server: Server, ledg
     server.script = [script[0], script[1], (200, {}, said("No")), *script[2:]]
     wanted = entry(server, reading="text")
     for _ in range(2):  # from the server, then from the ledger
-        with mllm.open("qwen3", wanted, ledger) as model:
+        with mllm.connect("qwen3", wanted, ledger) as model:
             assert roles.enhance(model, ["a house"])[0].value == "A red house"
             (verdict,) = roles.validate(model, [IMAGE], ["a house"], questions=True)
             assert "think" not in f"{verdict.raw} {verdict.feedback}"

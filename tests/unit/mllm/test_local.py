@@ -180,7 +180,7 @@ def test_what_is_not_a_number_is_no_answer(
     llava_folder: Path, images, tmp_path: Path, value: float, dtype: str, remedy: str
 ) -> None:
     folder = with_weight(llava_folder, tmp_path / "broken", "multi_modal_projector", value)
-    with mllm.open("tiny", entry(folder, dtype=dtype, max_new_tokens=4), tmp_path / "ledger.sqlite") as model:
+    with mllm.connect("tiny", entry(folder, dtype=dtype, max_new_tokens=4), tmp_path / "ledger.sqlite") as model:
         verdicts = roles.validate(model, images, ["a house"] * 6)
         scores = roles.score_preference(model, images, "dark images")
         texts = roles.explain(model, images, ["a house"] * 6)

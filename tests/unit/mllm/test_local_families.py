@@ -111,7 +111,7 @@ def test_weights_that_are_not_numbers_give_no_number(folder: Path, requests, tmp
     save_file(weights, tmp_path / "broken" / "model.safetensors", metadata={"format": "pt"})
     images = [request.image for request in requests[:3]]
     wanted = entry(tmp_path / "broken", max_new_tokens=4, templates="postcards")
-    with mllm.open("tiny", wanted, tmp_path / "ledger.sqlite") as model:
+    with mllm.connect("tiny", wanted, tmp_path / "ledger.sqlite") as model:
         outcomes = [
             *roles.validate(model, images, ["a house"] * 3),
             *roles.score_preference(model, images, "dark images"),
