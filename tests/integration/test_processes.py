@@ -62,7 +62,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         tiny_diffusion.pipeline(folder / "tokenizer").save_pretrained("sd")
         workplaces.furnish(parameters())
-        write_json(paths.CALIBRATION_METRICS, {"postcards": {"rank_correlation": None}})
+        write_json(paths.CALIBRATION_NUMBERS, {"postcards": {"rank_correlation": None}})
         data.main()
     finally:
         os.chdir(before)
@@ -134,7 +134,7 @@ def test_the_reference_has_the_same_features(together: Path, alone: Path) -> Non
 
 
 def test_evaluate_measures_the_same(together: Path, alone: Path) -> None:
-    ours, theirs = (json.loads((folder / paths.arm_metrics("validated")).read_text()) for folder in (together, alone))
+    ours, theirs = (json.loads((folder / paths.arm_numbers("validated")).read_text()) for folder in (together, alone))
     assert ours == pytest.approx(theirs, rel=TOLERANCE)
     assert ours["fid"] == theirs["fid"]
 

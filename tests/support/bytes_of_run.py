@@ -22,8 +22,9 @@ MADE = (
     "data/evaluation/*/*.jsonl",
     "data/evaluation/*/features.safetensors",
     "models/lora/*",
+    "data/*/numbers.json",
+    "data/evaluation/*/numbers.json",
     "metrics/*.json",
-    "metrics/arms/*.json",
     "metrics/plots/*.csv",
 )
 

@@ -42,6 +42,12 @@ def knows(name: str) -> frozenset[str]:
     return frozenset(_module(target) for target in own)
 
 
+@cache
+def is_code(name: str) -> bool:
+    """Whether there is more in the module than its docstring."""
+    return len(tree(name).body) > 1
+
+
 def closure(name: str) -> set[str]:
     """The module itself and all that Python may load of the package because of it."""
     reached: set[str] = set()

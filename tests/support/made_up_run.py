@@ -18,6 +18,7 @@ from t2i_feedback.datasets.postcards.drawing import render
 from t2i_feedback.datasets.postcards.world import sample_scene
 from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.files import write_json
+from t2i_feedback.foundation.params import load
 from t2i_feedback.foundation.rows import (
     CalibrationRow,
     CaptionRow,
@@ -27,7 +28,9 @@ from t2i_feedback.foundation.rows import (
     RoundRow,
     write_rows,
 )
-from t2i_feedback.reporting import calibration
+from t2i_feedback.reporting import calibration, numbers
+from t2i_feedback.reporting.section import Settings
+from t2i_feedback.stages import report
 
 REPOSITORY = workplaces.REPOSITORY
 GAINS = {"raw": 0.0, "enhanced": 0.1, "best_of_n": 0.12, "validated": 0.2, "finetuned": -0.02, "combined": 0.2}
@@ -44,14 +47,19 @@ class Stage(NamedTuple):
 
 STAGES = {
     "data": Stage(("seed", "data"), (paths.DATASET,)),
-    "calibrate": Stage(("seed", "calibrate.images"), (paths.CALIBRATION_METRICS, paths.JUDGE_PLOTS), (paths.DATASET,)),
-    "calibrate_validator": Stage(("seed", "stage1.threshold"), (paths.VALIDATOR_METRICS, paths.VALIDATOR_PLOTS)),
-    "finetune": Stage(("seed", "model", "finetune", "mllms.postcards"), (paths.FINETUNE_METRICS, paths.ADAPTER)),
+    "calibrate": Stage(("seed", "calibrate.images"), (paths.CALIBRATION,), (paths.DATASET,)),
+    "calibrate_validator": Stage(("seed", "stage1.threshold"), (paths.VALIDATOR,)),
+    "finetune": Stage(("seed", "model", "finetune", "mllms.postcards"), (paths.ADAPTER,)),
     "validate": Stage(("stage1",), (paths.arm("validated"),), (paths.EVALUATION_CAPTIONS,)),
     **{
-        f"evaluate@{arm}": Stage(("seed", "model", "evaluate"), (paths.arm_metrics(arm),), (paths.arm(arm),))
+        f"evaluate@{arm}": Stage(("seed", "model", "evaluate"), (paths.evaluation(arm),), (paths.arm(arm),))
         for arm in arms.NAMES
     },
+    "report": Stage(
+        ("seed", "report"),
+        (paths.NUMBERS,),
+        (paths.CALIBRATION, paths.VALIDATOR, paths.ARMS, Path("data/evaluation"), paths.FINETUNE_NUMBERS),
+    ),
 }
 
 
@@ -64,6 +72,7 @@ def write_run(root: Path, captions: int = 24, images_are_measured: bool = True) 
         _arm(arm, rows, rng, images_are_measured)
     _calibration(rng)
     _finetuning(rng)
+    write_json(paths.NUMBERS, numbers.every(report.gather(load(Settings)), {"reward_mean_last": 6.5}, {"alarms": 0.0}))
     write_lock(STAGES)
 
 
@@ -161,14 +170,14 @@ def _arm(arm: Arm, captions: list[CaptionRow], rng: random.Random, measured: boo
         paths.evaluation(name) / "card.json",
         {"n": len(captions), "resolution": 64, "image_format": "png", "templates": "postcards 0123456789ab"},
     )
-    numbers = {"n": len(captions), "fid": 30.123, "fid_std": 0.5, "is": 5.4, "is_std": 0.2, "diversity": 0.7}
+    found_numbers = {"n": len(captions), "fid": 30.123, "fid_std": 0.5, "is": 5.4, "is_std": 0.2, "diversity": 0.7}
     for key in ("brightness", "contrast", "sharpness", "alignment", "judge_score", "held_out_score"):
         found = [value for line in evaluated if (value := getattr(line, key)) is not None]
-        numbers |= {key: sum(found) / len(found)} if found else {}
-    numbers |= {"invalid_judge": 0.0, "invalid_held_out": 1 / len(captions)}
+        found_numbers |= {key: sum(found) / len(found)} if found else {}
+    found_numbers |= {"invalid_judge": 0.0, "invalid_held_out": 1 / len(captions)}
     if loop:
-        numbers |= {"rounds_mean": 2.0, "rounds_std": 0.8, "acceptance_rate": 0.8, "invalid_validator": 0.0}
-    write_json(paths.arm_metrics(name), numbers)
+        found_numbers |= {"rounds_mean": 2.0, "rounds_std": 0.8, "acceptance_rate": 0.8, "invalid_validator": 0.0}
+    write_json(paths.arm_numbers(name), found_numbers)
 
 
 def _calibration(rng: random.Random) -> None:
@@ -187,12 +196,12 @@ def _calibration(rng: random.Random) -> None:
         for caption_id in range(6)
     ]
     write_rows(paths.CALIBRATION / "sweeps.jsonl", rows)
-    numbers = {"rank_correlation": 0.91, "brightness": 0.95, "invalid": 0.0}
-    write_json(paths.CALIBRATION_METRICS, dict.fromkeys(("postcards", "postcards-judge"), numbers))
+    of_judge = {"rank_correlation": 0.91, "brightness": 0.95, "invalid": 0.0}
+    write_json(paths.CALIBRATION_NUMBERS, dict.fromkeys(("postcards", "postcards-judge"), of_judge))
     found = {"balanced_accuracy": 0.93, "auc": 0.97, "invalid": 0.05, "true_captions": 24.0, "retest_agreement": None}
     best = {"best_threshold": 0.4, "best_threshold_accuracy": 0.95}
-    write_json(paths.VALIDATOR_METRICS, found | best)
-    judges = dict.fromkeys(("postcards", "postcards-judge"), numbers)
+    write_json(paths.VALIDATOR_NUMBERS, found | best)
+    judges = dict.fromkeys(("postcards", "postcards-judge"), of_judge)
     calibration.sweeps(rows, {"brightness": -1}, judges, paths.JUDGE_PLOTS / "sweeps.png")
     calibration.captions("postcards", {"true": (0.9, 10)}, "P(yes) from 0.5", paths.VALIDATOR_PLOTS / "captions.png")
 
@@ -201,7 +210,7 @@ def _finetuning(rng: random.Random) -> None:
     paths.ADAPTER.mkdir(parents=True)
     (paths.ADAPTER / "adapter_config.json").write_text("{}")
     write_rows(paths.ADAPTER / "history.jsonl", history(rng))
-    write_json(paths.FINETUNE_METRICS, {"reward_mean_last": 6.5, "epochs": 10.0})
+    write_json(paths.FINETUNE_NUMBERS, {"reward_mean_last": 6.5, "epochs": 10.0})
 
 
 def history(rng: random.Random, held_out_gain: float = 0.2, last_diversity: float = 0.9) -> list[EpochRow]:

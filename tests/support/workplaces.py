@@ -38,6 +38,5 @@ def ours() -> dict[str, Any]:
 def write_parameters(parameters: Mapping[str, Any]) -> None:
     """As params.yaml of the current directory, and what stage `check` makes of it."""
     files.write_text(paths.PARAMS, yaml.safe_dump(dict(parameters)))
-    for key, digest in checkpoints.digests(params.load(Params)).items():
-        files.write_text(paths.CHECKED / key, digest)
-    files.write_text(paths.IN_ORDER, "")
+    for name, content in checkpoints.noted(checkpoints.digests(params.load(Params))).items():
+        files.write_text(paths.CHECKED / name, content)

@@ -72,7 +72,7 @@ def test_a_seventh_arm_is_one_more_entry(tmp_path: Path, monkeypatch: pytest.Mon
     assert f", {label} 0." in text
 
     name = SEVENTH.name
-    numbers = json.loads(paths.SUMMARY.read_text())
+    numbers = json.loads(paths.NUMBERS.read_text())["summary"]
     assert numbers.keys() >= {
         f"alignment_{name}_minus_raw",
         f"alignment_{name}_minus_validated",

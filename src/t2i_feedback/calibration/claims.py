@@ -176,7 +176,7 @@ def _is_false(other: CaptionRow, own: CaptionRow, shown: Scene | None) -> bool:
 
 
 def numbers(found: CalibratedValidator) -> Numbers:
-    """metrics/validator.json. Accuracies are at the threshold of what was found unless they name another."""
+    """Of data/validator. Accuracies are at the threshold of what was found unless they name another."""
     true, false, reworded = found.true, found.false, together(found.paraphrases)
     written: Numbers = {
         "true_captions": float(len(true)),

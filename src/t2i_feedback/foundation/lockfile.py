@@ -1,6 +1,7 @@
 """dvc.lock, where DVC notes of every stage that ran its parameters and the MD5 of what it made."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,14 @@ def made(entry: Entry, path: Path, content: bytes | None = None) -> bool:
     noted = outs(entry).get(path, "")
     if content is None and path.is_file():
         content = path.read_bytes()
-    return noted.endswith(".dir") if content is None else noted == hashlib.md5(content).hexdigest()
+    return noted.endswith(".dir") if content is None else noted == _md5(content)
+
+
+def made_folder(entry: Entry, folder: Path, contents: Mapping[str, str]) -> bool:
+    """Whether the stage wrote the folder with just these files: name -> content. DVC's digest of a folder is the MD5 of
+    the list of its files' names and MD5s, as JSON."""
+    listed = [{"md5": _md5(contents[name].encode()), "relpath": name} for name in sorted(contents)]
+    return outs(entry).get(folder) == f"{_md5(json.dumps(listed).encode())}.dir"
 
 
 def changed(entry: Entry, present: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -57,6 +65,10 @@ def changed(entry: Entry, present: Mapping[str, Any]) -> dict[str, tuple[Any, An
         for section, then in recorded.items()
         for key, values in _changed(section, then, at(present, section))
     }
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
 
 
 def _changed(key: str, then: Any, now: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:

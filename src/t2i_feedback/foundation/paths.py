@@ -13,23 +13,25 @@ FINETUNE_CAPTIONS = DATASET / "finetune.jsonl"  # CaptionRow
 EVALUATION_CAPTIONS = DATASET / "evaluation.jsonl"  # CaptionRow
 REFERENCE_CAPTIONS = DATASET / "reference.jsonl"  # CaptionRow: the real images that FID compares with
 REFERENCE = Path("data/reference")  # features.safetensors, card.json
-CALIBRATION = Path("data/calibration")  # CalibrationRow sweeps.jsonl
+CALIBRATION = Path("data/calibration")  # CalibrationRow sweeps.jsonl, numbers.json, plots/
+CALIBRATION_NUMBERS = CALIBRATION / "numbers.json"  # judge -> what was found of it
+JUDGE_PLOTS = CALIBRATION / "plots"  # sweeps.png, retest.png, paraphrases.png
+VALIDATOR = Path("data/validator")  # numbers.json, plots/
+VALIDATOR_NUMBERS = VALIDATOR / "numbers.json"
+VALIDATOR_PLOTS = VALIDATOR / "plots"  # captions.png, reliability.png, threshold.png, retest.png, paraphrases.png
 PROMPTS = Path("data/prompts")
 ARMS = Path("data/arms")
 FIRST_PROMPTS = PROMPTS / "prompts.jsonl"  # PromptRow: the enhancer's prompt of round 1 per evaluation caption
 CALIBRATED_ENTRIES = Path("calibrated")  # of `make calibrate`, a folder per entry; no output of the DAG
-ADAPTER = Path("models/lora")  # adapter weights, history.jsonl
+ADAPTER = Path("models/lora")  # adapter weights, history.jsonl, numbers.json
+FINETUNE_NUMBERS = ADAPTER / "numbers.json"
 ORACLE = Path("models/postcards/oracle")
 
 METRICS = Path("metrics")
-CALIBRATION_METRICS = METRICS / "calibration.json"
-VALIDATOR_METRICS = METRICS / "validator.json"
-FINETUNE_METRICS = METRICS / "finetune.json"
-PLOTS = METRICS / "plots"  # CSV series and images
-JUDGE_PLOTS = PLOTS / "judges"  # sweeps.png, retest.png, paraphrases.png
-VALIDATOR_PLOTS = PLOTS / "validator"  # captions.png, reliability.png, threshold.png, retest.png, paraphrases.png
+HEADLINE = METRICS / "headline.json"  # the few numbers that `dvc metrics` and `dvc exp show` print
+NUMBERS = METRICS / "numbers.json"  # every number that was measured: of arms, calibrations and fine-tuning; differences
 REPORT = METRICS / "report.html"
-SUMMARY = METRICS / "summary.json"
+PLOTS = METRICS / "plots"  # CSV series and images
 
 
 def arm(name: str) -> Path:
@@ -38,12 +40,13 @@ def arm(name: str) -> Path:
 
 
 def evaluation(name: str) -> Path:
-    """What `evaluate` measured of an arm: per_image.jsonl (EvaluationRow), features.safetensors, card.json."""
+    """What `evaluate` measured of an arm: per_image.jsonl (EvaluationRow), numbers.json, features.safetensors,
+    card.json."""
     return Path("data/evaluation") / name
 
 
-def arm_metrics(name: str) -> Path:
-    return METRICS / "arms" / f"{name}.json"
+def arm_numbers(name: str) -> Path:
+    return evaluation(name) / "numbers.json"
 
 
 def root() -> Path:

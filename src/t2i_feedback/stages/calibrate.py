@@ -51,10 +51,11 @@ def main() -> None:
                     max_invalid_fraction=p.max_invalid_fraction,
                     seed=p.seed,
                 )
-        write_rows(work / "sweeps" / "sweeps.jsonl", [row for one in found.values() for row in one.sweeps])
-        workspace.publish(work / "sweeps", paths.CALIBRATION)
-    calibration.draw_judges(found, p.preference, paths.JUDGE_PLOTS)
-    write_json(paths.CALIBRATION_METRICS, {name: one.numbers for name, one in found.items()})
+        out = work / "calibration"
+        write_rows(out / "sweeps.jsonl", [row for one in found.values() for row in one.sweeps])
+        write_json(out / paths.CALIBRATION_NUMBERS.name, {name: one.numbers for name, one in found.items()})
+        calibration.draw_judges(found, p.preference, out / paths.JUDGE_PLOTS.name)
+        workspace.publish(out, paths.CALIBRATION)
     ranks = ", ".join(f"{name} {_figure(one.numbers['rank_correlation'])}" for name, one in found.items())
     print(f"calibrate: rank correlation with the preferred direction: {ranks}; images in {paths.JUDGE_PLOTS}")
 

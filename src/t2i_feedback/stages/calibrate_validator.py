@@ -7,7 +7,7 @@ The best threshold is shown; `stage1.threshold` stays what the user sets.
 from typing import Annotated
 
 from t2i_feedback.calibration.images import calibration_rows
-from t2i_feedback.foundation import paths, running
+from t2i_feedback.foundation import paths, pipeline, running, workspace
 from t2i_feedback.foundation.files import write_json
 from t2i_feedback.foundation.params import FREE, EntryName, Keys, Seed, Share, key, load
 from t2i_feedback.mllm.section import Catalogue
@@ -33,19 +33,22 @@ def main() -> None:
     from t2i_feedback.calibration import claims
     from t2i_feedback.reporting import calibration
 
-    with mllm.connect(name, p.mllms[name], paths.ledger()) as validator:
-        found = claims.calibrate_validator(
-            validator,
-            paths.DATASET,
-            rows,
-            questions=p.questions,
-            threshold=p.threshold,
-            max_invalid_fraction=p.max_invalid_fraction,
-            seed=p.seed,
-        )
-    calibration.draw_validator(name, found, paths.VALIDATOR_PLOTS)
-    written = claims.numbers(found)
-    write_json(paths.VALIDATOR_METRICS, written)
+    with workspace.unfinished(pipeline.running("calibrate_validator"), p) as work:
+        with mllm.connect(name, p.mllms[name], paths.ledger()) as validator:
+            found = claims.calibrate_validator(
+                validator,
+                paths.DATASET,
+                rows,
+                questions=p.questions,
+                threshold=p.threshold,
+                max_invalid_fraction=p.max_invalid_fraction,
+                seed=p.seed,
+            )
+        written = claims.numbers(found)
+        out = work / "validator"
+        write_json(out / paths.VALIDATOR_NUMBERS.name, written)
+        calibration.draw_validator(name, found, out / paths.VALIDATOR_PLOTS.name)
+        workspace.publish(out, paths.VALIDATOR)
     shown = ("balanced_accuracy", "auc", "best_threshold", "retest_agreement")
     text = ", ".join(f"{key} {written[key]:.2f}" for key in shown if written[key] is not None)
     print(f"calibrate_validator: {text or 'no valid answers'}; images in {paths.VALIDATOR_PLOTS}")

@@ -12,9 +12,8 @@ from t2i_feedback.foundation.files import write_text
 
 def main() -> None:
     digests = checkpoints.digests(params.load())
-    for key, digest in digests.items():
-        write_text(paths.CHECKED / key, digest)
-    write_text(paths.IN_ORDER, "params.yaml is in order\n")
+    for name, content in checkpoints.noted(digests).items():
+        write_text(paths.CHECKED / name, content)
     here = [key for key, digest in digests.items() if digest != checkpoints.ELSEWHERE]
     print(f"check: params.yaml is in order; checkpoints on this machine: {', '.join(here) or 'none'}")
 

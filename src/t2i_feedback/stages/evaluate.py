@@ -1,4 +1,4 @@
-"""evaluate ARM: measure an arm's images, one by one (per_image.jsonl) and together (metrics/arms/ARM.json).
+"""evaluate ARM: measure an arm's images, one by one (per_image.jsonl) and together (numbers.json).
 
 Every arm is measured alike: one pass for features and photometry, then alignment with the caption's facts, the training
 judge, the held-out judge and the validator (unless that reads text alone); CLIPScore, VQAScore and the validator's
@@ -100,8 +100,8 @@ def main(arm: str = "") -> None:
             curve = (FidRow(n=n, fid=fid.value, fid_std=fid.std) for n, fid in fidelity.by_n)
             write_rows(out / "fid_by_n.jsonl", curve)
             write_json(out / "card.json", card)
+            write_json(out / paths.arm_numbers(arm).name, metrics)
             workspace.publish(out, paths.evaluation(arm))
-            write_json(paths.arm_metrics(arm), metrics)
     shown = (name for name in ("fid", "alignment", "judge_score", "held_out_score") if name in metrics)
     print(f"evaluate {arm}: done, {', '.join(f'{name} {metrics[name]:.4g}' for name in shown)}")
 

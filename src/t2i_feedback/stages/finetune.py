@@ -40,7 +40,7 @@ def main() -> None:
     from t2i_feedback.rewards.mllm import preference, require_calibrated
 
     if config.require_calibrated and config.user == "mllm" and "preference" in weights:
-        require_calibrated(config.judge, p.least, paths.CALIBRATION_METRICS, paths.JUDGE_PLOTS / "sweeps.png")
+        require_calibrated(config.judge, p.least, paths.CALIBRATION_NUMBERS, paths.JUDGE_PLOTS / "sweeps.png")
     print(f"finetune: {config.plan(weights)}", flush=True)
     from t2i_feedback.finetuning import progress
     from t2i_feedback.finetuning.stopping import beyond_bounds
@@ -89,8 +89,9 @@ def main() -> None:
         if distributed.is_main():
             save_adapter(pipe.unet, work / "adapter")
             write_rows(work / "adapter" / HISTORY, history)
+            numbers = progress.summary(history, stopped=bool(why))
+            write_json(work / "adapter" / paths.FINETUNE_NUMBERS.name, numbers)
             workspace.publish(work / "adapter", paths.ADAPTER)
-            write_json(paths.FINETUNE_METRICS, progress.summary(history, stopped=bool(why)))
     if why:
         print(f"finetune: ended after epoch {len(history)}: {why}; the adapter is the last within it")
     print(f"finetune: reward {history[0].reward_mean:.2f} -> {history[-1].reward_mean:.2f}, adapter in {paths.ADAPTER}")

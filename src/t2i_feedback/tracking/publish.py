@@ -16,13 +16,7 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import EpochRow, read_rows
 from t2i_feedback.tracking import runs
 
-NUMBERS = (
-    paths.CALIBRATION_METRICS,
-    paths.VALIDATOR_METRICS,
-    paths.FINETUNE_METRICS,
-    *(paths.arm_metrics(arm) for arm in arms.NAMES),
-    paths.SUMMARY,
-)
+RECORDS = (paths.NUMBERS, paths.ADAPTER)
 
 
 def publish(fresh: Collection[Path] = ()) -> bool:
@@ -39,7 +33,7 @@ def publish(fresh: Collection[Path] = ()) -> bool:
         run.tag(wording())
         run.replay({0: metrics()})
         run.replay(reward_curve())
-        files = (paths.REPORT, paths.SUMMARY, paths.PLOTS)
+        files = (paths.REPORT, paths.NUMBERS, paths.HEADLINE, paths.PLOTS)
         run.keep(path for path in files if path.exists())
         if paths.ADAPTER.exists():
             run.keep([paths.ADAPTER], "models")
@@ -53,12 +47,12 @@ def publish(fresh: Collection[Path] = ()) -> bool:
 
 def check(fresh: Collection[Path] = ()) -> None:
     """Raise UserError unless dvc.lock says of all numbers and the adapter that the present parameters made them."""
-    there = [path for path in (*NUMBERS, paths.ADAPTER) if path.exists() and path not in fresh]
+    there = [path for path in RECORDS if path.exists() and path not in fresh]
     entries = [entry for entry in lockfile.entries() if not lockfile.outs(entry).keys() & set(fresh)]
     makers = {path: entry for entry in entries for path in lockfile.outs(entry) if path in there}
     present = lockfile.parameters()
     changed: dict[str, tuple[Any, Any]] = {}
-    for entry in lockfile.with_upstream(makers.values(), entries):
+    for entry in lockfile.with_upstream(makers.values(), entries) if paths.NUMBERS in makers else entries:
         changed |= lockfile.changed(entry, present)
     unknown = [path for path in there if path not in makers or not lockfile.made(makers[path], path)]
     if changed:
@@ -85,12 +79,9 @@ def wording() -> dict[str, str]:
 
 
 def metrics() -> dict[str, float]:
-    """Every number that a stage measured by a flat name: `arms.raw.fid`, `summary.…`, `finetune.…`."""
-    numbers: dict[str, float] = {}
-    for path in (path for path in NUMBERS if path.exists()):
-        prefix = ".".join(path.relative_to(paths.METRICS).with_suffix("").parts)
-        numbers |= dict(_numbers(json.loads(path.read_text()), prefix))
-    return numbers
+    """Every number that was measured by a flat name: `arms.raw.fid`, `summary.…`, `finetune.…`."""
+    found = json.loads(paths.NUMBERS.read_text(encoding="utf-8")) if paths.NUMBERS.exists() else {}
+    return {name: value for part, numbers in found.items() for name, value in _numbers(numbers, part)}
 
 
 def _numbers(value: object, name: str) -> list[tuple[str, float]]:

@@ -329,24 +329,24 @@ def test_a_judge_without_valid_scores_stops_finetune_which_names_a_plot_that_is_
         assert min(plot.size) > 300
     assert not paths.ADAPTER.exists()
     assert {path.name for path in paths.JUDGE_PLOTS.iterdir()} == {"sweeps.png", "retest.png", "paraphrases.png"}
-    assert set(json.loads(paths.CALIBRATION_METRICS.read_text())) == {"tiny", "tiny-judge"}
+    assert set(json.loads(paths.CALIBRATION_NUMBERS.read_text())) == {"tiny", "tiny-judge"}
 
 
 @pytest.mark.parametrize("correlation", [-0.9, 0.0, 0.49])
 def test_a_correlation_below_the_limit_is_named_with_the_plot(repository: Path, correlation: float) -> None:
-    write_json(paths.CALIBRATION_METRICS, {"tiny": {"rank_correlation": correlation}})
+    write_json(paths.CALIBRATION_NUMBERS, {"tiny": {"rank_correlation": correlation}})
     with pytest.raises(UserError) as refused:
         finetune.main()
     assert f"correlation of {correlation:.2f}, below calibrate.min_rank_correlation 0.5" in str(refused.value)
-    assert "metrics/plots/judges/sweeps.png" in str(refused.value)
+    assert "data/calibration/plots/sweeps.png" in str(refused.value)
 
 
 @pytest.mark.parametrize("correlation", [0.5, 1.0, None])  # None: the preference names no trait
 def test_a_judge_that_ranks_well_or_cannot_be_measured_is_let_through(
     repository: Path, correlation: float | None
 ) -> None:
-    write_json(paths.CALIBRATION_METRICS, {"tiny": {"rank_correlation": correlation}})
-    require_calibrated("tiny", 0.5, paths.CALIBRATION_METRICS, paths.JUDGE_PLOTS / "sweeps.png")
+    write_json(paths.CALIBRATION_NUMBERS, {"tiny": {"rank_correlation": correlation}})
+    require_calibrated("tiny", 0.5, paths.CALIBRATION_NUMBERS, paths.JUDGE_PLOTS / "sweeps.png")
 
 
 def test_finetune_asks_for_the_calibration_of_its_judge(repository: Path) -> None:
@@ -356,7 +356,7 @@ def test_finetune_asks_for_the_calibration_of_its_judge(repository: Path) -> Non
 
 def test_a_random_validator_is_measured_and_drawn(repository: Path) -> None:
     calibrate_validator.main()
-    found = json.loads(paths.VALIDATOR_METRICS.read_text())
+    found = json.loads(paths.VALIDATOR_NUMBERS.read_text())
     assert {"balanced_accuracy", "auc", "best_threshold", "retest_invalid", "paraphrase_agreement"} <= set(found)
     names = {"captions.png", "reliability.png", "threshold.png", "retest.png", "paraphrases.png"}
     assert {path.name for path in paths.VALIDATOR_PLOTS.iterdir()} == names

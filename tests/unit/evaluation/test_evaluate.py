@@ -89,7 +89,7 @@ def test_evaluate_measures_every_caption_of_an_arm(workplace: Path) -> None:
     assert all(row.accepted and row.rounds == 2 and row.alignment is not None for row in rows)
     assert len(read_rows(paths.evaluation("validated") / "rounds.jsonl", RoundRow)) == 2 * COUNT
 
-    raw, validated = (json.loads(paths.arm_metrics(arm).read_text()) for arm in ("raw", "validated"))
+    raw, validated = (json.loads(paths.arm_numbers(arm).read_text()) for arm in ("raw", "validated"))
     assert raw["fid"] == pytest.approx(0, abs=1e-3)  # the arm is the reference
     assert (raw["n"], raw["rounds_mean"], validated["rounds_mean"]) == (COUNT, 1, 2)
     assert all(isinstance(value, int | float) for value in raw.values())
@@ -148,11 +148,11 @@ def test_clip_vqa_and_item_scores_are_measured_where_they_are_asked_for(workplac
     reference.main()
     draw_arm("raw", rounds=1)
     evaluate.main("raw")
-    plain, plain_card = json.loads(paths.arm_metrics("raw").read_text()), card("raw")
+    plain, plain_card = json.loads(paths.arm_numbers("raw").read_text()), card("raw")
     clip_folder = str(tiny_clip.save(workplace / "clip", 3))
     change("evaluate", vqa_score=True, vqa_mllm="postcards", questions=True, clip_score=clip_folder)
     evaluate.main("raw")
-    metrics = json.loads(paths.arm_metrics("raw").read_text())
+    metrics = json.loads(paths.arm_numbers("raw").read_text())
     rows = read_rows(paths.evaluation("raw") / "per_image.jsonl", EvaluationRow)
     assert {key: metrics[key] for key in plain} == pytest.approx(plain)  # what was measured before stays the same
     assert metrics.keys() - plain.keys() >= {"clip_score", "invalid_vqa", "invalid_questions"}
@@ -170,11 +170,11 @@ def test_features_are_taken_at_the_evaluations_own_size_and_light_as_drawn(workp
     reference.main()
     draw_arm("raw", rounds=1)
     evaluate.main("raw")
-    at_64 = json.loads(paths.arm_metrics("raw").read_text())
+    at_64 = json.loads(paths.arm_numbers("raw").read_text())
     change("evaluate", size=32, resizer="squash_bicubic")
     reference.main()
     evaluate.main("raw")
-    at_32 = json.loads(paths.arm_metrics("raw").read_text())
+    at_32 = json.loads(paths.arm_numbers("raw").read_text())
     assert at_32["is"] != at_64["is"]
     assert at_32["brightness"] == at_64["brightness"]
     assert (card("raw")["resolution"], card("raw")["drawn_at"]) == (32, 64)
@@ -186,7 +186,7 @@ def test_features_of_clip_give_all_but_an_inception_score(workplace: Path) -> No
     reference.main()
     draw_arm("raw", rounds=1)
     evaluate.main("raw")
-    metrics = json.loads(paths.arm_metrics("raw").read_text())
+    metrics = json.loads(paths.arm_numbers("raw").read_text())
     assert metrics["fid"] == pytest.approx(0, abs=1e-3)
     assert not metrics.keys() & {"is", "is_std"}
     assert (card("raw")["classes"], card("raw")["is_std"]) == (0, "none: no classes, no score")
@@ -213,7 +213,7 @@ def test_brightness_and_contrast_are_those_by_hand(workplace: Path) -> None:
         luma = 0.299 * red + 0.587 * green + 0.114 * blue
         assert row.brightness == pytest.approx(luma.mean(), abs=1e-6)
         assert row.contrast == pytest.approx(np.sqrt(((luma - luma.mean()) ** 2).mean()), abs=1e-6)
-    metrics = json.loads(paths.arm_metrics("raw").read_text())
+    metrics = json.loads(paths.arm_numbers("raw").read_text())
     assert metrics["contrast"] == pytest.approx(np.mean([row.contrast for row in rows]))
 
 
@@ -234,7 +234,7 @@ def test_fid_against_n_ends_at_the_fid(workplace: Path) -> None:
     evaluate.main("raw")
     points = read_rows(paths.evaluation("raw") / "fid_by_n.jsonl", FidRow)
     assert [point.n for point in points] == [2, 3, 4, 5, 6, 7, 8]
-    assert points[-1].fid == json.loads(paths.arm_metrics("raw").read_text())["fid"]
+    assert points[-1].fid == json.loads(paths.arm_numbers("raw").read_text())["fid"]
 
 
 def test_a_stage_1_model_of_text_alone_is_not_asked_to_validate(workplace: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_stage_1_model_of_text_alone_is_not_asked_to_validate(workplace: Path)
     evaluate.main("enhanced")
     rows = read_rows(paths.evaluation("enhanced") / "per_image.jsonl", EvaluationRow)
     assert {(row.p_yes, row.accepted) for row in rows} == {(None, None)}
-    metrics = json.loads(paths.arm_metrics("enhanced").read_text())
+    metrics = json.loads(paths.arm_numbers("enhanced").read_text())
     assert "invalid_judge" in metrics
     assert not metrics.keys() & {"p_yes", "acceptance_rate", "invalid_validator"}
     card = json.loads((paths.evaluation("enhanced") / "card.json").read_text())
@@ -273,7 +273,7 @@ def test_a_black_image_of_the_safety_checker_never_enters_a_metric(workplace: Pa
     workplaces.furnish(changed, models=False)
     with pytest.raises(UserError, match=rf"1 of {COUNT} images are black.*With model.safety_checker: report"):
         evaluate.main("raw")
-    assert not paths.arm_metrics("raw").exists()
+    assert not paths.arm_numbers("raw").exists()
 
 
 def test_flags_of_images_that_are_kept_stand_beside_the_metrics() -> None:

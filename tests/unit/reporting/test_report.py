@@ -22,6 +22,11 @@ from t2i_feedback.reporting.evidence import Evidence
 from t2i_feedback.reporting.section import Settings
 from t2i_feedback.stages import report
 
+
+def summary_numbers() -> dict:
+    return json.loads(paths.NUMBERS.read_text())["summary"]
+
+
 SWEEPS = paths.JUDGE_PLOTS / "sweeps.png"
 
 
@@ -61,7 +66,7 @@ def test_stage_writes_page_numbers_and_series(run: Path) -> None:
     assert "P(yes) of 0.5 or more (stage1.threshold). On these images 0.40 would be best" in text
     assert text.count("data:image/png;base64," + base64.b64encode(SWEEPS.read_bytes()).decode()) == 1
     assert "EfficientNet-Lite0 is not Inception" in text
-    numbers = json.loads(paths.SUMMARY.read_text())
+    numbers = summary_numbers()
     assert all(isinstance(value, (int, float)) for value in numbers.values())
     assert numbers["alignment_validated_minus_raw_low"] < numbers["alignment_validated_minus_raw"]
     assert sorted(path.name for path in paths.PLOTS.glob("*.*")) == [
@@ -144,8 +149,8 @@ def test_a_run_without_facts_is_told_without_alignment(tmp_path: Path, monkeypat
 
 
 def test_missing_optional_inputs_become_sentences(run: Path) -> None:
-    calibrated = (paths.CALIBRATION_METRICS, paths.VALIDATOR_METRICS)
-    for gone in (*calibrated, paths.ADAPTER, paths.arm_metrics("finetuned"), paths.arm_metrics("validated")):
+    calibrated = (paths.CALIBRATION, paths.VALIDATOR)
+    for gone in (*calibrated, paths.ADAPTER, paths.arm_numbers("finetuned"), paths.arm_numbers("validated")):
         shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
     report.main()
     text = paths.REPORT.read_text()
@@ -157,7 +162,7 @@ def test_missing_optional_inputs_become_sentences(run: Path) -> None:
 
 
 def test_no_arm_at_all_is_still_a_page(run: Path) -> None:
-    shutil.rmtree(paths.METRICS / "arms")
+    shutil.rmtree(paths.evaluation("raw").parent)
     report.main()
     assert "No arm has been evaluated yet" in paths.REPORT.read_text()
 
@@ -178,7 +183,7 @@ def test_item_by_item_the_threshold_is_called_a_share_of_items(run: Path) -> Non
 
 def test_an_arm_of_another_protocol_stands_in_no_table_plot_or_comparison_with_others(run: Path) -> None:
     report.main()
-    before = json.loads(paths.SUMMARY.read_text())
+    before = summary_numbers()
     card = paths.evaluation("finetuned") / "card.json"
     card.write_text(json.dumps(json.loads(card.read_text()) | {"resolution": 32}))
     report.main()
@@ -188,7 +193,7 @@ def test_an_arm_of_another_protocol_stands_in_no_table_plot_or_comparison_with_o
     with (paths.PLOTS / "arms.csv").open() as file:
         assert "finetuned" not in [line["arm"] for line in csv.DictReader(file)]
     assert any("finetuned" in key for key in before)
-    assert not any("finetuned" in key for key in json.loads(paths.SUMMARY.read_text()))
+    assert not any("finetuned" in key for key in summary_numbers())
 
 
 def test_fid_against_n_is_drawn_and_written(run: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from t2i_feedback import params
-from t2i_feedback.foundation import paths
+from t2i_feedback.foundation import checkpoints, paths
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.params import read
 from t2i_feedback.reporting import paper
@@ -212,9 +212,8 @@ folder.mkdir(parents=True, exist_ok=True)
 (folder / "card.json").write_text(json.dumps({"n": 4, "steps": p["model"]["steps"]}))
 images = [{"contrast": 10.0 + i, "brightness": 100.0} for i in range(4)]
 (folder / "per_image.jsonl").write_text("".join(json.dumps(one) + "\\n" for one in images))
-pathlib.Path("metrics/arms").mkdir(parents=True, exist_ok=True)
 numbers = {"fid": 20.0 + len(arm), "fid_std": 0.5, "is": 3.0, "is_std": 0.1, "rounds_mean": 1.5, "rounds_std": 0.5}
-pathlib.Path("metrics/arms", arm + ".json").write_text(json.dumps(numbers))
+(folder / "numbers.json").write_text(json.dumps(numbers))
 print("drawn")
 """
 DAG = {
@@ -227,7 +226,6 @@ DAG = {
             "deps": ["src/arm.py", "data/checked/model.name"],
             "params": ["seed", "model", "stage1.mllm"],
             "outs": ["data/evaluation/${item.arm}"],
-            "metrics": [{"metrics/arms/${item.arm}.json": {"cache": False}}],
         },
     }
 }
@@ -293,7 +291,7 @@ def test_a_row_that_fails_stops_no_other_and_says_why(repository: Path) -> None:
 
 
 def test_the_workspace_stays_as_it_was(repository: Path) -> None:
-    assert git("status", "--porcelain", "--", "params.yaml", "dvc.lock", "src", "metrics/arms") == ""
+    assert git("status", "--porcelain", "--", "params.yaml", "dvc.lock", "src") == ""
 
 
 def test_every_experiment_is_one_mlflow_run_of_its_own_arms(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,13 +330,14 @@ def test_changed_code_or_parameters_make_a_row_out_of_date(repository: Path, mon
 
 def test_metrics_that_an_experiment_did_not_make_are_not_its_own(repository: Path) -> None:
     one = run.plan(table1(), "raw", ["smoke"])
-    found = experiments.find(one.name, one.content, {})
+    found = experiments.find(one.name, one.content, checkpoints.digests(one.params))
     assert found is not None
-    assert isinstance(experiments.read(found, "raw", one.content), Measured)
-    none = "experiment smoke-raw holds no numbers of its own for arm validated"
-    assert experiments.read(found, "validated", one.content) == none
+    files = experiments.Files(found)
+    assert isinstance(experiments.read(files, "raw", one.content), Measured)
+    none = "experiment smoke-raw holds no numbers of arm validated"
+    assert experiments.read(files, "validated", one.content) == none
     other = json.loads(json.dumps(one.content)) | {"seed": 1}
-    assert experiments.read(found, "raw", other) == "experiment smoke-raw measured arm raw with another seed"
+    assert experiments.read(files, "raw", other) == "experiment smoke-raw measured arm raw with another seed"
 
 
 def test_a_cleared_cache_is_said_and_stops_nothing(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,25 +156,23 @@ def test_what_the_measured_images_were_made_with_counts_too(root: Path, before: 
         tool.main()
 
 
-@pytest.mark.parametrize("file", [paths.arm_metrics("raw"), paths.VALIDATOR_METRICS])
-def test_a_file_that_no_stage_left_so_is_no_evidence(root: Path, file: Path) -> None:
+def test_a_file_that_no_stage_left_so_is_no_evidence(root: Path) -> None:
     write_run(Path.cwd(), captions=4)
+    file = paths.NUMBERS
     file.write_text(file.read_text().replace("0.", "1."))
     with pytest.raises(UserError, match=rf"{file} is not as dvc\.lock has it; run `dvc repro` first"):
         tool.main()
     assert not (root / "mlflow.db").exists()
 
 
-@pytest.mark.parametrize(
-    ("missing", "file"), [("finetune", paths.FINETUNE_METRICS), ("evaluate@raw", "metrics/arms/raw")]
-)
+@pytest.mark.parametrize(("missing", "file"), [("finetune", paths.ADAPTER), ("report", paths.NUMBERS)])
 def test_what_dvc_lock_does_not_know_is_not_published(root: Path, missing: str, file: Path | str) -> None:
     write_run(Path.cwd(), captions=4)
     write_lock({name: entry for name, entry in STAGES.items() if name != missing})
     with pytest.raises(UserError, match=str(file)):
         tool.main()
     Path("dvc.lock").unlink()
-    with pytest.raises(UserError, match=r"metrics/calibration\.json \(and 9 more\) is not as dvc\.lock has it"):
+    with pytest.raises(UserError, match=r"metrics/numbers\.json \(and 1 more\) is not as dvc\.lock has it"):
         tool.main()
     Path("dvc.lock").write_text("stages: {")
     with pytest.raises(UserError, match=r"dvc\.lock is not YAML"):
@@ -200,7 +198,7 @@ def test_the_report_publishes_before_dvc_has_its_entry(root: Path, capsys: pytes
     """While `dvc repro` runs it: dvc.lock has the present entries of all stages but the one that runs."""
     write_run(Path.cwd(), captions=4)
     report.main()
-    write_lock(STAGES | {"report": Stage(("seed", "report"), (paths.SUMMARY, paths.REPORT))})
+    write_lock(STAGES | {"report": Stage(("seed", "report"), (paths.NUMBERS, paths.REPORT))})
     type_in("  grid: ", "  grid: 1")
     report.main()
     assert len(all_runs()) == 2

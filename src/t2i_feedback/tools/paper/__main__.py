@@ -28,7 +28,7 @@ from t2i_feedback.params import Params
 from t2i_feedback.reporting import paper
 from t2i_feedback.tools import profile
 from t2i_feedback.tools.paper import experiments, write
-from t2i_feedback.tools.paper.experiments import Experiment
+from t2i_feedback.tools.paper.experiments import Files
 from t2i_feedback.tools.paper.rows import FINETUNED, LAYOUTS, RAW, Layout
 from t2i_feedback.tracking import runs
 
@@ -185,18 +185,17 @@ def _run_one(one: Plan) -> str:
 # ------------------------------------------------------------------------------------------------ collecting
 
 
-def collect(layout: Layout, plans: Iterable[Plan]) -> tuple[list[write.Line], list[tuple[Plan, Experiment]]]:
-    """The table's lines, and the experiments that they come from."""
+def collect(layout: Layout, plans: Iterable[Plan]) -> tuple[list[write.Line], list[tuple[Plan, Files]]]:
+    """The table's lines, and what the experiments made that they come from."""
     found: dict[tuple[str, str], write.Measured | str] = {}
     finished = []
     for one in plans:
         experiment = experiments.find(one.name, one.content, checkpoints.digests(one.params))
-        if experiment:
-            finished.append((one, experiment))
+        files = experiments.Files(experiment) if experiment else None
+        if files:
+            finished.append((one, files))
         for arm in layout.arms(one.row):
-            found[one.row, arm] = (
-                experiments.read(experiment, arm, one.content) if experiment else not_there(layout, one)
-            )
+            found[one.row, arm] = experiments.read(files, arm, one.content) if files else not_there(layout, one)
     return write.lines(layout, found), finished
 
 
@@ -207,30 +206,31 @@ def not_there(layout: Layout, one: Plan) -> str:
     return f"not run with these parameters and this code (`make table{layout.number}` runs it)"
 
 
-def publish(one: Plan, found: Experiment) -> None:
+def publish(one: Plan, files: Files) -> None:
     """One MLflow run an experiment, named like it; `finetune` has streamed into its child already."""
     if not runs.wanted():
         return
+    found = files.found
     try:
         identity = runs.identify(one.content, checkpoints.digests(one.params), found.base, found.rev, found.name)
         run = runs.parent_run(one.content, identity)
         run.tag({"t2i.row": one.row, "t2i.experiment": found.rev})
-        run.replay({0: numbers(one, found)})
+        run.replay({0: numbers(one, files)})
         run.finish("FINISHED")
     except Exception as error:  # MLflow, SQLAlchemy, requests and the disk each raise their own
         runs.warn(error)
 
 
-def numbers(one: Plan, found: Experiment) -> dict[str, float]:
+def numbers(one: Plan, files: Files) -> dict[str, float]:
     """What this experiment measured, under the names that `publish` gives to the same numbers."""
     arms = [target.partition("@")[2] for target in one.targets]
-    files = {f"arms.{arm}": paths.arm_metrics(arm) for arm in arms}
+    where = {f"arms.{arm}": paths.arm_numbers(arm) for arm in arms}
     if one.row == FINETUNED:
-        files["finetune"] = paths.FINETUNE_METRICS
+        where["finetune"] = paths.FINETUNE_NUMBERS
     return {
         f"{prefix}.{key}": float(value)
-        for prefix, file in files.items()
-        for key, value in experiments.metrics_of(found, file).items()
+        for prefix, file in where.items()
+        for key, value in files.numbers(file).items()
         if isinstance(value, (int, float))
     }
 
@@ -262,8 +262,8 @@ def main() -> None:
     write_text(target.with_suffix(".md"), write.markdown(layout, made, stamp, arguments.profile))
     write_text(target.with_suffix(".csv"), write.comma_separated(layout, made, stamp))
     write_json(target.with_suffix(".json"), write.plain(layout, made, stamp, arguments.profile))
-    for one, experiment in finished:
-        publish(one, experiment)
+    for one, files in finished:
+        publish(one, files)
     there = sum(line.ours is not None for line in made)
     print(f"{write.title(layout, stamp)}: {there} of {len(made)} rows in {target}.md, .csv and .json")
     if failed:

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from t2i_feedback import arms
-from t2i_feedback.foundation import lockfile, paths, pipeline
+from t2i_feedback.foundation import checkpoints, lockfile, paths, pipeline
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.tools.paper.compare import measured
 from t2i_feedback.tools.paper.write import Measured
@@ -35,7 +35,7 @@ class Experiment:
     base: str  # the commit that it started from
 
 
-def find(name: str, wanted: Mapping[str, Any], checkpoints: Mapping[str, str]) -> Experiment | None:
+def find(name: str, wanted: Mapping[str, Any], digests: Mapping[str, str]) -> Experiment | None:
     """The newest experiment of that name with these parameters, these digests of the checkpoints that they name and the
     workspace's code, whatever it started from."""
     listed = _git("for-each-ref", "--sort=-committerdate", "--format=%(objectname) %(refname)", "refs/exps/")
@@ -48,52 +48,58 @@ def find(name: str, wanted: Mapping[str, Any], checkpoints: Mapping[str, str]) -
             subprocess.run(["git", "diff", "--quiet", rev, "--", *pipeline.code()], capture_output=True).returncode == 0
         )
         same_parameters = same_code and yaml.safe_load(_git("show", f"{rev}:{paths.PARAMS}")) == wanted
-        if same_parameters and _has_used(checkpoints, rev):
+        if same_parameters and _has_used(digests, rev):
             return Experiment(name, rev, parts[2] + parts[3])
     return None
 
 
-def _has_used(checkpoints: Mapping[str, str], rev: str) -> bool:
-    """Whether stage `check` found these digests in the experiment."""
+def _has_used(digests: Mapping[str, str], rev: str) -> bool:
+    """Whether stage `check` found these digests of checkpoints in the experiment."""
     checked = _lock(rev)["stages"].get("check", {})
-    return all(lockfile.made(checked, paths.CHECKED / key, digest.encode()) for key, digest in checkpoints.items())
+    return lockfile.made_folder(checked, paths.CHECKED, checkpoints.noted(digests))
 
 
 def _lock(rev: str) -> dict[str, Any]:
     return yaml.load(_git("show", f"{rev}:{paths.LOCK}"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
-def read(found: Experiment, arm: str, wanted: Mapping[str, Any]) -> Measured | str:
+class Files:
+    """What an experiment made, out of git and DVC's cache, as its own dvc.lock says."""
+
+    def __init__(self, found: Experiment) -> None:
+        from dvc.api import DVCFileSystem
+
+        self._files = DVCFileSystem(rev=found.rev)
+        self.found = found
+
+    def text(self, path: Path) -> str:
+        """Raises UserError when it is no longer in DVC's cache."""
+        from dvc.exceptions import DvcException
+
+        try:
+            return self._files.read_text(path.as_posix(), encoding="utf-8")
+        except (DvcException, OSError) as error:
+            why = " ".join(str(error).split())[:120]
+            raise UserError(f"{path} of {self.found.name} is no longer in DVC's cache ({why})") from None
+
+    def numbers(self, path: Path) -> dict[str, Any]:
+        return json.loads(self.text(path))
+
+
+def read(files: Files, arm: str, wanted: Mapping[str, Any]) -> Measured | str:
     """An arm's numbers, or why the experiment has none that can be trusted."""
-    metrics = _git("show", f"{found.rev}:{paths.arm_metrics(arm)}")
-    reason = _stale(_lock(found.rev)["stages"].get(f"evaluate@{arm}", {}), arm, metrics, wanted)
-    if reason:
-        return f"experiment {found.name} {reason}"
-    import dvc.api
-    from dvc.exceptions import DvcException
-
-    folder = paths.evaluation(arm)
-    try:
-        card = json.loads(dvc.api.read(f"{folder}/card.json", rev=found.rev))
-        rows = [json.loads(row) for row in dvc.api.read(f"{folder}/per_image.jsonl", rev=found.rev).splitlines()]
-    except (DvcException, OSError) as error:
-        return f"the protocol card of {found.name} is no longer in DVC's cache ({' '.join(str(error).split())[:120]})"
-    numbers = json.loads(metrics)
-    return Measured(found.rev, measured(numbers, rows, arms.by_name(arm).has_rounds), card, len(rows))
-
-
-def _stale(locked: lockfile.Entry, arm: str, metrics: str, wanted: Mapping[str, Any]) -> str:
-    """Every commit holds metrics of every arm, those of other runs included; dvc.lock says whose they are."""
-    if not lockfile.made(locked, paths.arm_metrics(arm), metrics.encode()):
-        return f"holds no numbers of its own for arm {arm}"
+    found = files.found
+    locked = _lock(found.rev)["stages"].get(f"evaluate@{arm}")
+    if locked is None:
+        return f"experiment {found.name} holds no numbers of arm {arm}"
     for key in lockfile.changed(locked, wanted):
-        return f"measured arm {arm} with another {key}"
-    return ""
-
-
-def metrics_of(found: Experiment, file: Path) -> dict[str, Any]:
-    """A metrics file of the experiment."""
-    return json.loads(_git("show", f"{found.rev}:{file}"))
+        return f"experiment {found.name} measured arm {arm} with another {key}"
+    try:
+        card, numbers = files.numbers(paths.evaluation(arm) / "card.json"), files.numbers(paths.arm_numbers(arm))
+        rows = [json.loads(row) for row in files.text(paths.evaluation(arm) / "per_image.jsonl").splitlines()]
+    except UserError as error:
+        return str(error)
+    return Measured(found.rev, measured(numbers, rows, arms.by_name(arm).has_rounds), card, len(rows))
 
 
 def run(name: str, settings: Sequence[str], targets: Sequence[str], log: Path) -> str:
