@@ -1,6 +1,9 @@
 # make repro and make test are the two commands a newcomer needs; each sets up .venv first if it is not there.
 SHELL := /bin/bash
-PYTHON ?= python3.11
+# The first Python from 3.11 to 3.13 that runs and can make environments; PYTHON=/path/to/python chooses another.
+SUITABLE = import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for one in python3.11 python3.12 python3.13 python3 python; do \
+	$$one -c "$(SUITABLE)" >/dev/null 2>&1 && { echo $$one; break; }; done)
 VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -14,7 +17,8 @@ help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(READY): requirements.txt
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(or $(PYTHON),false) -c "$(SUITABLE)" 2>/dev/null || { \
+		echo "Python 3.11, 3.12 or 3.13 with its venv module is needed: set PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@touch $@
@@ -85,7 +89,7 @@ rehearse: $(READY) ## both tables with small stand-ins for every model and for C
 	@python -m rehearsal
 
 pretrain: $(READY) ## train the embedded models from nothing (about 3 hours); the weights are committed, nobody needs this
-	dvc repro pretrain/dvc.yaml
+	dvc --cd pretrain repro
 
 model-card: $(READY) ## measure the embedded models and rewrite their card; fails where a committed figure no longer holds
 	dvc repro finetune

@@ -202,6 +202,13 @@ def test_what_arms_py_says_of_an_arm_is_what_its_stage_depends_on(stages: dict[s
         assert (drawn, found) == ((arm.adapter, arm.prompts == "enhanced", not arm.draws_several), others), arm.name
 
 
+def test_pre_training_is_a_project_of_its_own() -> None:
+    with Repo(str(REPOSITORY)) as experiment, Repo(str(REPOSITORY / "pretrain")) as pretraining:
+        ours, theirs = ({stage.name for stage in repo.index.stages} for repo in (experiment, pretraining))
+    assert not ours & theirs
+    assert {"render", "unet", "model_card"} <= theirs
+
+
 def test_every_output_is_made_by_one_stage(stages: dict[str, Stage]) -> None:
     outs = [out for stage in stages.values() for out in stage.outs]
     assert len(set(outs)) == len(outs)
