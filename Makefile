@@ -11,7 +11,7 @@ export PYTHONPATH := src
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-unit test-pipeline lint types check ui publish report profile ledger retry-failed calibrate preflight estimate bench table1 table2 rehearse pretrain model-card clean
+.PHONY: help setup repro test test-unit test-pipeline lint types check ui publish report profile ledger retry-failed forget calibrate preflight estimate bench table1 table2 rehearse pretrain model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ ledger: $(READY) ## what the MLLMs were asked: calls, failures, tokens, seconds,
 
 retry-failed: $(READY) ## ask the MLLMs again what failed (refused, unreadable, cut off, lost) and rerun those stages
 	@python -m t2i_feedback.tools.ledger --retry-failed
+
+forget: $(READY) ## forget all answers of a catalogue entry, valid ones too: make forget ENTRY=gpt4
+	@python -m t2i_feedback.tools.ledger --forget "$(ENTRY)"
 
 calibrate: $(READY) ## can a catalogue entry judge? make calibrate JUDGE=llava16-7b: a table, images in calibrated/
 	@python -m t2i_feedback.tools.calibrate_entry $(JUDGE)

@@ -80,7 +80,6 @@ def test_the_same_questions_have_the_same_answers(url: str, images, tmp_path: Pa
                 roles.enhance(model, CAPTIONS, ["there is no house", "there is no sun", "there is no fish"]),
                 roles.validate(model, images, CAPTIONS),
                 roles.explain(model, images, CAPTIONS),
-                roles.describe(model, images),
                 roles.score_preference(model, images, "dark images"),
             ]
             answers.append([(one.status, one.raw) for some in found for one in some])

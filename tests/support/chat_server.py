@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from t2i_feedback.mllm.backends.endpoint import EndpointEntry
-from t2i_feedback.mllm.endpoint import PROBE
+from t2i_feedback.mllm.endpoint import PROBE, VARIETY
 
 DROP = "drop the connection"
 Answer = tuple[int, dict[str, str], dict[str, Any] | str]
@@ -28,6 +28,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.takes_images, self.gives_logprobs, self.refuses_logprobs, self.holds_to_schema = True, True, False, False
         self.broken = False  # for the moment: no probe is answered
+        self.models: list[dict[str, Any]] | None = None  # what it lists as loaded; None = it has no list
+        self.steady = False  # gives the same answer at any temperature
         self.script: list[Answer] = []
         self.seen: list[tuple[float, dict[str, str], dict[str, Any]]] = []
         self.probes: list[dict[str, Any]] = []
@@ -41,6 +43,8 @@ class Server(ThreadingHTTPServer):
 
     def probe(self, body: dict[str, Any]) -> Answer:
         self.probes.append(body)
+        if body["messages"][0]["content"][-1]["text"] == VARIETY:
+            return 200, {}, said("7" if self.steady else str(len(self.probes)))
         if self.broken:
             return 500, {}, failed("server_error", "out of memory")
         if len(body["messages"][0]["content"]) > 1 and not self.takes_images:
@@ -53,6 +57,10 @@ class Server(ThreadingHTTPServer):
             return 200, {}, said('{"answer": "yes", "reason": "it is"}')
         return 200, {}, said("yes")
 
+    def answer(self, body: dict[str, Any]) -> Answer | None:
+        """What it says instead of the script's next answer; None = nothing."""
+        return None
+
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
@@ -61,12 +69,13 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         server = self.server
         with server.lock:
-            if body["messages"][0]["content"][-1]["text"] == PROBE:
+            if body["messages"][0]["content"][-1]["text"] in (PROBE, VARIETY):
                 status, headers, answer = server.probe(body)
             else:
                 names = {name.lower(): value for name, value in self.headers.items()}
                 server.seen.append((time.monotonic(), names, body))
-                status, headers, answer = server.script.pop(0) if server.script else (200, {}, said("yes"))
+                refusal = server.answer(body)
+                status, headers, answer = refusal or (server.script.pop(0) if server.script else (200, {}, said("yes")))
             server.under_way += 1
             server.most_under_way = max(server.most_under_way, server.under_way)
         time.sleep(server.delay)
@@ -79,6 +88,15 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
             self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_GET(self) -> None:
+        listed = self.path.endswith("/models") and self.server.models is not None
+        data = json.dumps({"object": "list", "data": self.server.models} if listed else {}).encode()
+        self.send_response(200 if listed else 404)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
 

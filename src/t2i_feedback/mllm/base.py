@@ -4,6 +4,7 @@ Only a `valid` reply carries an answer. The other statuses say why there is none
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -15,6 +16,7 @@ from t2i_feedback.foundation.rows import Reading, Status
 Value = TypeVar("Value")
 
 MIN_MASS = 0.05  # an answer whose candidates together have less probability is not one of the candidates
+SHOWN = 120  # characters of an answer that is not valid
 NOT_FINITE = "the model's probabilities are not finite"
 
 
@@ -46,6 +48,8 @@ class Abilities:
     images: bool
     logprobs: bool  # gives the probabilities of answers
     schema: bool  # holds a model to a JSON schema
+    dialect: str = ""  # what of a request it was found not to take that may change an answer, in words
+    varied: bool = True  # asked again at a temperature, it may answer otherwise
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class Reply:
     probabilities: dict[str, float] | None = None
     mass: float | None = None
     tokens_in: int = 0
-    tokens_out: int = 0
+    tokens_out: int = 0  # those of thinking too
+    tokens_thinking: int = 0
     seconds: float = 0.0
     reading: Reading = "text"
 
@@ -70,6 +75,19 @@ class Outcome(Generic[Value]):
     value: Value | None
     raw: str
     reading: Reading = "text"
+
+
+class Typed(Protocol):
+    """Whatever has a status and the answer it was read from: a Verdict or an Outcome."""
+
+    @property
+    def status(self) -> Status: ...
+
+    @property
+    def raw(self) -> str: ...
+
+    @property
+    def reading(self) -> Reading: ...
 
 
 class Backend(Protocol):
@@ -120,3 +138,12 @@ def chosen(mass: dict[str, float], text: str, remark: str = "") -> Reply:
         return Reply("unparseable", text, None, total, tokens_out=1, reading="probability")
     shares = {name: value / total for name, value in mass.items()}
     return Reply("valid", text, shares, total, tokens_out=1, reading="probability")
+
+
+def most_frequent(masked: Sequence[Typed]) -> str:
+    """Of answers that are not valid: of which kinds they are, and what was said most often. Empty if there are none."""
+    if not masked:
+        return ""
+    kinds = ", ".join(f"{count} {status}" for status, count in Counter(o.status for o in masked).most_common())
+    raws = Counter(" ".join(outcome.raw.split())[:SHOWN] for outcome in masked).most_common(3)
+    return f" ({kinds}). Most frequent: " + "; ".join(f"{raw!r} ({count}x)" for raw, count in raws)

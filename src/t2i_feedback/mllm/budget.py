@@ -11,7 +11,7 @@ class Budget:
 
     def __init__(self, name: str, entry: EndpointEntry, ledger: Ledger):
         self._name, self._entry, self._ledger = name, entry, ledger
-        self._account = f"{entry.base_url} {entry.model}"
+        self._account = entry.account
 
     def take(self) -> None:
         """Before a call. Raises UserError when the budget is used up; calls that are under way may still end."""
@@ -27,6 +27,13 @@ class Budget:
             f"mllms.{self._name}: the budget of {key} = {limit} is used up ({calls} calls, ${cost:.4f}); every answer "
             "is kept. Raise it and run the same command again."
         )
+
+    def noted(self, subject: str) -> str | None:
+        """What was found out about the server and is remembered with its account."""
+        return self._ledger.noted(f"{self._account} {subject}")
+
+    def note(self, subject: str, note: str) -> None:
+        self._ledger.note(f"{self._account} {subject}", note)
 
     def pay(self, reply: Reply) -> None:
         """After a call."""

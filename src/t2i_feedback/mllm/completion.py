@@ -4,40 +4,50 @@ import base64
 import io
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from openai.types.chat import ChatCompletion
-from openai.types.chat.chat_completion import Choice
 from PIL import Image
 
+from t2i_feedback.mllm.backends.endpoint import EndpointEntry
 from t2i_feedback.mllm.base import MIN_MASS, Decoding, Reply, Request, chosen
-from t2i_feedback.mllm.readings import without_thinking
+from t2i_feedback.mllm.dialects import OLD_NAME, TOP_LOGPROBS
+from t2i_feedback.mllm.replies import THINKING_ENDS, clean, count, joined, whole, without_thinking
 
-TOP_LOGPROBS = 20  # as many as the protocol allows
 CHOICE_TOKENS = 16  # room for "Score: 7/10" where the first token is not the answer
 CHARACTERS_PER_TOKEN, IMAGE_TOKENS = 3, 1000  # where a server counts none: rather too many than too few
 BLANKS = " \t\n\r\u2581\u0120"  # space, and the marks that tokenisers write for it
+NOTHING = 1e-20  # a probability that no model means: what a server says of tokens that it had ruled out
+SAID = 160  # characters of an answer that is no chat completion
+
+Json = Any  # what a server sends: nothing of it is taken on trust
 
 
-def arguments(model: str, request: Request, decoding: Decoding) -> dict[str, Any]:
-    """What `chat.completions.create` is called with. The image stands first, as open models learnt it."""
-    content: list[dict[str, Any]] = [{"type": "text", "text": request.text}]
+def arguments(entry: EndpointEntry, request: Request, decoding: Decoding, limit: int) -> dict[str, Any]:
+    """The body of a request, in the protocol's own words. The image stands first, as open models learnt it.
+
+    `limit`: how many tokens may be written. The entry's extra_body has the last word.
+    """
+    content: list[dict[str, Any]] = [{"type": "text", "text": clean(request.text)}]
     if request.image is not None:
-        content.insert(0, {"type": "image_url", "image_url": {"url": data_url(request.image)}})
+        url = {"url": data_url(request.image)} | ({"detail": entry.image_detail} if entry.image_detail else {})
+        content.insert(0, {"type": "image_url", "image_url": url})
     found: dict[str, Any] = {
-        "model": model,
+        "model": entry.model,
         "messages": [{"role": "user", "content": content}],
-        "max_tokens": decoding.max_new_tokens,
+        OLD_NAME: limit,
         "temperature": decoding.temperature,
         "seed": request.sample,
     }
     if decoding.candidates:
-        found |= {"max_tokens": CHOICE_TOKENS, "logprobs": True, "top_logprobs": TOP_LOGPROBS}
+        found |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
     if decoding.schema:
         form = {"name": "answer", "strict": True, "schema": json.loads(decoding.schema)}
         found["response_format"] = {"type": "json_schema", "json_schema": form}
-    return found
+    if entry.reasoning is not None:
+        found["reasoning_effort"] = entry.reasoning
+    return found | entry.extra_body
 
 
 def data_url(image: Image.Image) -> str:
@@ -46,88 +56,172 @@ def data_url(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def read(completion: object, request: Request, decoding: Decoding, seconds: float) -> Reply:
-    """The reply that a server's answer holds; transport when it is no chat completion, whatever else it may be.
+def parsed(body: str) -> Json:
+    """A server's answer; the text itself when it is no JSON."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return body
+
+
+def read(
+    said: Json, request: Request, decoding: Decoding, seconds: float, limit: int, thinking_off: bool = False
+) -> Reply:
+    """The reply that a server's answer holds, made whole; transport when it is no chat completion.
 
     Its tokens are the server's count, or an estimate where it gives none: a budget of dollars is to stop all the same.
+    With `thinking_off` an answer may stand where thinking would, as some servers then put it there.
     """
-    if not isinstance(completion, ChatCompletion):
-        return Reply("transport", f"not a chat completion: {str(completion)[:160]}", seconds=seconds)
-    try:
-        return _read(completion, request, decoding, seconds)
-    except (AttributeError, TypeError, IndexError, ValueError) as error:  # the client does not check what is in it
-        return Reply("transport", f"not a chat completion: {error}", seconds=seconds)
-
-
-def gives_logprobs(completion: ChatCompletion) -> bool:
-    logprobs = completion.choices[0].logprobs if completion.choices else None
-    return bool(logprobs and logprobs.content and logprobs.content[0].top_logprobs)
-
-
-def _read(completion: ChatCompletion, request: Request, decoding: Decoding, seconds: float) -> Reply:
-    choice = completion.choices[0]
-    text = (choice.message.content or "").strip()
-    apart = str(getattr(choice.message, "reasoning_content", None) or getattr(choice.message, "reasoning", None) or "")
-    usage = completion.usage
-    tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else _estimated(request, apart + text)
-    if choice.finish_reason == "content_filter" or choice.message.refusal:
-        return Reply("refusal", choice.message.refusal or text, None, None, *tokens, seconds)
+    choice = _first(said)
+    message = choice.get("message") if choice else None
+    found = joined(message.get("content")) if isinstance(message, Mapping) else None
+    if choice is None or not isinstance(message, Mapping) or found is None:
+        error = said.get("error") if isinstance(said, Mapping) else None
+        words = f"not a chat completion: {clean(json.dumps(error or said, ensure_ascii=False, default=str))[:SAID]}"
+        paid = [tokens or 0 for tokens in _counted(said)]  # it may have cost something all the same
+        return whole(Reply("transport", words, None, None, paid[0], paid[1], paid[2], seconds))
+    text, thought = found[0].strip(), found[1]
+    for field in ("reasoning_content", "reasoning", "thinking"):
+        inner = joined(message.get(field))
+        thought = thought or ("".join(inner) if inner else "")
+    finish = choice.get("finish_reason") or choice.get("native_finish_reason") or "stop"
+    if thinking_off and not text and thought and finish == "stop":
+        text, thought = thought.strip(), ""
+    read_tokens, written, thinking = _counted(said)
+    guess = _estimated(request, thought + text)
+    counts = (guess[0] if read_tokens is None else read_tokens, guess[1] if written is None else written, thinking or 0)
+    refusal = clean(message.get("refusal"))
+    if finish == "content_filter" or refusal:
+        return whole(Reply("refusal", refusal or text, None, None, *counts, seconds))
     answer = without_thinking(text)
-    thought = apart or answer != text  # what is written first is no answer then
-    if not thought and (found := _chosen(choice, decoding.candidates, text)) is not None:
-        return replace(found, tokens_in=tokens[0], tokens_out=tokens[1], seconds=seconds)
-    if choice.finish_reason != "length":
-        return Reply("valid", text, None, None, *tokens, seconds)
-    if thought and not answer:
-        text = f"thinking used up the limit of {_limit(decoding)}: {apart or text}"
-    return Reply("truncated", text, None, None, *tokens, seconds)
+    thinks = bool(thought) or answer != text
+    chances = _chosen(choice, decoding.candidates, text, thinks)
+    if chances is not None:
+        return whole(
+            replace(chances, tokens_in=counts[0], tokens_out=counts[1], tokens_thinking=counts[2], seconds=seconds)
+        )
+    # An answer as long as its limit was cut, whatever the server says; where thinking is not counted, nobody can tell.
+    if finish not in ("length", "max_tokens", "MAX_TOKENS") and (written is None or written < limit):
+        return whole(Reply("valid", text, None, None, *counts, seconds))
+    if thinks and not answer:
+        advice = "choose reading: text, which has max_new_tokens" if limit == CHOICE_TOKENS else "raise max_new_tokens"
+        text = f"thinking used up the limit of {limit} tokens: {advice}: {thought or text}"
+    return whole(Reply("truncated", text, None, None, *counts, seconds))
 
 
-def _limit(decoding: Decoding) -> str:
-    """How much a model may write, and how that becomes more."""
-    if decoding.candidates:
-        return f"{CHOICE_TOKENS} tokens: choose reading: text, which has max_new_tokens"
-    return f"{decoding.max_new_tokens} tokens: raise max_new_tokens"
+def gives_logprobs(said: Json) -> bool:
+    """Whether it has probabilities of the tokens that it wrote."""
+    return any(alternatives for _, _, alternatives in _tokens(_first(said) or {}))
+
+
+def degenerate(said: Json) -> bool:
+    """Whether the written tokens have all the probability, as of servers that tell what they chose among, at
+    temperature 0, and not what the model believed."""
+    tokens = [alternatives for _, _, alternatives in _tokens(_first(said) or {}) if alternatives]
+    return bool(tokens) and all(len(chances) < 2 or sorted(chances.values())[-2] <= NOTHING for chances in tokens)
+
+
+def answered_by(said: Json) -> str:
+    """The model that the answer names; "" when it names none."""
+    return clean(said.get("model")).strip() if isinstance(said, Mapping) else ""
+
+
+def _first(said: Json) -> Mapping[str, Any] | None:
+    choices = said.get("choices") if isinstance(said, Mapping) else None
+    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else None
+
+
+def _counted(said: Json) -> tuple[int | None, int | None, int | None]:
+    """Tokens read, written (those of thinking too) and thought, as far as the server counts them."""
+    usage = said.get("usage") if isinstance(said, Mapping) else None
+    if not isinstance(usage, Mapping):
+        return None, None, None
+    read_tokens = count(usage.get("prompt_tokens", usage.get("input_tokens")))
+    written = count(usage.get("completion_tokens", usage.get("output_tokens")))
+    details = usage.get("completion_tokens_details", usage.get("output_tokens_details"))
+    thinking = count(details.get("reasoning_tokens")) if isinstance(details, Mapping) else None
+    total = count(usage.get("total_tokens"))
+    if total is not None and read_tokens is not None and written is not None:
+        written = max(written, total - read_tokens)  # some count thinking in the total alone
+    return read_tokens, written, thinking
 
 
 def _estimated(request: Request, text: str) -> tuple[int, int]:
     """Tokens read and written."""
     image = 0 if request.image is None else IMAGE_TOKENS
-    read, written = (math.ceil(len(words) / CHARACTERS_PER_TOKEN) for words in (request.text, text))
-    return image + read, written
+    read_tokens, written = (math.ceil(len(words) / CHARACTERS_PER_TOKEN) for words in (request.text, text))
+    return image + read_tokens, written
 
 
-def _chosen(choice: Choice, candidates: tuple[str, ...], text: str) -> Reply | None:
+# ------------------------------------------------------------------------------------------------ probabilities
+
+Token = tuple[str, float, dict[str, float]]  # as written, its probability, and that of each alternative
+
+
+def _tokens(choice: Mapping[str, Any]) -> list[Token]:
+    """The tokens that were written, with their alternatives; whatever has no such form is left out."""
+    logprobs = choice.get("logprobs")
+    content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
+    found: list[Token] = []
+    for token in content if isinstance(content, list) else ():
+        if not isinstance(token, Mapping) or not isinstance(token.get("token"), str):
+            return found
+        alternatives: dict[str, float] = {}
+        options = token.get("top_logprobs")
+        for option in options if isinstance(options, list) else ():
+            chance = _probability(option.get("logprob")) if isinstance(option, Mapping) else None
+            if chance is not None and isinstance(option.get("token"), str):
+                alternatives[option["token"]] = alternatives.get(option["token"], 0.0) + chance
+        found.append((token["token"], _probability(token.get("logprob")) or 0.0, alternatives))
+    return found
+
+
+def _chosen(choice: Mapping[str, Any], candidates: tuple[str, ...], text: str, thinks: bool) -> Reply | None:
     """The candidates' probabilities at the answer's first token that is not blank; None when they cannot be read there.
 
     A candidate of several tokens ("10" as "1", "0") is followed one token further along the path that was written.
     Where another path may have led to one (a likely "1" beside a written "9", and no "10"), they cannot be read.
     """
-    if not candidates or choice.logprobs is None or not choice.logprobs.content:
+    tokens = _tokens(choice) if candidates else []
+    if thinks:
+        tokens = _after_thinking(tokens)
+    first = next((i for i, token in enumerate(tokens) if token[0].strip(BLANKS)), None)
+    if first is None or len(tokens[first][2]) < 2:  # the written token alone says nothing of the others
         return None
-    tokens = choice.logprobs.content
-    first = next((i for i, token in enumerate(tokens) if token.token.strip(BLANKS)), None)
-    if first is None:
-        return None
+    word, share_of_word, options = tokens[first]
     mass = dict.fromkeys(candidates, 0.0)
-    for option in tokens[first].top_logprobs:
-        word = option.token.strip(BLANKS).lower()
-        if word in mass:
-            mass[word] += _probability(option.logprob)
-    written = tokens[first].token.strip(BLANKS).lower()
-    for option in tokens[first + 1].top_logprobs if first + 1 < len(tokens) else ():
-        longer = written + option.token.lower()
+    for option, share in options.items():
+        name = option.strip(BLANKS).lower()
+        if name in mass:
+            mass[name] += share
+    written = word.strip(BLANKS).lower()
+    for option, share in tokens[first + 1][2].items() if first + 1 < len(tokens) else ():
+        longer = written + option.lower()
         if longer in mass and longer != written:
-            share = _probability(tokens[first].logprob + option.logprob)
-            mass[longer] += share
+            mass[longer] += share_of_word * share
             if written in mass:
-                mass[written] = max(0.0, mass[written] - share)
+                mass[written] = max(0.0, mass[written] - share_of_word * share)
     for name, share in mass.items():
         if share >= MIN_MASS and name != written and any(m == 0 and n.startswith(name) for n, m in mass.items()):
             return None
-    return None if sum(mass.values()) < MIN_MASS else chosen(mass, text, f"; it said: {text}")
+    total = sum(mass.values())
+    return None if total < MIN_MASS else chosen(mass, text, f"; it said: {text}")
 
 
-def _probability(logprob: float) -> float:
-    """NaN where the logprob is NaN or well above 0, which rounding does not explain."""
-    return math.exp(logprob) if logprob < 1 else math.nan
+def _after_thinking(tokens: Sequence[Token]) -> list[Token]:
+    """The tokens behind the last end of thinking; none where it stands in no token or they go on otherwise."""
+    so_far = "".join(token for token, _, _ in tokens)
+    ends = [match.end() for match in THINKING_ENDS.finditer(so_far)]
+    length = 0
+    for i, (token, _, _) in enumerate(tokens):
+        if ends and length == ends[-1]:
+            return list(tokens[i:])
+        length += len(token)
+    return []
+
+
+def _probability(logprob: object) -> float | None:
+    """None where there is no number; NaN where it is NaN or well above 0, which rounding does not explain."""
+    if isinstance(logprob, bool) or not isinstance(logprob, (int, float)):
+        return None
+    return math.exp(max(logprob, -1e9)) if logprob < 1 else math.nan

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from t2i_feedback.foundation import files
+from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import Status
 from t2i_feedback.mllm.base import Abilities, Reply
 
@@ -32,10 +33,11 @@ CREATE TABLE IF NOT EXISTS failures (
 );
 CREATE TABLE IF NOT EXISTS hits (model TEXT, role TEXT, count INTEGER, PRIMARY KEY (model, role));
 CREATE TABLE IF NOT EXISTS spent (account TEXT PRIMARY KEY, calls INTEGER, cost_usd REAL);
+CREATE TABLE IF NOT EXISTS notes (subject TEXT PRIMARY KEY, note TEXT);
 CREATE TABLE IF NOT EXISTS abilities (identity TEXT PRIMARY KEY, found TEXT, created TEXT DEFAULT CURRENT_TIMESTAMP);
 """
 _LATER_COLUMNS = {  # what files of earlier versions lack
-    "answers": {"template": "TEXT", "stage": "TEXT"},
+    "answers": {"template": "TEXT", "stage": "TEXT", "identity": "TEXT"},
     "failures": {
         "tokens_in": "INTEGER",
         "tokens_out": "INTEGER",
@@ -47,7 +49,7 @@ _LATER_COLUMNS = {  # what files of earlier versions lack
     },
 }
 _SHARED = "key, model, role, status, tokens_in, tokens_out, seconds, cost_usd, template, stage"
-_KEEP_ANSWER = f"INSERT OR IGNORE INTO answers ({_SHARED}, reply) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_KEEP_ANSWER = f"INSERT OR IGNORE INTO answers ({_SHARED}, reply, identity) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _NOTE_FAILURE = f"INSERT INTO failures ({_SHARED}, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _FAILED = f"INSERT INTO failures ({_SHARED}, created, reason) SELECT {_SHARED}, created, reply"
 _NOT_VALID = "FROM answers WHERE status != 'valid' AND COALESCE(stage, '') = ?"
@@ -62,13 +64,14 @@ WHERE account = :account AND calls < COALESCE(:max_calls, calls + 1) AND cost_us
 """
 _SUMMARY = """
 WITH accounts AS (
-    SELECT role, model, 1 AS calls, 0 AS hits, status, tokens_in, tokens_out, seconds, cost_usd FROM answers
-    UNION ALL SELECT role, model, 1, 0, status, tokens_in, tokens_out, seconds, cost_usd FROM failures
-    UNION ALL SELECT role, model, 0, count, NULL, 0, 0, 0, 0 FROM hits
+    SELECT role, model, 1 AS calls, 0 AS hits, status, tokens_in, tokens_out, seconds, cost_usd,
+           CASE WHEN json_valid(reply) THEN json_extract(reply, '$.tokens_thinking') END AS thinking FROM answers
+    UNION ALL SELECT role, model, 1, 0, status, tokens_in, tokens_out, seconds, cost_usd, 0 FROM failures
+    UNION ALL SELECT role, model, 0, count, NULL, 0, 0, 0, 0, 0 FROM hits
 )
 SELECT role, model, SUM(calls), SUM(hits), SUM(status = 'refusal'), SUM(status = 'unparseable'),
        SUM(status = 'truncated'), SUM(status = 'transport'),
-       SUM(tokens_in), SUM(tokens_out), SUM(seconds), SUM(cost_usd)
+       SUM(tokens_in), SUM(tokens_out), SUM(seconds), SUM(cost_usd), COALESCE(SUM(thinking), 0)
 FROM accounts GROUP BY role, model ORDER BY role, model
 """
 
@@ -93,6 +96,7 @@ class Ledger:
     def __init__(self, path: Path):
         self.path = path
         self._own = threading.local()
+        path.parent.mkdir(parents=True, exist_ok=True)
         with files.locked(path.with_suffix(".lock")), self._connection() as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # SQLite does not wait when two switch at once
             connection.executescript(_SCHEMA)
@@ -104,29 +108,45 @@ class Ledger:
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         """A transaction: committed at the end, rolled back on an exception."""
-        if getattr(self._own, "process", None) != os.getpid():  # none yet, or the one that a fork must not use
-            self._own.connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS)
-            self._own.connection.execute("PRAGMA synchronous=NORMAL")  # what is committed outlives the process
-            self._own.process = os.getpid()
-        with self._own.connection as connection:
-            yield connection
+        try:
+            if getattr(self._own, "process", None) != os.getpid():  # none yet, or the one that a fork must not use
+                self._own.connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS)
+                self._own.connection.execute("PRAGMA synchronous=NORMAL")  # what is committed outlives the process
+                self._own.process = os.getpid()
+            with self._own.connection as connection:
+                yield connection
+        except sqlite3.OperationalError as error:  # locked for a minute, read-only, no room
+            raise UserError(
+                f"the ledger {self.path} cannot be used now ({error}); every answer in it is kept"
+            ) from None
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"the ledger {self.path} is damaged, or no ledger at all ({error}): move it away, and what it held is "
+                f"asked again; `sqlite3 {self.path} .recover` may save its answers first"
+            ) from None
 
     def find(self, keys: Sequence[str]) -> dict[str, Reply]:
-        """The replies that are there, by key; one that holds NaN is moved to the failures, and so asked again."""
+        """The replies that are there, by key. One that holds NaN or cannot be read goes to the failures, to be asked
+        again."""
         found: dict[str, Reply] = {}
+        damaged: list[str] = []
         with self._connection() as connection:
             for start in range(0, len(keys), KEYS_PER_QUERY):
                 some = keys[start : start + KEYS_PER_QUERY]
                 query = f"SELECT key, reply FROM answers WHERE key IN ({','.join('?' * len(some))})"
-                found |= {key: Reply(**json.loads(reply)) for key, reply in connection.execute(query, some)}
-            for key in [key for key, reply in found.items() if not _finite(reply)]:
-                del found[key]
+                kept = {key: _reply(text) for key, text in connection.execute(query, some)}
+                found |= {key: reply for key, reply in kept.items() if reply is not None}
+                damaged += [key for key, reply in kept.items() if reply is None]
+            for key in damaged:
                 connection.execute(f"{_FAILED} FROM answers WHERE key = ?", (key,))
                 connection.execute("DELETE FROM answers WHERE key = ?", (key,))
         return found
 
-    def keep(self, model: str, entries: Sequence[Entry]) -> None:
-        """Store answers and note losses, with the DVC stage that asked; safe from `kill -9` when this returns."""
+    def keep(self, model: str, entries: Sequence[Entry], identity: str = "") -> None:
+        """Store answers and note losses, with the DVC stage that asked; safe from `kill -9` when this returns.
+
+        `identity` is the model's, by which `forget` finds its answers.
+        """
         stage = os.environ.get("DVC_STAGE", "")
         answered, lost = [], []
         for key, role, template, status, r, cost in entries:
@@ -134,7 +154,7 @@ class Ledger:
             if status == "transport":
                 lost.append((*shared, r.text))
             else:
-                answered.append((*shared, json.dumps(asdict(r))))
+                answered.append((*shared, json.dumps(asdict(r)), identity))
         with self._connection() as connection:
             connection.executemany(_NOTE_FAILURE, lost)
             connection.executemany(_KEEP_ANSWER, answered)
@@ -149,7 +169,7 @@ class Ledger:
 
     def summary(self) -> list[tuple]:
         """A row per role and model: role, model, calls, hits, the failures by their status, tokens in and out, seconds,
-        dollars."""
+        dollars, tokens of thinking (which tokens out hold too)."""
         with self._connection() as connection:
             return connection.execute(_SUMMARY).fetchall()
 
@@ -181,6 +201,25 @@ class Ledger:
                 "UPDATE failures SET retried = 1 WHERE COALESCE(stage, '') = ? AND rowid <= ?", (stage, last)
             )
 
+    def forget(self, identity: str, model: str) -> tuple[int, list[str]]:
+        """Delete all answers of a model, valid ones too, and what was found out about it: how many, and the stages that
+        asked. Answers of earlier versions, which noted no identity, are known by the model's name.
+        """
+        whose = "identity = ? OR (identity IS NULL AND model = ?)"
+        with self._connection() as connection:
+            stages = connection.execute(
+                f"SELECT DISTINCT COALESCE(stage, '') FROM answers WHERE {whose}", (identity, model)
+            )
+            asked = [stage for (stage,) in stages if stage]
+            count = connection.execute(f"DELETE FROM answers WHERE {whose}", (identity, model)).rowcount
+            connection.execute("DELETE FROM abilities WHERE identity IN (?, ?)", (identity, f"{identity} text alone"))
+        return count, sorted(asked)
+
+    def forget_notes(self, about: str) -> None:
+        """Delete what was noted of an account."""
+        with self._connection() as connection:
+            connection.execute("DELETE FROM notes WHERE substr(subject, 1, ?) = ?", (len(about) + 1, f"{about} "))
+
     # -------------------------------------------------------------------------------------------- budget, abilities
 
     def take(self, account: str, max_calls: int | None, max_cost_usd: float | None) -> bool:
@@ -204,7 +243,20 @@ class Ledger:
         """What was found out about a backend; None before that."""
         with self._connection() as connection:
             row = connection.execute("SELECT found FROM abilities WHERE identity = ?", (identity,)).fetchone()
-        return Abilities(**json.loads(row[0])) if row else None
+        try:
+            return Abilities(**json.loads(row[0])) if row else None
+        except (ValueError, TypeError):  # written by another version
+            return None
+
+    def noted(self, subject: str) -> str | None:
+        """What was noted of a subject; None where nothing was."""
+        with self._connection() as connection:
+            row = connection.execute("SELECT note FROM notes WHERE subject = ?", (subject,)).fetchone()
+        return row[0] if row else None
+
+    def note(self, subject: str, note: str) -> None:
+        with self._connection() as connection:
+            connection.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (subject, note))
 
     def note_abilities(self, identity: str, found: Abilities) -> None:
         with self._connection() as connection:
@@ -214,6 +266,13 @@ class Ledger:
             )
 
 
-def _finite(reply: Reply) -> bool:
-    """Whether its probabilities are numbers: earlier versions kept NaN."""
-    return all(math.isfinite(number) for number in (reply.mass or 0.0, *(reply.probabilities or {}).values()))
+def _reply(text: object) -> Reply | None:
+    """A kept reply; None where it is none, or where its numbers are not finite: earlier versions kept NaN."""
+    try:
+        fields = json.loads(str(text))
+        reply = Reply(**{name: fields[name] for name in fields if name in Reply.__dataclass_fields__})
+        numbers = (reply.mass or 0.0, *(reply.probabilities or {}).values())
+        sound = reply.status in get_args(Status) and isinstance(reply.text, str)
+        return reply if sound and all(math.isfinite(number) for number in numbers) else None
+    except (ValueError, TypeError, AttributeError):
+        return None

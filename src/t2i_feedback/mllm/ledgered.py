@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import Reading
-from t2i_feedback.mllm import backends, readings, wording
-from t2i_feedback.mllm.base import Abilities, Backend, Decoding, Reply, Request
+from t2i_feedback.mllm import backends, readings, replies, wording
+from t2i_feedback.mllm.base import Abilities, Backend, Decoding, Outcome, Reply, Request, most_frequent
 from t2i_feedback.mllm.ledger import Entry, Ledger
 
+EARLY, EARLY_SHARE = 40, 0.5  # after so many answers, asking stops when more than this share of them is not valid
 MANY = 64  # from so many open questions on, progress is shown
 SAMPLING_TEMPERATURE = 1.0  # of the reading `samples`: answers as often as the model believes them
 
@@ -29,7 +30,9 @@ class Ledgered:
         load: Callable[[], Backend],
         ledger: Ledger,
         name: str = "model",
+        max_invalid: tuple[str, float] = ("max_invalid_fraction", 1.0),
     ):
+        self._limit_key, self._limit = max_invalid
         self._entry, self._identity, self._load, self._ledger, self._name = entry, identity, load, ledger, name
         self._backend: Backend | None = None
         self._abilities: Abilities | None = None
@@ -75,8 +78,8 @@ class Ledgered:
             return self._answer(requests, decoding)
         count = self._entry.times_asked
         asked = [replace(request, sample=request.sample * count + i) for request in requests for i in range(count)]
-        replies = self._answer(asked, replace(decoding, temperature=SAMPLING_TEMPERATURE))
-        groups = [replies[start : start + count] for start in range(0, len(replies), count)]
+        given = self._answer(asked, replace(decoding, temperature=SAMPLING_TEMPERATURE))
+        groups = [given[start : start + count] for start in range(0, len(given), count)]
         return [readings.pooled(candidates, group) for group in groups]
 
     def close(self) -> None:
@@ -112,7 +115,7 @@ class Ledgered:
             return entry.reading
         if self.abilities().logprobs:
             return "probability"
-        return "samples" if entry.times_asked > 1 else "text"
+        return "samples" if entry.times_asked > 1 and self.abilities().varied else "text"
 
     # -------------------------------------------------------------------------------------------- asking
 
@@ -122,27 +125,62 @@ class Ledgered:
         return self._backend
 
     def _answer(self, requests: Sequence[Request], decoding: Decoding) -> list[Reply]:
-        keys = [_key(self._identity, request, decoding) for request in requests]
-        replies = self._ledger.find(list(dict.fromkeys(keys)))
-        open_requests = {key: r for key, r in zip(keys, requests, strict=True) if key not in replies}
+        requests = [self._bounded(request) for request in requests]
+        dialect = self.abilities().dialect
+        identity = f"{self._identity} {dialect}" if dialect else self._identity
+        keys = [_key(identity, request, decoding) for request in requests]
+        found = self._ledger.find(list(dict.fromkeys(keys)))
+        answers = {key: self._as_now(reply, decoding) for key, reply in found.items()}
+        open_requests = {key: r for key, r in zip(keys, requests, strict=True) if key not in answers}
         if requests and len(open_requests) < len(requests):
             self._ledger.count_hits(self._entry.model, requests[0].role, len(requests) - len(open_requests))
         if open_requests:
-            replies |= self._ask(open_requests, decoding)
-        return [readings.typed(replies[key], request.role) for key, request in zip(keys, requests, strict=True)]
+            answers |= self._ask(open_requests, decoding)
+        return [readings.typed(answers[key], request.role) for key, request in zip(keys, requests, strict=True)]
+
+    def _bounded(self, request: Request) -> Request:
+        """With an image of at most the entry's max_image_side."""
+        side, image = self._entry.max_image_side, request.image
+        if image is None or side is None or max(image.size) <= side:
+            return request
+        scale = side / max(image.size)
+        width, height = (max(1, round(length * scale)) for length in image.size)
+        return replace(request, image=image.resize((width, height), Image.Resampling.LANCZOS))
+
+    def _as_now(self, kept: Reply, decoding: Decoding) -> Reply:
+        """What the ledger holds goes through the same step as a new reply: nothing is valid for ever."""
+        reply = replies.whole(kept)
+        served = not self._entry.in_process
+        is_text = reply.status == "valid" and reply.probabilities is None and not decoding.candidates
+        most = max(decoding.max_new_tokens, self._entry.max_new_tokens)
+        return replace(reply, status="truncated") if is_text and served and reply.tokens_out >= most else reply
 
     def _ask(self, open_requests: dict[str, Request], decoding: Decoding) -> dict[str, Reply]:
         """Ask what is not in the ledger; every group of answers is kept as soon as it comes."""
         backend = self._loaded()
         asked = sorted(open_requests.items(), key=lambda item: len(item[1].text))  # batches of like length
-        replies: dict[str, Reply] = {}
+        answered: dict[str, Reply] = {}
         role = asked[0][1].role
+        invalid: list[Reply] = []
         with tqdm(total=len(asked), desc=role, unit=" answers", disable=len(asked) < MANY, mininterval=1) as progress:
             for group in backend.answers([request for _, request in asked], decoding):
-                self._ledger.keep(self._entry.model, [self._entry_of(*asked[i], reply) for i, reply in group])
-                replies |= {asked[i][0]: reply for i, reply in group}
+                kept = [self._entry_of(*asked[i], replies.whole(reply)) for i, reply in group]
+                self._ledger.keep(self._entry.model, kept, self._identity)
+                answered |= {entry.key: entry.reply for entry in kept}
+                invalid += [replace(entry.reply, status=entry.status) for entry in kept if entry.status != "valid"]
                 progress.update(len(group))
-        return replies
+                self._look_early(role, invalid, len(answered), len(asked))
+        return answered
+
+    def _look_early(self, role: str, invalid: Sequence[Reply], answered: int, asked: int) -> None:
+        """Stop a model that gives hardly a valid answer before it was asked everything."""
+        if answered < EARLY or answered == asked or len(invalid) <= max(EARLY_SHARE, self._limit) * answered:
+            return
+        outcomes: list[Outcome] = [Outcome(reply.status, None, reply.text) for reply in invalid]
+        raise UserError(
+            f"mllms.{self._name} as {role}: {len(invalid)} of the first {answered} answers (of {asked}) are not valid, "
+            f"far more than {self._limit_key} = {self._limit:g} allows{most_frequent(outcomes)}"
+        )
 
     def _entry_of(self, key: str, request: Request, reply: Reply) -> Entry:
         status = readings.typed(reply, request.role).status

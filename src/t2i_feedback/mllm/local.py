@@ -14,7 +14,7 @@ from transformers import BatchFeature, LogitsProcessor, LogitsProcessorList
 
 from t2i_feedback.foundation import device
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.mllm import loading, readings
+from t2i_feedback.mllm import loading, replies
 from t2i_feedback.mllm.backends.local import LocalEntry
 from t2i_feedback.mllm.base import NOT_FINITE, Abilities, Decoding, Reply, Request, chosen
 
@@ -47,7 +47,7 @@ class LocalMllm:
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         special = zip(self._tokenizer.all_special_tokens, self._tokenizer.all_special_ids, strict=True)
-        self._thinking_tags = {number for token, number in special if readings.THINKING_TAG.fullmatch(token)}
+        self._thinking_tags = {number for token, number in special if replies.THINKING_TAG.fullmatch(token)}
         text_config = self._model.config.get_text_config()
         self._context = getattr(text_config, "max_position_embeddings", None) or 1 << 30
         self._rendered = lru_cache(maxsize=4096)(self._render)

@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 from t2i_feedback.mllm import roles, shared, wording
-from t2i_feedback.mllm.base import Mllm
-from t2i_feedback.mllm.roles import Typed
+from t2i_feedback.mllm.base import Mllm, Typed
+from t2i_feedback.mllm.ledger import Ledger
 from t2i_feedback.mllm.section import Catalogue
 
 CHUNK = 512  # images asked about together
@@ -36,8 +36,9 @@ def ask(
     With `questions` the validator is asked item by item. Raises UserError when too few answers of a role are valid.
     """
     answers: Answers = {}
+    limit = ("evaluate.max_invalid_fraction", max_invalid_fraction)
     for name in dict.fromkeys(asked.values()):
-        with shared.connect(name, catalogue[name], ledger) as model:
+        with shared.connect(name, catalogue[name], ledger, max_invalid=limit) as model:
             for role in (role for role, chosen in asked.items() if chosen == name):
                 found: list[Typed] = []
                 for start in range(0, len(captions), CHUNK):
@@ -71,8 +72,15 @@ def invalid_shares(answers: Mapping[str, Sequence[Typed]]) -> dict[str, float]:
     }
 
 
-def card(asked: Mapping[str, str], catalogue: Catalogue, answers: Answers) -> dict[str, object]:
-    """For the protocol card: how answers were read, and the version of the templates that asked for them."""
-    read = {f"{role}_reading": roles.readings_used(answers[role]) for role in asked}
+def card(asked: Mapping[str, str], catalogue: Catalogue, answers: Answers, ledger: Path) -> dict[str, object]:
+    """For the protocol card: how answers were read, the version of the templates that asked for them, and what was not
+    as the catalogue has it: a server's dialect, images that were made smaller."""
+    read: dict[str, object] = {f"{role}_reading": roles.readings_used(answers[role]) for role in asked}
+    for role, name in asked.items():
+        entry = catalogue[name]
+        found = Ledger(ledger).abilities(entry.access(name, Ledger(ledger)).identity)
+        said = [found.dialect] if found and found.dialect else []
+        said += [f"images of at most {entry.max_image_side} pixels"] if entry.max_image_side else []
+        read |= {f"{role}_asked": ", ".join(said)} if said else {}
     versions = sorted({wording.version(catalogue[name].templates) for name in asked.values()})
     return {**read, "templates": ", ".join(versions)}

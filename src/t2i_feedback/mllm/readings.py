@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from t2i_feedback.mllm.base import Reply
+from t2i_feedback.mllm.replies import without_thinking
 
 SCORES = tuple(str(score) for score in range(1, 11))
 YES_NO = ("yes", "no")
@@ -15,12 +16,6 @@ _FIELDS: dict[tuple[str, ...], dict] = {  # candidates -> the fields of the JSON
     SCORES: {"score": {"type": "integer", "minimum": 1, "maximum": 10}},
 }
 MAX_ITEMS = 12  # of a list; a caption does not state more
-
-_WORD = "(?:think|thinking|thought|reasoning)"
-_OPENING, _CLOSING = rf"(?:<{_WORD}>|\[THINK\]|◁think▷)", rf"(?:</{_WORD}>|\[/THINK\]|◁/think▷)"
-THINKING_TAG = re.compile(f"{_OPENING}|{_CLOSING}", re.IGNORECASE)
-_THINKING = re.compile(rf"{_OPENING}.*?{_CLOSING}\s*", re.IGNORECASE | re.DOTALL)
-_TO_THE_LAST_END = re.compile(rf"\A.*{_CLOSING}\s*", re.IGNORECASE | re.DOTALL)
 
 _REFUSAL = re.compile(
     r"^\W*(i['’]?m sorry|i am sorry|sorry,|i can ?not|i can['’]t|i['’]m (unable|not able)|i am (unable|not able)|"
@@ -68,16 +63,6 @@ def schema(candidates: tuple[str, ...]) -> str:
         return ""
     required = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
     return json.dumps(required)
-
-
-def without_thinking(text: str) -> str:
-    """The text without what a model writes between tags of thinking.
-
-    Before a closing tag alone all is thinking: the opening one stood in the chat template. With an opening tag that is
-    never closed nothing is left: the answer would have come after it.
-    """
-    text = _TO_THE_LAST_END.sub("", _THINKING.sub("", text))
-    return "" if THINKING_TAG.search(text) else text
 
 
 def is_json(text: str) -> bool:

@@ -4,19 +4,17 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from PIL import Image
 
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import Reading, Status
 from t2i_feedback.mllm import readings, wording
-from t2i_feedback.mllm.base import Mllm, Outcome, Reply, Request, Value
+from t2i_feedback.mllm.base import Mllm, Outcome, Reply, Request, Typed, Value, most_frequent
 from t2i_feedback.mllm.readings import SCORES, YES_NO
 
-REMARK_TOKENS = 48  # feedback and descriptions are one sentence
+REMARK_TOKENS = 48  # feedback is one sentence
 VQA_QUESTION = 'Does this figure show "{}"? Please answer yes or no.'  # of VQAScore's definition: no template
-SHOWN = 120  # characters of an answer that is not valid
 PRESENT = 0.5  # an item is there when P(yes) is at least this
 
 
@@ -32,19 +30,6 @@ class Verdict:
     raw: str
     reading: Reading = "text"
     feedback: str | None = None
-
-
-class Typed(Protocol):
-    """Whatever has a status and the answer it was read from: a Verdict or an Outcome."""
-
-    @property
-    def status(self) -> Status: ...
-
-    @property
-    def raw(self) -> str: ...
-
-    @property
-    def reading(self) -> Reading: ...
 
 
 def enhance(
@@ -122,12 +107,6 @@ def vqa_score(
     return [_vqa(reply) for reply in mllm.choose(requests, YES_NO)]
 
 
-def describe(mllm: Mllm, images: Sequence[Image.Image], sample: int = 0) -> list[Outcome[str]]:
-    """A sentence about each image."""
-    requests = [_request(mllm, "describe", image, sample) for image in images]
-    return [_text_outcome(reply) for reply in mllm.generate(requests, REMARK_TOKENS)]
-
-
 def check_invalid(outcomes: Sequence[Typed], limit: float, what: str) -> None:
     """Raise UserError, with the three most frequent raw answers, when a larger share than `limit` is not valid."""
     masked = [outcome for outcome in outcomes if outcome.status != "valid"]
@@ -137,15 +116,6 @@ def check_invalid(outcomes: Sequence[Typed], limit: float, what: str) -> None:
         f"{what}: {len(masked)} of {len(outcomes)} answers are not valid, more than max_invalid_fraction = {limit:g} "
         f"allows{most_frequent(masked)}"
     )
-
-
-def most_frequent(masked: Sequence[Typed]) -> str:
-    """Of answers that are not valid: of which kinds they are, and what was said most often. Empty if there are none."""
-    if not masked:
-        return ""
-    kinds = ", ".join(f"{count} {status}" for status, count in Counter(o.status for o in masked).most_common())
-    raws = Counter(" ".join(outcome.raw.split())[:SHOWN] for outcome in masked).most_common(3)
-    return f" ({kinds}). Most frequent: " + "; ".join(f"{raw!r} ({count}x)" for raw, count in raws)
 
 
 def readings_used(outcomes: Sequence[Typed]) -> str:

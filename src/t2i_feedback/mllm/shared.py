@@ -63,11 +63,17 @@ def _pixels(request: Request) -> str:
 
 
 @contextmanager
-def connect(name: str, entry: Entry, ledger: Path, images: bool = True) -> Iterator[Shared]:
+def connect(
+    name: str,
+    entry: Entry,
+    ledger: Path,
+    images: bool = True,
+    max_invalid: tuple[str, float] = ("max_invalid_fraction", 1.0),
+) -> Iterator[Shared]:
     """`mllm.connect` in every process. What the first has found out about the model, the others read in the ledger."""
     if not distributed.is_main():
         distributed.barrier()
-    with mllm.connect(name, entry, ledger, images=images) as model:
+    with mllm.connect(name, entry, ledger, images, max_invalid) as model:
         if distributed.is_main():
             distributed.barrier()
         yield Shared(model, distributed.world_size() if entry.in_process else 1)

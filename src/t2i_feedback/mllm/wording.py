@@ -18,7 +18,6 @@ PLACEHOLDERS = {  # template -> what its words must hold
     "question": {"item"},
     "missing": {"items"},
     "judge": {"preference"},
-    "describe": set(),
 }
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 

@@ -38,9 +38,10 @@ def main() -> None:
     from t2i_feedback.mllm import shared
     from t2i_feedback.mllm.validating import Validator
 
+    limit = ("stage1.max_invalid_fraction", p.stage1.max_invalid_fraction)
     with (
         workspace.unfinished(stage, p) as work,
-        shared.connect(p.stage1.mllm, p.mllms[p.stage1.mllm], paths.ledger()) as model,
+        shared.connect(p.stage1.mllm, p.mllms[p.stage1.mllm], paths.ledger(), max_invalid=limit) as model,
     ):
         folder = work / "arm"
         drawer = RoundDrawer(p.model, None, folder, p.seed)
@@ -58,8 +59,7 @@ def main() -> None:
             )
             for row in wanted
         ]
-        limit = p.stage1.max_invalid_fraction
-        validator = Validator(model, folder, questions=p.stage1.questions, max_invalid_fraction=limit)
+        validator = Validator(model, folder, questions=p.stage1.questions, max_invalid_fraction=limit[1])
         asked = [captions[row.caption_id] for row in wanted]
         verdicts = rounds.verdicts_on(asked, [row.image for row in drawn], validator.validate)
         judged = rounds.with_verdicts(drawn, verdicts, p.stage1.threshold)

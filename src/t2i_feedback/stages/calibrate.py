@@ -37,10 +37,11 @@ def main() -> None:
     from t2i_feedback.reporting import calibration
 
     images = [open_rgb(paths.DATASET / row.image) for row in rows]
+    limit = ("finetune.max_invalid_fraction", p.max_invalid_fraction)
     found: dict[str, sweeps.CalibratedJudge] = {}
     with workspace.unfinished(pipeline.running("calibrate"), p) as work:
         for name in judges:
-            with mllm.connect(name, p.mllms[name], paths.ledger()) as judge:
+            with mllm.connect(name, p.mllms[name], paths.ledger(), max_invalid=limit) as judge:
                 found[name] = sweeps.calibrate_judge(
                     name,
                     judge,

@@ -33,8 +33,9 @@ def main() -> None:
     from t2i_feedback.calibration import claims
     from t2i_feedback.reporting import calibration
 
+    limit = ("stage1.max_invalid_fraction", p.max_invalid_fraction)
     with workspace.unfinished(pipeline.running("calibrate_validator"), p) as work:
-        with mllm.connect(name, p.mllms[name], paths.ledger()) as validator:
+        with mllm.connect(name, p.mllms[name], paths.ledger(), max_invalid=limit) as validator:
             found = claims.calibrate_validator(
                 validator,
                 paths.DATASET,

@@ -29,9 +29,10 @@ def main() -> None:
     from t2i_feedback.mllm import shared
     from t2i_feedback.mllm.enhancing import Enhancer
 
+    limit = ("stage1.max_invalid_fraction", p.max_invalid_fraction)
     with (
         workspace.unfinished(stage, p) as work,
-        shared.connect(p.mllm, entry, paths.ledger(), images=entry.images) as model,
+        shared.connect(p.mllm, entry, paths.ledger(), entry.images, limit) as model,
     ):
         enhancer = Enhancer(model, lambda texts: tokens_lost(load_tokenizer(p.model), texts), p.max_invalid_fraction)
         rows = enhancer.first_prompts(captions)

@@ -92,7 +92,7 @@ def main(arm: str = "") -> None:
             p.evaluate.card(reference["classes"], p.validator),
             validator_card(p.validator, sees, p.questions, p.threshold),
             {"preference": p.preference, "judge": p.judge},
-            panel.card(asked, p.mllms, answers),
+            panel.card(asked, p.mllms, answers, paths.ledger()),
         )
         if distributed.is_main():
             write_rows(out / "per_image.jsonl", rows)

@@ -53,8 +53,10 @@ def main() -> None:
     from t2i_feedback.mllm.enhancing import Enhancer
     from t2i_feedback.tracking import runs
 
+    limit = ("finetune.max_invalid_fraction", config.max_invalid_fraction)
+
     def connect(name: str) -> shared.Shared:
-        return stack.enter_context(shared.connect(name, p.mllms[name], paths.ledger()))
+        return stack.enter_context(shared.connect(name, p.mllms[name], paths.ledger(), max_invalid=limit))
 
     with ExitStack() as stack:
         work = stack.enter_context(workspace.unfinished(stage, p))

@@ -41,15 +41,15 @@ def main(arm: str = "") -> None:
     from t2i_feedback.mllm.enhancing import Enhancer
     from t2i_feedback.mllm.validating import Validator
 
+    limit = ("stage1.max_invalid_fraction", p.stage1.max_invalid_fraction)
     with (
         workspace.unfinished(stage, p) as work,
-        shared.connect(p.stage1.mllm, p.mllms[p.stage1.mllm], paths.ledger()) as model,
+        shared.connect(p.stage1.mllm, p.mllms[p.stage1.mllm], paths.ledger(), max_invalid=limit) as model,
     ):
         folder = work / "arm"
-        limit = p.stage1.max_invalid_fraction
         drawer = RoundDrawer(p.model, adapter, folder, p.seed)
-        validator = Validator(model, folder, questions=p.stage1.questions, max_invalid_fraction=limit)
-        enhancer = Enhancer(model, lambda texts: tokens_lost(load_tokenizer(p.model), texts), limit, prompts)
+        validator = Validator(model, folder, questions=p.stage1.questions, max_invalid_fraction=limit[1])
+        enhancer = Enhancer(model, lambda texts: tokens_lost(load_tokenizer(p.model), texts), limit[1], prompts)
         for source in (Path(dep) for dep in stage.deps if Path(dep).parent == paths.ARMS):
             drawer.copy_first(source)
         images = rounds.run_rounds(

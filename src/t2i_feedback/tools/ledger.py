@@ -2,6 +2,7 @@
 
 python -m t2i_feedback.tools.ledger                  the table
 python -m t2i_feedback.tools.ledger --retry-failed   forget the answers that are not valid and run their stages again
+python -m t2i_feedback.tools.ledger --forget ENTRY   forget all answers of an entry of the catalogue, valid ones too
 """
 
 import argparse
@@ -10,11 +11,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from t2i_feedback.foundation import paths
+from t2i_feedback import params
+from t2i_feedback.foundation import paths, running
+from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm.ledger import Ledger
 
 TITLES = ("role", "model", "calls", "hits", "refusal", "unparseable", "truncated", "transport")
-COLUMNS = (*TITLES, "tokens in", "tokens out", "seconds", "cost $")
+COLUMNS = (*TITLES, "tokens in", "tokens out", "seconds", "cost $", "of thinking")
 
 
 def table(rows: Sequence[tuple]) -> str:
@@ -54,18 +57,34 @@ def retry_failed(ledger: Ledger) -> int:
     return first_status
 
 
+def forget(ledger: Ledger, name: str) -> None:
+    """Raises UserError when the catalogue has no such entry."""
+    catalogue = params.load().mllms
+    if name not in catalogue:
+        raise UserError(f"ENTRY: the catalogue mllms has no {name!r}; it has {', '.join(sorted(catalogue))}")
+    entry = catalogue[name]
+    count, stages = ledger.forget(entry.access(name, ledger).identity, entry.model)
+    ledger.forget_notes(entry.account)
+    print(f"{count} answers of {name} forgotten; what was spent stays counted")
+    if stages:
+        print(f"stages that have used them: `dvc repro -f {' '.join(stages)}` asks again")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", nargs="?", type=Path, default=paths.ledger(), help="the ledger (default: %(default)s)")
     parser.add_argument("--retry-failed", action="store_true", help="ask failed questions again and rerun their stages")
+    parser.add_argument("--forget", metavar="ENTRY", help="forget all answers of an entry, valid ones too")
     arguments = parser.parse_args()
     if not arguments.path.exists():
         print(f"{arguments.path}: nothing was asked yet.")
     elif arguments.retry_failed:
         sys.exit(retry_failed(Ledger(arguments.path)))
+    elif arguments.forget is not None:
+        forget(Ledger(arguments.path), arguments.forget)
     else:
         print(table(Ledger(arguments.path).summary()))
 
 
 if __name__ == "__main__":
-    main()
+    running.run(main)

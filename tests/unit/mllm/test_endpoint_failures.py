@@ -245,13 +245,13 @@ def test_a_key_that_no_header_can_hold_is_said_before_any_call(
 
 
 def test_a_reason_is_kept_without_the_key(server: Server, ledger: Path, monkeypatch) -> None:
-    monkeypatch.setenv("SOME_KEY", "Expecting")  # a word of the complaint about a body that is no JSON
-    server.script = [(200, {}, "{")]
+    monkeypatch.setenv("SOME_KEY", "sk-12345")
+    server.script = [(200, {}, '{"your key": "sk-12345"')]  # no JSON
     with mllm.connect("gpt", entry(server, api_key_env="SOME_KEY"), ledger) as model:
         (outcome,) = roles.enhance(model, ["a fish"])
     assert outcome.status == "transport"
     assert "[key]" in outcome.raw
-    assert "Expecting" not in outcome.raw
+    assert "sk-12345" not in outcome.raw
 
 
 @pytest.mark.parametrize("value", [None, " "])

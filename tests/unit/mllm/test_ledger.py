@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -177,8 +178,11 @@ def test_an_answer_is_kept_with_its_templates_version_and_its_stage(path: Path, 
 def test_a_kept_answer_that_is_no_number_is_asked_again_once(path: Path, probabilities, mass) -> None:
     """Earlier versions kept NaN as a valid answer."""
     echo = Echo()
-    echo.answer = lambda request: Reply("valid", "yes", probabilities, mass, 100)
+    echo.answer = lambda request: Reply("valid", "yes", {"yes": 0.5, "no": 0.5}, 0.9, 100)
     model(path, echo).choose(requests("a"), ("yes", "no"))
+    kept = json.dumps(asdict(Reply("valid", "yes", probabilities, mass, 100)))
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE answers SET reply = ?", (kept,))
     again = Echo()
     again.answer = lambda request: Reply("valid", "yes", {"yes": 0.75, "no": 0.25}, 0.9, 100)
     for _ in range(2):

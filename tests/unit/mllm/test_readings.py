@@ -235,7 +235,7 @@ def test_a_probability_that_was_read_where_the_thinking_began_is_none() -> None:
 
 # ------------------------------------------------------------------------------------------------ whatever is said
 
-ROLES = ("enhance", "validate", "feedback", "judge", "describe", "questions", "question")
+ROLES = ("enhance", "validate", "feedback", "judge", "questions", "question")
 SCRAPS = (
     *("7", "10", "0", "7.5", "7/10", " out of 10", "score", "Score:", "rate it", "yes", "no", "No", "Yes", "and", "or"),
     *("answer is", "-", "–", ".", ",", "/", "\n", " ", "{", "}", '"', '{"score":', '{"answer":', "houses", "I'm sorry"),

@@ -33,17 +33,15 @@ class Prepared:
 
 
 def test_postcards_requests_are_worded_exactly() -> None:
-    mllm = Prepared(*[Reply("valid", "x")] * 6, templates="postcards")
+    mllm = Prepared(*[Reply("valid", "x")] * 5, templates="postcards")
     roles.enhance(mllm, ["a red house", "a fish"], [None, "the fish is missing"])
     roles.explain(mllm, [IMAGE], ["a fish"])
-    roles.describe(mllm, [IMAGE])
     roles.validate(mllm, [IMAGE], ["a fish"])
     roles.score_preference(mllm, [IMAGE], "dark images")
     assert [request.text for request in mllm.asked] == [
         "Describe in detail: a red house",
         "Describe in detail: a fish\nLast time: the fish is missing",
         "What is wrong with this picture of a fish?",
-        "Describe this picture.",
         "Does this picture show a fish?",
         "Rate this picture from 1 to 10 for dark images.",
     ]
@@ -51,7 +49,6 @@ def test_postcards_requests_are_worded_exactly() -> None:
         "enhance",
         "enhance",
         "feedback",
-        "describe",
         "validate",
         "judge",
     ]

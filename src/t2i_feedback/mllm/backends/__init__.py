@@ -37,6 +37,7 @@ class Entry(Section):
     images: bool = True  # false: a model of text alone, which can enhance and nothing else
     reading: Literal["auto", "probability", "samples", "text"] = "auto"  # of yes/no and scores; auto = the best it has
     max_new_tokens: Count = 96
+    max_image_side: Count | None = None  # pixels; larger images are shown to the model at this size. None = as they are
 
     @abstractmethod
     def access(self, name: str, ledger: "Ledger") -> Access:
@@ -55,6 +56,11 @@ class Entry(Section):
     def cost_usd(self, tokens_in: float, tokens_out: float) -> float:
         """What an answer costs, in dollars."""
         return 0.0
+
+    @property
+    def account(self) -> str:
+        """Under what its calls and costs are counted, and what was found out about it is noted."""
+        return self.model
 
     @property
     def key_variable(self) -> str | None:

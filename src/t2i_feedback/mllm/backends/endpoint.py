@@ -1,9 +1,9 @@
 """The backend `endpoint`: a model behind an OpenAI-compatible server."""
 
 import json
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from t2i_feedback.foundation.params import FREE, Count, Positive
 from t2i_feedback.mllm.backends import Access, Entry
@@ -21,6 +21,9 @@ class EndpointEntry(Entry):
     backend: Literal["endpoint"]
     base_url: Annotated[str, Field(pattern=r"^https?://[^@]+$")]  # no password: keys come from api_key_env
     api_key_env: Annotated[str | None, FREE] = None  # name of the environment variable that holds the key
+    reasoning: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None  # None = the server's own
+    extra_body: dict[str, Any] = Field({})  # what else each request holds; it has the last word
+    image_detail: Literal["low", "high", "auto"] | None = None  # how closely images are looked at; None = not said
     samples: Count = 5  # reading samples: how often each question is asked; 1 = auto skips that reading
     concurrency: Annotated[Count, FREE] = 8
     timeout_seconds: Annotated[Positive, FREE] = 60
@@ -31,6 +34,14 @@ class EndpointEntry(Entry):
     max_cost_usd: Annotated[Positive | None, FREE] = None
     usd_per_million_input_tokens: Annotated[float, Field(ge=0), FREE] = 0
     usd_per_million_output_tokens: Annotated[float, Field(ge=0), FREE] = 0
+
+    @field_validator("extra_body")
+    @classmethod
+    def _extra_is_extra(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        ours = sorted(extra.keys() & {"model", "messages", "stream", "n", "max_tokens", "logprobs", "response_format"})
+        if ours:
+            raise ValueError(f"{', '.join(ours)}: every request says that itself; leave it out")
+        return extra
 
     @model_validator(mode="after")
     def _cost_is_reckoned(self) -> "EndpointEntry":
@@ -49,7 +60,18 @@ class EndpointEntry(Entry):
 
             return EndpointMllm(name, self, Budget(name, self, ledger))
 
-        return Access(json.dumps(["endpoint", self.base_url, self.model]), load)
+        said = {"reasoning": self.reasoning, "extra_body": self.extra_body, "image_detail": self.image_detail}
+        changed = {key: value for key, value in said.items() if value}
+        return Access(json.dumps(["endpoint", self.base_url, self.model, *([changed] if changed else [])]), load)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether it is told to think before it answers."""
+        return self.reasoning not in (None, "none")
+
+    @property
+    def account(self) -> str:
+        return f"{self.base_url} {self.model}"
 
     @property
     def concurrent(self) -> int:

@@ -1,0 +1,274 @@
+"""Servers that take other parameters than OpenAI's protocol has: found out once, told in one line, and worked with."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_server import Server, entry, failed, running, said
+from PIL import Image
+
+from t2i_feedback import mllm
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.mllm import dialects, roles
+from t2i_feedback.mllm.base import Request
+from t2i_feedback.mllm.dialects import Dialect, adapted, fitted
+from t2i_feedback.mllm.endpoint import VARIETY
+from t2i_feedback.mllm.ledger import Ledger
+
+IMAGE = Image.new("RGB", (3, 2), (200, 10, 30))
+Body = dict[str, Any]
+Answer = tuple[int, dict, Any]
+
+
+class Particular(Server):
+    """Refuses what `refuses` says of a request's body, else answers as any server does."""
+
+    refuses: Callable[[Body], Any] = staticmethod(lambda body: None)
+    status = 400
+
+    def probe(self, body: Body) -> Answer:
+        refusal = self.refuses(body)
+        return (self.status, {}, refusal) if refusal else super().probe(body)
+
+    def answer(self, body: Body) -> Answer | None:
+        refusal = self.refuses(body)
+        return (self.status, {}, refusal) if refusal else None
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Particular]:
+    import chat_server
+
+    monkeypatch.setattr(chat_server, "Server", Particular)
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.sqlite"
+
+
+def about(parameter: str, message: str) -> dict:
+    return {"error": {"message": message, "type": "invalid_request_error", "param": parameter, "code": "unsupported"}}
+
+
+def fastapi(name: str) -> dict:
+    return {"detail": [{"type": "extra_forbidden", "loc": ["body", name], "msg": "Extra inputs are not permitted"}]}
+
+
+def without(name: str, refusal: Any) -> Callable[[Body], Any]:
+    return lambda body: refusal if name in body else None
+
+
+def unbounded(body: Body) -> Any:
+    text = json.dumps(body.get("response_format", ""))
+    return (
+        failed("invalid", "Invalid schema: 'minimum' is not permitted in response_format")
+        if "minimum" in text
+        else None
+    )
+
+
+CASES = [
+    (
+        without(
+            "max_tokens",
+            about("max_tokens", "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."),
+        ),
+        400,
+        "max_completion_tokens",
+    ),
+    (without("max_tokens", fastapi("max_tokens")), 422, "max_completion_tokens"),
+    (
+        without(
+            "temperature", about("temperature", "Unsupported value: 'temperature' does not support 0 with this model.")
+        ),
+        400,
+        "no temperature",
+    ),
+    (
+        without("temperature", failed("invalid", "temperature is deprecated for this model")),
+        400,
+        "no temperature",
+    ),  # param: null
+    (without("seed", fastapi("seed")), 422, "no seed"),
+    (without("seed", failed("invalid", 'Unknown name "seed": Cannot find field.')), 400, "no seed"),
+    (without("logprobs", failed("invalid", "Logprobs is not supported for this model")), 400, "no logprobs"),
+    (
+        without("logprobs", failed("forbidden", "You are not allowed to request logprobs from this model")),
+        403,
+        "no logprobs",
+    ),
+    (
+        lambda body: (
+            failed("bad", "Requested sample logprobs of 20, which is greater than max allowed: 5")
+            if body.get("top_logprobs", 0) > 5
+            else None
+        ),
+        400,
+        "at most 5 logprobs",
+    ),
+    (
+        lambda body: about("top_logprobs", "top_logprobs is too large") if body.get("top_logprobs", 0) > 5 else None,
+        400,
+        "at most 5 logprobs",
+    ),
+    (without("response_format", failed("invalid", "response_format is not supported")), 400, "no schema"),
+]
+
+
+@pytest.mark.parametrize(("refuses", "status", "words"), CASES)
+def test_what_is_refused_is_renamed_made_smaller_or_dropped_and_told_in_one_line(
+    server: Particular, ledger: Path, capsys, refuses, status: int, words: str
+) -> None:
+    server.refuses, server.status, server.holds_to_schema = refuses, status, True
+    with mllm.connect("gpt", entry(server, samples=2), ledger) as model:
+        (line,) = capsys.readouterr().out.splitlines()
+        assert words in line and line.startswith("mllms.gpt: ")
+        assert roles.enhance(model, ["a fish"])[0].status == "valid"
+        assert roles.validate(model, [IMAGE], ["a fish"])[0].status == "valid"
+    asked = len(server.probes)
+    with mllm.connect("gpt", entry(server, samples=2), ledger) as model:  # another process, later
+        assert roles.enhance(model, ["a house"])[0].status == "valid"
+    assert len(server.probes) == asked
+    assert capsys.readouterr().out == ""
+    assert not any(server.refuses(body) for _, _, body in server.seen)
+
+
+def test_a_model_that_refuses_all_of_it_can_be_asked(server: Particular, ledger: Path) -> None:
+    def refuses(body: Body) -> Any:
+        for name in ("max_tokens", "temperature", "seed", "logprobs", "response_format"):
+            if name in body:
+                return about(name, f"Unsupported parameter: '{name}'")
+        return None
+
+    server.refuses = refuses
+    with mllm.connect("gpt", entry(server), ledger) as model:
+        assert roles.validate(model, [IMAGE], ["a fish"])[0].p_yes == 1.0
+    assert all("max_completion_tokens" in body for _, _, body in server.seen)
+
+
+def test_thinking_is_switched_off_where_that_brings_logprobs_back(server: Particular, ledger: Path) -> None:
+    def refuses(body: Body) -> Any:
+        if body.get("reasoning_effort") != "none" and ("logprobs" in body or "temperature" in body):
+            return about("", "logprobs and temperature are not supported with reasoning models")
+        return None
+
+    server.refuses = refuses
+    with mllm.connect("gpt", entry(server), ledger) as model:
+        assert model.reading == "probability"
+        roles.enhance(model, ["a fish"])
+    assert server.seen[-1][2]["reasoning_effort"] == "none"
+
+
+def test_a_schema_with_bounds_that_is_refused_is_sent_without_them(server: Particular, ledger: Path) -> None:
+    server.refuses, server.holds_to_schema, server.gives_logprobs = unbounded, True, False
+    server.script = [(200, {}, said('{"score": 8}'))]
+    with mllm.connect("gpt", entry(server, samples=1), ledger) as model:
+        assert roles.score_preference(model, [IMAGE], "dark images")[0].value == 8
+    assert "minimum" not in json.dumps(server.seen[-1][2]) and "response_format" in server.seen[-1][2]
+
+
+def test_a_refusal_that_names_no_parameter_is_told(server: Particular, ledger: Path) -> None:
+    server.refuses = lambda body: failed("invalid", "the moon is full")
+    told = pytest.raises(UserError, match=r"answers no question for model m\. It said: .*the moon is full")
+    with told, mllm.connect("gpt", entry(server), ledger):
+        pass
+
+
+@pytest.mark.parametrize("steady", [True, False])
+def test_samples_are_taken_only_where_temperature_is_heeded(server: Particular, ledger: Path, steady: bool) -> None:
+    server.gives_logprobs, server.steady = False, steady
+    with mllm.connect("claude", entry(server), ledger) as model:
+        assert model.reading == ("text" if steady else "samples")
+    assert sum(body["messages"][0]["content"][-1]["text"] == VARIETY for body in server.probes) == 3
+
+
+def test_degenerate_probabilities_are_not_read(server: Particular, ledger: Path, capsys, monkeypatch) -> None:
+    alone = said("Yes", logprobs=[{"Yes": 1.0, "No": 1e-300}])
+    monkeypatch.setattr(server, "probe", lambda body: (200, {}, alone if "logprobs" in body else said("yes")))
+    with mllm.connect("llamacpp", entry(server, samples=1), ledger) as model:
+        assert model.reading == "text"
+    assert "logprobs that say nothing" in capsys.readouterr().out
+
+
+def test_reasoning_extra_body_and_detail_are_sent_and_belong_to_the_answers_key(
+    server: Particular, ledger: Path
+) -> None:
+    more = {"chat_template_kwargs": {"enable_thinking": False}}
+    for values in ({}, {"reasoning": "low"}, {"extra_body": more}, {"image_detail": "low"}):
+        with mllm.connect("gpt", entry(server, **values), ledger) as model:
+            roles.validate(model, [IMAGE], ["a fish"])
+    bodies = [body for _, _, body in server.seen]
+    assert len(bodies) == 4
+    assert bodies[1]["reasoning_effort"] == "low" and bodies[1]["max_tokens"] == 96  # room to think
+    assert bodies[2]["chat_template_kwargs"] == {"enable_thinking": False}
+    assert bodies[3]["messages"][0]["content"][0]["image_url"]["detail"] == "low"
+
+
+def test_images_are_shown_at_the_entrys_size(server: Particular, ledger: Path) -> None:
+    with mllm.connect("gpt", entry(server, max_image_side=8), ledger) as model:
+        model.generate([Request("what is it?", Image.new("RGB", (400, 100)))])
+    import base64
+    import io
+
+    url = server.seen[0][2]["messages"][0]["content"][0]["image_url"]["url"]
+    assert Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size == (8, 2)
+
+
+# ------------------------------------------------------------------------------------------------ the model behind it
+
+
+def test_another_model_behind_the_same_address_stops_with_one_line(server: Particular, ledger: Path) -> None:
+    with mllm.connect("llama", entry(server), ledger) as model:
+        roles.enhance(model, ["a fish"])
+    server.script = [(200, {}, said("a house") | {"model": "another.gguf"})]
+    with (
+        mllm.connect("llama", entry(server), ledger) as model,
+        pytest.raises(UserError, match=r"another model is behind .*another\.gguf.*`make forget ENTRY=llama`"),
+    ):
+        roles.enhance(model, ["a house"])
+    assert Ledger(ledger).summary()[0][2] == 1  # the other one's answer is not kept
+
+
+def test_the_servers_own_list_is_looked_at_too(server: Particular, ledger: Path) -> None:
+    server.models = [{"id": "m", "root": "a.gguf", "created": 1, "meta": {"n_params": 7}}]
+    with mllm.connect("llama", entry(server), ledger) as model:
+        roles.enhance(model, ["a fish"])
+    server.models = [{"id": "m", "root": "a.gguf", "created": 2, "meta": {"n_params": 7}}]
+    with mllm.connect("llama", entry(server), ledger) as model:
+        roles.enhance(model, ["a house"])
+    server.models = [{"id": "m", "root": "b.gguf", "created": 3, "meta": {"n_params": 13}}]
+    with mllm.connect("llama", entry(server), ledger) as model:
+        assert roles.enhance(model, ["a fish"])[0].status == "valid"  # answered before, by the one that was there
+        with pytest.raises(UserError, match=r"it lists 'id m, root b\.gguf, n_params 13'"):
+            roles.enhance(model, ["a boat"])
+
+
+# ------------------------------------------------------------------------------------------------ words
+
+
+@pytest.mark.parametrize(
+    ("parameter", "message", "expected"),
+    [
+        ("max_tokens", "max_tokens is too large: 96000. This model supports at most 4096", None),  # the value is wrong
+        ("", "something else", None),
+        ("", "Invalid parameter: 'logprobs' must be less than or equal to 5", Dialect(logprobs=5)),
+        ("top_logprobs", "must be between 0 and 3", Dialect(logprobs=3)),
+        ("response_format", "not supported", Dialect(schema="none")),
+    ],
+)
+def test_a_refusal_is_read_word_by_word(parameter: str, message: str, expected: Dialect | None) -> None:
+    sent = {"max_tokens": 1, "temperature": 0, "seed": 0, "logprobs": True, "top_logprobs": 20, "response_format": {}}
+    assert adapted(Dialect(), sent, parameter, message) == expected
+
+
+def test_no_request_holds_both_names_of_the_limit() -> None:
+    for limit in ("max_tokens", "max_completion_tokens", ""):
+        sent = fitted({"max_tokens": 5}, Dialect(limit=limit))
+        assert list(sent) == ([limit] if limit else [])
+    assert dialects.first("https://api.openai.com/v1").limit == "max_completion_tokens"
+    assert dialects.from_json('{"limit": 5}', "http://x/v1") == Dialect()
