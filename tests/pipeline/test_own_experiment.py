@@ -55,7 +55,7 @@ def test_a_new_mllm_is_an_entry_that_can_be_calibrated_and_given_a_role(own: Clo
     before = metrics(own, "validator")
     follow(own, "A new MLLM")
     found = json.loads((own.folder / "calibrated/mine/numbers.json").read_text())
-    assert {"judge", "validator"} == set(found)
+    assert {"judge", "validator", "enhancer"} == set(found)
     chosen = yaml.safe_load((own.folder / "params.yaml").read_text())
     assert chosen["stage1"]["mllm"] == "mine"
     assert chosen["mllms"]["mine-served"]["backend"] == "endpoint"

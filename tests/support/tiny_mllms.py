@@ -8,6 +8,10 @@ from shared_checkpoints import CHAT_TEMPLATE, CORPUS, build_llava
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessor,
+    Gemma3Processor,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     Idefics3ImageProcessor,
@@ -41,8 +45,11 @@ LLAMA = {
 IMAGE_PLACE = "<image>\n"  # what the chat template of conftest writes for an image
 
 
-def tokenizer(*special: str) -> PreTrainedTokenizerFast:
-    """Byte-level, in which "10" is two tokens; padded on the right, as many checkpoints are."""
+def tokenizer(*special: str, **named: str) -> PreTrainedTokenizerFast:
+    """Byte-level, in which "10" is two tokens; padded on the right, as many checkpoints are.
+
+    Special tokens that are `named` are attributes of the tokenizer: image_token="<image>".
+    """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -55,7 +62,12 @@ def tokenizer(*special: str) -> PreTrainedTokenizerFast:
     )
     bpe.train_from_iterator(CORPUS, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, pad_token="<pad>", bos_token="<|im_start|>", eos_token="<|im_end|>", padding_side="right"
+        tokenizer_object=bpe,
+        pad_token="<pad>",
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        padding_side="right",
+        extra_special_tokens=named or None,
     )
 
 
@@ -140,6 +152,33 @@ def build_qwen2_vl(folder: Path) -> Path:
         vision_end_token_id=ids["vision_end"],
     )
     return _save(folder, Qwen2VLForConditionalGeneration, config, processor)
+
+
+def build_gemma3(folder: Path) -> Path:
+    """Gemma 3: the tokens of an image see each other in both directions, which token types tell."""
+    special = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+    words = tokenizer(*special.values(), **special)
+    images = Gemma3ImageProcessor(size={"height": 32, "width": 32})
+    processor = Gemma3Processor(
+        images, words, image_seq_length=4, chat_template=CHAT_TEMPLATE.replace(IMAGE_PLACE, "<start_of_image>")
+    )
+    text = {key: value for key, value in LLAMA.items() if key != "initializer_range"}
+    config = Gemma3Config(
+        text_config={**text, "vocab_size": len(words), "head_dim": 16, "initializer_range": 0.3},
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 8,
+        },
+        mm_tokens_per_image=4,
+        boi_token_index=words.boi_token_id,
+        eoi_token_index=words.eoi_token_id,
+        image_token_index=words.image_token_id,
+    )
+    return _save(folder, Gemma3ForConditionalGeneration, config, processor)
 
 
 def build_text_model(folder: Path, *special: str) -> Path:

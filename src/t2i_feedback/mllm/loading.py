@@ -34,7 +34,9 @@ def load(name: str, entry: LocalEntry, revision: str, device: str) -> tuple[Any,
         raise checkpoint.missing(name, entry, os.fspath(constants.HF_HUB_CACHE), error) from None
     except (ValueError, ImportError) as error:
         raise UserError(f"mllms.{name}: {entry.model} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
-    if not getattr(processor, "chat_template", None):
+    if not getattr(processor, "chat_template", None):  # some have it in tokenizer_config.json alone
+        processor.chat_template = getattr(getattr(processor, "tokenizer", None), "chat_template", None)
+    if not processor.chat_template:
         raise UserError(f"mllms.{name}: {entry.model} has no chat template, so nothing can be asked in its own words.")
     if not quantised:
         model.to(device)

@@ -5,12 +5,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from inspect import signature
 from itertools import groupby
 from typing import Any
 
 import torch
+from jinja2.exceptions import TemplateError
 from torch import Tensor
-from transformers import BatchFeature, LogitsProcessor, LogitsProcessorList
+from transformers import BatchFeature, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from t2i_feedback.foundation import device
 from t2i_feedback.foundation.errors import UserError
@@ -22,6 +24,10 @@ MIN_PREFIX = 1e-3  # continuations of less probable beginnings are not looked in
 WIDER = {"float16": "bfloat16 or float32", "bfloat16": "float32"}  # where a dtype overflows, those that may not
 
 Tokens = tuple[int, ...]
+
+
+class _RefusedError(Exception):
+    """A processor does not take an image."""
 
 
 class _Finite(LogitsProcessor):
@@ -45,12 +51,14 @@ class LocalMllm:
         self._tokenizer = getattr(self._processor, "tokenizer", self._processor)  # a text model has no more than that
         self._tokenizer.padding_side = "left"
         if self._tokenizer.pad_token is None:
-            self._tokenizer.pad_token = self._tokenizer.eos_token
+            self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.convert_ids_to_tokens(0)
         special = zip(self._tokenizer.all_special_tokens, self._tokenizer.all_special_ids, strict=True)
         self._thinking_tags = {number for token, number in special if replies.THINKING_TAG.fullmatch(token)}
         text_config = self._model.config.get_text_config()
         self._context = getattr(text_config, "max_position_embeddings", None) or 1 << 30
         self._rendered = lru_cache(maxsize=4096)(self._render)
+        self._takes = signature(self._model.forward).parameters
+        self._model.generation_config = self._greedy()
         self._sequences = lru_cache(maxsize=64)(self._candidate_tokens)
 
     def abilities(self) -> Abilities:
@@ -68,13 +76,25 @@ class LocalMllm:
             for start in range(0, len(positions), self._entry.batch_size):
                 batch = positions[start : start + self._entry.batch_size]
                 try:
-                    replies = self._batch([requests[i] for i in batch], decoding)
+                    replies = self._some([requests[i] for i in batch], decoding)
                 except torch.OutOfMemoryError:
                     raise UserError(
                         f"mllms.{self._name}: {len(batch)} requests at once do not fit into the memory of "
                         f"{self._device}; lower mllms.{self._name}.batch_size."
                     ) from None
                 yield list(zip(batch, replies, strict=True))
+
+    def _some(self, requests: Sequence[Request], decoding: Decoding) -> list[Reply]:
+        """Replies in order. An image that the processor refuses, too long or too small for its patches, is one answer
+        that cannot be read, and no reason to stop."""
+        try:
+            return self._batch(requests, decoding)
+        except _RefusedError as refused:
+            if len(requests) > 1:
+                return [reply for request in requests for reply in self._some([request], decoding)]
+            image = requests[0].image
+            size = f"of {image.width} x {image.height} pixels " if image else ""
+            return [Reply("unparseable", f"the processor refuses the image {size}({refused})")]
 
     @torch.inference_mode()
     def _batch(self, requests: Sequence[Request], decoding: Decoding) -> list[Reply]:
@@ -102,6 +122,38 @@ class LocalMllm:
         seconds = (time.perf_counter() - start) / len(replies)
         return [replace(r, tokens_in=n, seconds=seconds) for r, n in zip(replies, lengths, strict=True)]
 
+    def _greedy(self) -> GenerationConfig:
+        """How to write: the likeliest token, whatever the checkpoint's own generation_config asks for (samples, beams,
+        penalties, stop words), up to any of its end tokens."""
+        own, text = self._model.generation_config, self._model.config.get_text_config()
+        ends = {self._tokenizer.eos_token_id, *self._turn_ends()}
+        for said in (own.eos_token_id, getattr(text, "eos_token_id", None)):
+            ends |= set(said) if isinstance(said, list) else {said}
+        known = [number for number in sorted(ends - {None}) if 0 <= number < len(self._tokenizer)]
+        return GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+            eos_token_id=known,
+            pad_token_id=self._tokenizer.pad_token_id,
+            bos_token_id=own.bos_token_id,
+            suppress_tokens=own.suppress_tokens,
+        )
+
+    def _turn_ends(self) -> list[int]:
+        """The special token that the chat template writes behind an answer; some checkpoints name it nowhere else."""
+        answer = "ANSWER"
+        content: Any = answer if self._processor is self._tokenizer else [{"type": "text", "text": answer}]
+        turns = [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
+        try:
+            text = self._processor.apply_chat_template(turns, add_generation_prompt=False, tokenize=False)
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError):
+            return []  # a template that knows no answers
+        behind = text.rpartition(answer)[2].lstrip()
+        special = sorted(self._tokenizer.all_special_tokens, key=len, reverse=True)
+        first = next((token for token in special if behind.startswith(token)), None)
+        return [self._tokenizer.convert_tokens_to_ids(first)] if first else []
+
     # ------------------------------------------------------------------------------------------ in
 
     def _render(self, text: str, with_image: bool) -> str:
@@ -112,7 +164,13 @@ class LocalMllm:
         if self._processor is self._tokenizer:
             content = text
         conversation = [{"role": "user", "content": content}]
-        return self._processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+        try:
+            return self._processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+        except (TemplateError, TypeError, ValueError, KeyError) as error:
+            raise UserError(
+                f"mllms.{self._name}: the chat template of {self._entry.model} cannot word a question "
+                f"({' '.join(str(error).split())[:160]}); correct the template, or choose another checkpoint."
+            ) from None
 
     def _inputs(self, requests: Sequence[Request]) -> BatchFeature:
         """Left-padded token ids and preprocessed images of a batch, on the device."""
@@ -127,8 +185,12 @@ class LocalMllm:
             inputs = BatchFeature(dict(self._tokenizer(texts, **arguments)))
         else:
             images = [[request.image.convert("RGB")] for request in requests if request.image is not None]
-            inputs = self._processor(images=images, text=texts, **arguments)
-        inputs.pop("token_type_ids", None)
+            try:
+                inputs = self._processor(images=images, text=texts, **arguments)
+            except (ValueError, TypeError, ArithmeticError, RuntimeError, IndexError, OSError) as error:
+                raise _RefusedError(" ".join(str(error).split())[:160]) from error
+        if "token_type_ids" not in self._takes:  # where it is taken, it says which tokens are of an image
+            inputs.pop("token_type_ids", None)
         return inputs.to(self._device, dtype=self._model.dtype)
 
     # ------------------------------------------------------------------------------------------ out
@@ -140,13 +202,11 @@ class LocalMllm:
         output = self._model.generate(
             **inputs,
             max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
             logits_processor=LogitsProcessorList([finite]),
         )
         steps = torch.stack(finite.steps, 1).tolist()  # bool [batch, new tokens]
         ends = self._model.generation_config.eos_token_id
-        ends = {ends} if isinstance(ends, int) else set(ends or ())
+        ends = {ends} if isinstance(ends, int) else set(ends)
         replies = []
         for row, is_finite in zip(output[:, prompt_length:].tolist(), steps, strict=True):
             length = next((i + 1 for i, token in enumerate(row) if token in ends), None)
@@ -207,7 +267,10 @@ class LocalMllm:
     def _next(self, **inputs: Any) -> Any:
         """One step of generation: its logits and the cache of what was read."""
         return self._model.generate(
-            **inputs, max_new_tokens=1, do_sample=False, num_beams=1, output_logits=True, return_dict_in_generate=True
+            **inputs,
+            max_new_tokens=1,
+            output_logits=True,
+            return_dict_in_generate=True,
         )
 
     def _continued(self, inputs: BatchFeature, cache: Any, prefix: Tokens) -> Tensor:

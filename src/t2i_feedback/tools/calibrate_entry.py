@@ -1,4 +1,4 @@
-"""calibrate one entry of the catalogue, as judge and as validator, before a run depends on it. Not a stage of the DAG.
+"""calibrate one entry of the catalogue, in every role, before a run depends on it. Not a stage of the DAG.
 
     make calibrate JUDGE=llava16-7b
     python -m t2i_feedback.tools.calibrate_entry llava16-7b
@@ -8,6 +8,10 @@ into a folder of its own, and touches no output of DVC. What is asked here, a la
 """
 
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from PIL import Image
 
 from t2i_feedback import params
 from t2i_feedback.calibration.agreement import Numbers
@@ -16,6 +20,10 @@ from t2i_feedback.foundation import paths, running
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_json
 from t2i_feedback.foundation.images import open_rgb
+from t2i_feedback.foundation.rows import CaptionRow
+
+if TYPE_CHECKING:
+    from t2i_feedback.mllm.base import Mllm
 
 
 def main(name: str = "") -> None:
@@ -26,7 +34,7 @@ def main(name: str = "") -> None:
     rows = calibration_rows(paths.EVALUATION_CAPTIONS, pools, p.calibrate.images, p.seed)
     images = [open_rgb(paths.DATASET / row.image) for row in rows]
     folder = paths.CALIBRATED_ENTRIES / name
-    print(f"calibrate: {name} as judge for “{p.finetune.preference}” and as validator, on {len(rows)} images")
+    print(f"calibrate: {name} as judge for “{p.finetune.preference}”, validator and enhancer, on {len(rows)} images")
     from t2i_feedback import mllm
     from t2i_feedback.calibration import claims, sweeps
     from t2i_feedback.reporting import calibration
@@ -51,13 +59,33 @@ def main(name: str = "") -> None:
             max_invalid_fraction=p.stage1.max_invalid_fraction,
             seed=p.seed,
         )
+        written = try_writing(model, images, rows, p.stage1.max_invalid_fraction)
     calibration.draw_judges({name: judged}, p.finetune.preference, folder / "judge")
     calibration.draw_validator(name, validated, folder / "validator")
-    found = {"judge": judged.numbers, "validator": claims.numbers(validated)}
+    found = {"judge": judged.numbers, "validator": claims.numbers(validated), "enhancer": written}
     write_json(folder / "numbers.json", found)
     for role, numbers in found.items():
         print(f"\n{name} as {role}\n{table(numbers)}")
     print(f"\nimages and numbers in {folder}")
+
+
+def try_writing(model: "Mllm", images: Sequence[Image.Image], rows: Sequence[CaptionRow], limit: float) -> Numbers:
+    """The roles that write, each tried on every caption: enhancing, enhancing again after feedback, and the feedback.
+
+    Raises UserError when a larger share of the answers than `limit` is not valid, of any of them.
+    """
+    from t2i_feedback.mllm import roles
+
+    captions = [row.caption for row in rows]
+    told = roles.explain(model, images, captions)
+    first = roles.enhance(model, captions)
+    again = roles.enhance(model, captions, [one.value or "it is not there" for one in told])
+    found: Numbers = {}
+    for what, outcomes in (("prompts", first), ("prompts_after_feedback", again), ("feedback", told)):
+        roles.check_invalid(outcomes, limit, what.replace("_", " "))
+        valid = [len(one.value.split()) for one in outcomes if one.value]
+        found |= {f"{what}_invalid": 1 - len(valid) / len(outcomes), f"{what}_words": sum(valid) / max(1, len(valid))}
+    return found
 
 
 def table(numbers: Numbers) -> str:

@@ -372,7 +372,7 @@ def test_one_entry_is_calibrated_apart_from_the_dags_outputs(
     assert "balanced accuracy" in said
     folder = paths.CALIBRATED_ENTRIES / "tiny"
     assert len(list(folder.rglob("*.png"))) == 8
-    assert set(json.loads((folder / "numbers.json").read_text())) == {"judge", "validator"}
+    assert set(json.loads((folder / "numbers.json").read_text())) == {"judge", "validator", "enhancer"}
     assert not paths.METRICS.exists()
     assert not paths.CALIBRATION.exists()
 

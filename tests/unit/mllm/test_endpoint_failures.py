@@ -285,3 +285,66 @@ def test_a_preference_longer_than_the_context_is_one_line(server: Server, ledger
         pytest.raises(UserError, match=r"finetune\.preference: 900 words are more than the judge can take in"),
     ):
         roles.score_preference(model, images, "dark images " * 450)
+
+
+# ------------------------------------------------------------------------------------------------ early and quiet
+
+
+def test_a_judge_that_nobody_can_read_is_not_asked_everything(server: Server, ledger: Path) -> None:
+    server.script = [(200, {}, said("hm"))] * 200
+    limit = ("finetune.max_invalid_fraction", 0.1)
+    images = [Image.new("RGB", (3, i + 1)) for i in range(200)]
+    with (
+        mllm.connect("gpt", entry(server, reading="text"), ledger, max_invalid=limit) as model,
+        pytest.raises(
+            UserError, match=r"mllms\.gpt as judge: 40 of the first 40 answers \(of 200\).* 'hm' \(40x\)"
+        ) as one,
+    ):
+        roles.score_preference(model, images, "dark images")
+    assert "finetune.max_invalid_fraction = 0.1" in str(one.value)
+    assert len(server.seen) == 40
+
+
+def test_whoever_allows_invalid_answers_gets_them(server: Server, ledger: Path) -> None:
+    server.script = [(200, {}, said("hm"))] * 60
+    images = [Image.new("RGB", (3, i + 1)) for i in range(60)]
+    with mllm.connect("gpt", entry(server, reading="text"), ledger, max_invalid=("x", 1.0)) as model:
+        assert {one.status for one in roles.score_preference(model, images, "dark images")} == {"unparseable"}
+
+
+def test_no_request_is_a_line_of_the_log(server: Server, ledger: Path, caplog) -> None:
+    with mllm.connect("gpt", entry(server), ledger) as model:
+        caplog.clear()
+        caplog.set_level("INFO")
+        roles.enhance(model, ["a fish", "a house"])
+    assert [record.getMessage() for record in caplog.records if record.levelname == "INFO"] == []
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9"])
+def test_this_machines_own_addresses_are_asked_through_no_proxy(
+    server: Server, ledger: Path, monkeypatch, variable: str, proxy: str
+) -> None:
+    monkeypatch.setenv(variable, proxy)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    for url in (server.url, server.url.replace("127.0.0.1", "localhost")):
+        with mllm.connect("gpt", entry(server, base_url=url), ledger) as model:
+            assert roles.enhance(model, ["a fish"])[0].status == "valid"
+
+
+@pytest.mark.parametrize(
+    ("proxy", "said_of_it"),
+    [
+        ("socks5://me:secret@127.0.0.1:9", r"cannot be asked through the proxy socks5://127\.0\.0\.1:9"),
+        ("http://me:secret@127.0.0.1:9", r"nobody answers at .* through the proxy http://127\.0\.0\.1:9"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_one_line_that_names_it(
+    server: Server, ledger: Path, monkeypatch, proxy: str, said_of_it: str
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    wanted = entry(server, base_url="http://gpu.example.invalid/v1")
+    with pytest.raises(UserError, match=said_of_it) as raised, mllm.connect("gpt", wanted, ledger):
+        pass
+    assert "secret" not in str(raised.value) and "NO_PROXY" in str(raised.value)

@@ -19,6 +19,7 @@ from chat_server import entry, running
 from PIL import Image
 
 from t2i_feedback import mllm
+from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm.backends.endpoint import EndpointEntry
 from t2i_feedback.mllm.base import Abilities, Decoding, Reply, Request
 from t2i_feedback.mllm.ledger import Ledger
@@ -333,6 +334,7 @@ ASK_FOREVER = """
 import json, sys
 from pathlib import Path
 from t2i_feedback import mllm
+from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm.base import Request
 from t2i_feedback.mllm.backends.endpoint import EndpointEntry
 entry = EndpointEntry(**json.loads(sys.argv[1]))
@@ -363,3 +365,48 @@ def test_kill_9_loses_no_more_than_the_calls_in_flight(path: Path) -> None:
         with mllm.connect("gpt", wanted, path) as model:
             assert len(model.generate([Request(f"question {i:03}") for i in range(400)])) == 400
         assert len(server.seen) == asked + 400 - kept
+
+
+# ------------------------------------------------------------------------------------------------ damaged, forgotten
+
+
+@pytest.mark.parametrize("content", [b"no database at all, " * 300, b"SQLite format 3\x00" + b"\xff" * 5000])
+def test_a_file_that_is_no_ledger_is_one_line_with_a_remedy(path: Path, content: bytes) -> None:
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"the ledger {path} is damaged.*move it away") as raised:
+        Ledger(path)
+    assert "\n" not in str(raised.value)
+    assert path.read_bytes() == content
+
+
+def test_a_ledger_that_is_cut_short_is_one_line(path: Path) -> None:
+    model(path, Echo()).generate([Request(f"question {i} " * 50, role="enhance") for i in range(200)])
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    Path(f"{path}-wal").unlink(missing_ok=True)
+    Path(f"{path}-shm").unlink(missing_ok=True)
+    with pytest.raises(UserError, match=r"the ledger .* is damaged"):
+        Ledger(path).summary()
+
+
+@pytest.mark.parametrize("kept", ["", "{", "[]", '{"status": "valid"}', '{"status": "??", "text": "x"}', '{"text": 5}'])
+def test_an_answer_that_cannot_be_read_is_asked_again(path: Path, kept: str) -> None:
+    model(path, Echo()).generate(requests("a", "b"))
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE answers SET reply = ? WHERE rowid = 1", (kept,))
+    again = Echo()
+    assert len(model(path, again).generate(requests("a", "b"))) == 2
+    assert len(again.asked) == 1
+    assert Ledger(path).summary()[0][2] == 3
+
+
+def test_an_entry_is_forgotten_with_its_valid_answers_and_no_other(path: Path) -> None:
+    first, second = Echo(), Echo()
+    Ledgered(ENTRY, "first", lambda: first, Ledger(path)).generate(requests("a", "b"))
+    Ledgered(ENTRY, "second", lambda: second, Ledger(path)).generate(requests("a"))
+    assert Ledger(path).forget("first", "elsewhere") == (2, [])
+    for identity, echo in (("first", first), ("second", second)):
+        Ledgered(ENTRY, identity, lambda echo=echo: echo, Ledger(path)).generate(requests("a"))
+    assert (first.asked, second.asked) == (["a", "b", "a"], ["a"])
