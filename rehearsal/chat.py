@@ -31,7 +31,7 @@ class Kind:
 
 
 SERVED = {
-    "gpt-4.1": Kind(logprobs=True, wants_key=True),
+    "gpt-5.6-terra": Kind(logprobs=True, wants_key=True),
     "cogvlm-chat": Kind(logprobs=False, wants_key=False),  # so its verdicts are read from answers asked several times
 }
 

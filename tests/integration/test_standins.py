@@ -74,7 +74,7 @@ def test_coco_has_official_names_and_captions_without_facts(tmp_path: Path) -> N
     assert not any("facts" in annotation for annotation in content["annotations"])
 
 
-@pytest.mark.parametrize(("served", "reading"), [("gpt-4.1", "probability"), ("cogvlm-chat", "samples")])
+@pytest.mark.parametrize(("served", "reading"), [("gpt-5.6-terra", "probability"), ("cogvlm-chat", "samples")])
 def test_a_served_model_says_what_it_says_in_process(
     served: str, reading: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +110,7 @@ def test_the_stand_in_for_gpt_4_wants_its_key(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("REHEARSAL_KEY", "wrong")
     with chat.serving(SHIPPED / "mllm") as server:
         entry = EndpointEntry(
-            backend="endpoint", model="gpt-4.1", base_url=server.url, api_key_env="REHEARSAL_KEY", retries=0
+            backend="endpoint", model="gpt-5.6-terra", base_url=server.url, api_key_env="REHEARSAL_KEY", retries=0
         )
         with (
             pytest.raises(UserError, match="answered 401"),

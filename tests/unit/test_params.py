@@ -126,9 +126,9 @@ def test_an_impossible_value_is_named_by_its_key(raw: dict, tmp_path: Path, key:
 @pytest.mark.parametrize(
     ("key", "value", "complaint"),
     [
-        ("stage1.mllm", "gpt5", "stage1.mllm: no entry of mllms is called 'gpt5'"),
-        ("finetune.judge", "gpt5", "finetune.judge: no entry"),
-        ("evaluate.judge", "gpt5", "evaluate.judge: no entry"),
+        ("stage1.mllm", "nobody", "stage1.mllm: no entry of mllms is called 'nobody'"),
+        ("finetune.judge", "nobody", "finetune.judge: no entry"),
+        ("evaluate.judge", "nobody", "evaluate.judge: no entry"),
         ("finetune.judge", "smollm2", "finetune.judge: mllms.smollm2 reads text alone (images: false)"),
         ("evaluate.judge", "smollm2", "evaluate.judge: mllms.smollm2 reads text alone (images: false)"),
         (
@@ -156,7 +156,7 @@ def test_an_impossible_value_is_named_by_its_key(raw: dict, tmp_path: Path, key:
         ("data.reference_images", 100, "reference_images must be at least evaluation_captions"),
         ("mllms.cogvlm.max_cost_usd", 5, "mllms.cogvlm: max_cost_usd needs usd_per_million_input_tokens and usd_per"),
         ("evaluate.kid_subset", 300, "evaluate.kid_subset: 300 is more than data.evaluation_captions"),
-        ("evaluate.vqa_mllm", "gpt5", "evaluate.vqa_mllm: no entry of mllms is called 'gpt5'"),
+        ("evaluate.vqa_mllm", "nobody", "evaluate.vqa_mllm: no entry of mllms is called 'nobody'"),
         ("evaluate.vqa_mllm", "smollm2", "evaluate.vqa_mllm: mllms.smollm2 reads text alone (images: false)"),
         ("evaluate.extractor", "clip", "evaluate: weights: the extractor clip needs a CLIP checkpoint"),
         ("evaluate.weights", "mine.pth", "evaluate: weights: efficientnet-lite0 has its own and cannot take mine.pth"),

@@ -272,7 +272,9 @@ def test_a_paid_endpoint_costs_its_tokens_at_the_prices_of_params(paper: Params,
     found = estimate(changed(paper, "evaluate", judge="gpt4"), figures, "a100", 1)
     count = found.calls["held-out judge gpt4"]
     tokens = figures.mllms["gpt4"].image_tokens.value + figures.common.text_tokens_in.value  # type: ignore[union-attr]
-    assert found.api_usd == pytest.approx(count * (tokens * 2 + 1 * 8) / 1e6)
+    price = paper.mllms["gpt4"]
+    dollars = tokens * price.usd_per_million_input_tokens + 1 * price.usd_per_million_output_tokens
+    assert found.api_usd == pytest.approx(count * dollars / 1e6)
     assert found.reached["gpt4"] == "served elsewhere"
     assert found.gpu_hours < found.hours
 
