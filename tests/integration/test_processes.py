@@ -279,4 +279,5 @@ def pretend(monkeypatch: pytest.MonkeyPatch, devices: int, place: int, visible: 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")
     monkeypatch.setenv("WORLD_SIZE", str(place + 1))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("LOCAL_RANK", str(place))

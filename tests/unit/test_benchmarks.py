@@ -132,6 +132,7 @@ def test_both_take_as_many_optimiser_steps_an_epoch(ddpo: ModuleType) -> None:
 
 def test_two_processes_take_half_of_every_batch_each(ddpo: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     model, finetune = ddpo.our_configuration(params.load(REPOSITORY / "params.yaml"), ddpo.WORK["ours"], 1)
     assert (model.batch_size, finetune.train_batch_size, finetune.updates_per_epoch) == (8, 10, 4)
 

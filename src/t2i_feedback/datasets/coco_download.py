@@ -5,7 +5,6 @@ The captions come from `annotations/annotations_trainval<year>.zip`; images eith
 `downloads.jsonl` in the folder holds what came first, by size and SHA-256, and later files and runs are held to it.
 """
 
-import fcntl
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from t2i_feedback.datasets import download, zipped
 from t2i_feedback.datasets.captioned import CaptionedImage, check_readable
 from t2i_feedback.datasets.download import Pin, Server
+from t2i_feedback.foundation import files
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import Row, read_rows, write_rows
 
@@ -174,7 +174,7 @@ class CocoDownload:
         if pin:
             download.check_pin(str(file), file, pin)
         else:
-            self._first[name] = Download(name=name, bytes=file.stat().st_size, sha256=download.sha256(file))
+            self._first[name] = Download(name=name, bytes=file.stat().st_size, sha256=files.digest(file))
 
     def _pin(self, name: str) -> Pin | None:
         first = self._first.get(name)
@@ -187,13 +187,7 @@ class CocoDownload:
     @contextmanager
     def _held(self) -> Iterator[None]:
         """The folder, for this process alone; the record is read before and written after, come what may."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"waiting for another process that fills {self.folder}")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        with files.locked(self.folder / ".lock", f"waiting for another process that fills {self.folder}"):
             rows = read_rows(self._record, Download) if self._record.exists() else []
             self._first = {row.name: row for row in rows}
             try:

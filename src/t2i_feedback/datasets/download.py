@@ -4,7 +4,6 @@ Until then a file lies beside its place as `<name>.partial`, with `<name>.versio
 version that is (ETag or Last-Modified): a rest is asked for only of the same version, or where a checksum will tell.
 """
 
-import hashlib
 import re
 import shutil
 import threading
@@ -18,6 +17,7 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.files import digest
 
 CHUNK = 2**16  # bytes per read; at most this much is lost when a connection breaks
 PROGRESS = 2**20  # bytes after which a broken connection counts as the first again
@@ -181,17 +181,12 @@ class Server:
             raise _Broken(_ended(total, "the connection closed"))
 
 
-def sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
 def check_pin(what: str, file: Path, pin: Pin) -> None:
     """Raises UserError if the file is another one than it must be. `what` is its name for the user."""
-    size, digest = _size(file), sha256(file)
-    if (size, digest) != (pin.size, pin.sha256):
+    size, found = _size(file), digest(file)
+    if (size, found) != (pin.size, pin.sha256):
         raise UserError(
-            f"{what} is not the file that {pin.origin}: {size} bytes with SHA-256 {digest}, not {pin.size} bytes with "
+            f"{what} is not the file that {pin.origin}: {size} bytes with SHA-256 {found}, not {pin.size} bytes with "
             f"{pin.sha256}"
         )
 

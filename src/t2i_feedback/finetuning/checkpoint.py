@@ -6,6 +6,7 @@ scorer has learnt and the epoch are the whole state: no generator needs to be sa
 
 import io
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -45,10 +46,11 @@ def load_latest(
 
     Raises UserError if it is of another adapter.
     """
-    found = sorted(folder.glob("checkpoint-*/state.pt"))
-    if not found:
+    found, state = sorted(folder.glob("checkpoint-*/state.pt")), None
+    while found and (state := _read(found[-1])) is None:
+        print(f"{found.pop()} is damaged: the one before it is taken up", file=sys.stderr)
+    if state is None:
         return 0, {}, []
-    state = torch.load(found[-1], weights_only=True, map_location="cpu")
     shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (state["parameters"], parameters)]
     if shapes[0] != shapes[1]:
         raise UserError(
@@ -59,6 +61,14 @@ def load_latest(
         parameter.data.copy_(value)
     optimiser.load_state_dict(state["optimiser"])
     return int(state["epoch"]), state["feedback"], state["before"]
+
+
+def _read(path: Path) -> dict | None:
+    """A checkpoint; None where the file was cut short or changed."""
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except Exception:  # whatever the bytes of a damaged file make torch raise
+        return None
 
 
 def keep_last(folder: Path, count: int) -> None:

@@ -1,14 +1,12 @@
 """Which device a model is put on."""
 
-from collections.abc import Sequence
-
 from t2i_feedback.foundation.errors import UserError
 
 BEST_FIRST = ("cuda", "mps", "cpu")
 
 
-def pick(wanted: str, key: str, auto: Sequence[str] = BEST_FIRST) -> str:
-    """`wanted`, or for "auto" the first device of `auto` that this machine has; `key` is where params.yaml says it.
+def pick(wanted: str, key: str) -> str:
+    """`wanted`, or for "auto" the best device that this machine has; `key` is where params.yaml says it.
 
     Raises UserError for a device that is not here.
     """
@@ -16,7 +14,7 @@ def pick(wanted: str, key: str, auto: Sequence[str] = BEST_FIRST) -> str:
 
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
-        return next(name for name in auto if here[name])
+        return next(name for name in BEST_FIRST if here[name])
     if not here[wanted]:
         raise UserError(f"{key}: {wanted} is not available on this machine; use auto or cpu")
     return wanted

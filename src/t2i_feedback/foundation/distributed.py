@@ -4,14 +4,15 @@ Every process runs the same stage on the same inputs. Work is divided by positio
 `all_reduce` gives every process the whole. Only the main process (rank 0) writes what the stage leaves behind. Nothing
 is pickled: tensors are all that travels. A run of one process never touches torch.distributed.
 
-The launcher's own variables say who is who: RANK, WORLD_SIZE, LOCAL_RANK.
+The launcher's own variables say who is who: RANK, WORLD_SIZE, LOCAL_RANK. A cluster may set them where no launcher of
+ours has started this process: then they mean nothing here.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
-from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from t2i_feedback.foundation.errors import UserError
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
+STARTED = {"T2I_LAUNCH", "TORCHELASTIC_RUN_ID"}  # variables of which a launcher sets one
+OF_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 TIMEOUT = timedelta(days=1)  # for another's share; a process that has ended is noticed at once
 
 
@@ -27,13 +30,18 @@ class PeerExited(UserError):
     """Another process of the launch has ended. Why, that one says."""
 
 
+def launched() -> bool:
+    """Whether a launcher started this process as one of several: T2I_LAUNCHER's, or torchrun by hand."""
+    return bool(STARTED & os.environ.keys())
+
+
 def rank() -> int:
-    return int(os.environ.get("RANK", "0"))
+    return int(os.environ.get("RANK", "0")) if launched() else 0
 
 
 def world_size() -> int:
     """How many processes there are."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ.get("WORLD_SIZE", "1")) if launched() else 1
 
 
 def is_main() -> bool:
@@ -51,26 +59,20 @@ def all_reduce(tensor: "torch.Tensor") -> "torch.Tensor":
     Raises PeerExited when one of them is gone.
     """
     if world_size() > 1:
-        import torch.distributed
-
-        try:
-            _initialise()
-            torch.distributed.all_reduce(tensor)
-        except RuntimeError as error:  # gloo's and NCCL's own are of this class
-            raise PeerExited(f"another process has ended ({str(error).splitlines()[0][:160]})") from None
+        with _together() as dist:
+            dist.all_reduce(tensor)
     return tensor
 
 
 def broadcast(tensor: "torch.Tensor") -> "torch.Tensor":
-    """The main process's tensor, in every one; all have the same shape and type.
+    """The main process's tensor, in place and in every one; all have the same shape and type.
 
     Raises PeerExited when one of them is gone.
     """
-    if is_main():
-        return all_reduce(tensor)
-    import torch
-
-    return all_reduce(torch.zeros_like(tensor))
+    if world_size() > 1:
+        with _together() as dist:
+            dist.broadcast(tensor, src=0)
+    return tensor
 
 
 def barrier() -> None:
@@ -78,7 +80,7 @@ def barrier() -> None:
     if world_size() > 1:
         import torch
 
-        all_reduce(torch.zeros(1))
+        all_reduce(torch.zeros(1))  # on the CPU, where torch's own barrier may take a device
 
 
 def all_gather(own: bytes) -> list[bytes]:
@@ -87,14 +89,27 @@ def all_gather(own: bytes) -> list[bytes]:
         return [own]
     import torch
 
-    sizes = torch.zeros(world_size(), dtype=torch.int64)
-    sizes[rank()] = len(own)
-    ends = [0, *accumulate(all_reduce(sizes).tolist())]
-    everything = torch.zeros(ends[-1], dtype=torch.uint8)
-    if own:
-        everything[ends[rank()] : ends[rank() + 1]] = torch.frombuffer(bytearray(own), dtype=torch.uint8)
-    together = all_reduce(everything).numpy().tobytes()
-    return [together[start:end] for start, end in pairwise(ends)]
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
+    with _together() as dist:
+        dist.all_gather(sizes, torch.tensor([len(own)]))
+    longest = max(int(size) for size in sizes)
+    padded = torch.frombuffer(bytearray(own.ljust(max(1, longest), b"\0")), dtype=torch.uint8)
+    everything = [torch.zeros_like(padded) for _ in sizes]
+    with _together() as dist:
+        dist.all_gather(everything, padded)
+    return [one[: int(size)].numpy().tobytes() for one, size in zip(everything, sizes, strict=True)]
+
+
+@contextmanager
+def _together() -> Iterator[Any]:
+    """torch.distributed, ready to be spoken through. Raises PeerExited when another process is gone."""
+    import torch.distributed
+
+    try:
+        _initialise()
+        yield torch.distributed
+    except RuntimeError as error:  # gloo's and NCCL's own are of this class
+        raise PeerExited(f"another process has ended ({str(error).splitlines()[0][:160]})") from None
 
 
 def use_own_device() -> None:

@@ -1,13 +1,16 @@
 """Files: written whole or not at all, locked, and known by their bytes."""
 
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+BLOCK = 2**20  # bytes that are read at once
 
 
 @contextmanager
@@ -19,9 +22,17 @@ def whole(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     yield partial
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
+    _sync(partial)
     partial.replace(path)
+    _sync(path.parent)  # the name too
+
+
+def _sync(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -39,21 +50,40 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 @contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold the lock file `path`; it stays when the lock is let go. Raises BlockingIOError if another process has it
-    and `wait` is false."""
+def locked(path: Path, waiting: str = "") -> Iterator[None]:
+    """Hold the lock file `path`; it stays when the lock is let go.
+
+    While another process has it, this one waits, and says `waiting` once.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    lock = FileLock(path, is_singleton=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if waiting:
+            print(waiting, flush=True)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def digest(path: Path) -> str:
     """The sha256 of a file, or of the names and bytes of all files below a folder. Large files are not loaded."""
     if path.is_dir():
         return combined({file.relative_to(path).as_posix(): digest(file) for file in below(path)})
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest_of([path])
+
+
+def digest_of(parts: Iterable[Path]) -> str:
+    """The sha256 of the bytes of several files, one behind the other. They are read in blocks."""
+    hasher = hashlib.sha256()
+    for path in parts:
+        with path.open("rb") as file:
+            while block := file.read(BLOCK):
+                hasher.update(block)
+    return hasher.hexdigest()
 
 
 def combined(digests: Mapping[str, str]) -> str:

@@ -125,6 +125,14 @@ def taking_part() -> Iterator[None]:
                 f"{LAUNCHER}: {os.environ[LAUNCHER]!r} started one process alone (WORLD_SIZE is 1 or missing). On CPUs "
                 "accelerate does so without a word: use torchrun there (docs/scaling.md), or unset the variable"
             )
+    if not distributed.launched() and (foreign := [name for name in distributed.OF_LAUNCHERS if name in os.environ]):
+        for name in foreign:  # nor does a library that this stage uses mistake them for its own
+            del os.environ[name]
+        print(
+            f"{', '.join(foreign)} of the environment are ignored: no launcher has started this process; "
+            f"{LAUNCHER} starts several (docs/scaling.md)",
+            file=sys.stderr,
+        )
     distributed.use_own_device()
     if distributed.is_main():
         yield

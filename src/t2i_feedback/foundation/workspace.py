@@ -8,7 +8,7 @@ a changed one starts afresh. `publish` moves the finished folder into place in o
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, TypeAdapter
@@ -46,7 +46,7 @@ def unfinished(stage: Stage, values: BaseModel) -> Iterator[Path]:
 
     The main process of the launch names, holds and removes it; the others enter and leave together with it.
 
-    Raises UserError if another launch holds it, an input is missing, or the disk is nearly full.
+    While another launch holds it, this one waits. Raises UserError if an input is missing or the disk is nearly full.
     """
     named = distributed.all_gather(key(stage, values).encode() if distributed.is_main() else b"")[0].decode()
     with _held(stage, paths.cache() / "partial" / f"{stage.name}-{named}") as folder:
@@ -76,18 +76,13 @@ def _held(stage: Stage, folder: Path) -> Iterator[Path]:
             f"only {free / 2**20:.0f} MiB are free on the disk of {folder}; {stage.name} wants "
             f"{FREE_BYTES_NEEDED / 2**20:.0f}: free some, `make clean` deletes partial work"
         )
-    lock = folder.with_name(f"{folder.name}.lock")
-    with ExitStack() as held:
-        try:
-            held.enter_context(files.locked(lock, wait=False))
-        except BlockingIOError:
-            raise UserError(f"{stage.name} is already running with these parameters (it holds {lock}).") from None
-        folder.mkdir(exist_ok=True)
+    waiting = f"{stage.name} is already running with these parameters: waiting until that run has ended"
+    with files.locked(paths.cache() / "locks" / f"{folder.name}.lock", waiting):
+        folder.mkdir(parents=True, exist_ok=True)
         distributed.barrier()
         yield folder
         distributed.barrier()
         shutil.rmtree(folder)
-        lock.unlink(missing_ok=True)
 
 
 def publish(finished: Path, out: Path) -> None:

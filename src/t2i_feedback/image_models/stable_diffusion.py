@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from t2i_feedback.foundation import hub
 from t2i_feedback.foundation.device import pick
 from t2i_feedback.foundation.errors import UserError, first_line
 from t2i_feedback.image_models.lora import load_adapter
@@ -47,7 +48,7 @@ def load_pipeline(model: Model, adapter: Path | None = None, *, training: bool =
             model.name, revision=revision, dtype=getattr(torch, model.dtype), use_safetensors=True, **parts
         )
     except (OSError, ValueError) as error:
-        advice = "" if local else f"; {_fetch(model)}"
+        advice = "" if local else f"; {hub.fetch(model.name, model.revision)}"
         raise UserError(f"model.name: {model.name!r} cannot be loaded: {first_line(error)}{advice}") from None
     pipe.scheduler = _scheduler("ddim" if training else model.scheduler, pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
@@ -87,8 +88,10 @@ def load_tokenizer(model: Model):
 # Of DDIM's variance. Where a step starts from pure noise and eta is 1, sigma^2 = 1 - a_prev, and diffusers takes the
 # root of 1 - a_prev - sigma^2: rounding would make that negative, and the whole image not a number.
 BELOW_1 = 1 - 1e-6
+INDEX = "diffusers checkpoint: it has no model_index.json"
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
-SAFETY_PARTS = ("safety_checker", "feature_extractor")
+SAFETY_INDEX = "diffusers checkpoint: it has no model_index.json"
+PARTS = ("safety_checker", "feature_extractor")
 
 
 def _check(model: Model, parts: Sequence[str]) -> bool:
@@ -145,31 +148,10 @@ def _fetched_index(model: Model) -> Path:
 
     try:
         return Path(hf_hub_download(model.name, "model_index.json", revision=model.revision))
-    except errors.HFValidationError:
-        why = "is neither a folder here nor a name that the hub could have (owner/name)"
-    except errors.GatedRepoError:
-        why = f"is gated: accept its terms at https://huggingface.co/{model.name}, then `hf auth login`"
-    except errors.RepositoryNotFoundError:
-        why = "is no folder here, and the hub has no such model; is it misspelt, or private (`hf auth login`)?"
     except errors.RevisionNotFoundError:
         raise UserError(f"model.revision: {model.name!r} has no revision {model.revision!r}") from None
-    except errors.LocalEntryNotFoundError:
-        why = f"is neither a folder here nor in the hub cache, and the hub cannot be reached from here; {_fetch(model)}"
-    except errors.EntryNotFoundError:
-        why = "is no diffusers checkpoint: it has no model_index.json"
-    except OSError as error:
-        why = f"could not be fetched: {first_line(error)}; {_fetch(model)}"
-    raise UserError(f"model.name: {model.name!r} {why}") from None
-
-
-def _fetch(model: Model) -> str:
-    """What to do when a model is not here."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return (
-        f"with internet, `hf download {model.name} --revision {model.revision}` fetches it into the hub cache "
-        f"({HF_HUB_CACHE}; HF_HOME moves it)"
-    )
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.name: {model.name!r} {hub.why(model.name, model.revision, error, INDEX)}") from None
 
 
 def _scheduler(name: Scheduler, config: Any) -> Any:

@@ -6,7 +6,9 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from t2i_feedback.foundation import hub
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.files import digest
 from t2i_feedback.mllm.backends.local import PACKAGE, LocalEntry
 
 KINDS = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")  # what decides a model's answers
@@ -44,32 +46,24 @@ def revision(name: str, entry: LocalEntry) -> str:
 
 
 def _hub_commit(name: str, entry: LocalEntry) -> str:
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         found = try_to_load_from_cache(entry.model, "config.json", revision=entry.revision)
         if not isinstance(found, str):
             found = hf_hub_download(entry.model, "config.json", revision=entry.revision)
-    except HFValidationError:
-        raise UserError(f"mllms.{name}: there is no folder {entry.model}, and a hub model has no such name.") from None
     except (OSError, ValueError) as error:
-        raise missing(name, entry, constants.HF_HUB_CACHE, error) from None
+        raise missing(name, entry, error) from None
     return Path(found).parent.name
 
 
-def missing(name: str, entry: LocalEntry, cache: str, error: Exception) -> UserError:
+def missing(name: str, entry: LocalEntry, error: Exception) -> UserError:
     """The one line about a checkpoint that cannot be had."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-    return UserError(
-        f"mllms.{name}: {entry.model} (revision {entry.revision}) is not in the hub's cache {cache} and could not be "
-        f"fetched ({reason}). Where the hub can be reached: `hf download {entry.model} --revision {entry.revision}`; "
-        "copy the cache here if this machine cannot."
-    )
+    why = hub.why(entry.model, entry.revision, error, "checkpoint of a language model")
+    return UserError(f"mllms.{name}: {entry.model} (revision {entry.revision}) {why}")
 
 
 @lru_cache(maxsize=256)
 def _file_digest(path: Path, size: int, modified_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest(path)

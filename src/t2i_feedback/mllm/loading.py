@@ -1,11 +1,9 @@
 """Load a checkpoint: its processor (of a text model: its tokenizer) and its model, onto a device."""
 
-import os
 from importlib.util import find_spec
 from typing import Any
 
 import torch
-from huggingface_hub import constants
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
@@ -31,7 +29,7 @@ def load(name: str, entry: LocalEntry, revision: str, device: str) -> tuple[Any,
             where, dtype=getattr(torch, entry.dtype), use_safetensors=True, **quantised, **files
         )
     except OSError as error:
-        raise checkpoint.missing(name, entry, os.fspath(constants.HF_HUB_CACHE), error) from None
+        raise checkpoint.missing(name, entry, error) from None
     except (ValueError, ImportError) as error:
         raise UserError(f"mllms.{name}: {entry.model} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
     if not getattr(processor, "chat_template", None):  # some have it in tokenizer_config.json alone

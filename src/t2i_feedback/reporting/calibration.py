@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from t2i_feedback.calibration import discrimination
+from t2i_feedback.foundation import files
 from t2i_feedback.foundation.rows import CalibrationRow
 from t2i_feedback.foundation.traits import directions
 from t2i_feedback.reporting.style import FIRST, GREY, INK, RIGHT, SECOND, STYLE, WRONG
@@ -71,10 +72,8 @@ def _image(path: Path, rows: int, columns: int, size: tuple[float, float]) -> It
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         yield figure.subplots(rows, columns, squeeze=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": None})
-        partial.replace(path)
+        with files.whole(path) as partial:
+            figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": None})
 
 
 def sweeps(

@@ -10,12 +10,12 @@ import csv
 import hashlib
 import html
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from t2i_feedback.foundation import files
 from t2i_feedback.foundation.errors import UserError
 
 if TYPE_CHECKING:
@@ -142,12 +142,7 @@ class Sheet:
         for name, prompt in rows:
             cells = {"image": name, "prompt": _plain(prompt)}
             writer.writerow([cells.get(column, "") for column in header])
-        partial = self.path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            file.write(before + (start + made.getvalue()).encode(encoding, errors="replace"))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path)
+        files.write_bytes(self.path, before + (start + made.getvalue()).encode(encoding, errors="replace"))
 
     def _show(self, lines: dict[str, Line]) -> None:
         """The page: what is not scored yet comes first, in the order of the sheet."""
@@ -171,9 +166,7 @@ figure {{ margin: 0; width: {SHOWN}px; }} img {{ width: 100%; image-rendering: p
 {figures}
 </div></body></html>
 """
-        partial = self.page.with_suffix(".partial")
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(self.page)
+        files.write_text(self.page, page)
 
 
 def _columns(line: Sequence[str]) -> list[str]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i_feedback.foundation import files, params, paths, pipeline
+from t2i_feedback.foundation import distributed, files, params, paths, pipeline
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -36,7 +36,7 @@ PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT
 
 def wanted() -> bool:
     """False when T2I_NO_TRACKING is set, and in all but the first process of a launch."""
-    return not os.environ.get("T2I_NO_TRACKING") and os.environ.get("RANK", "0") == "0"
+    return not os.environ.get("T2I_NO_TRACKING") and distributed.is_main()
 
 
 def uri() -> str:

@@ -79,7 +79,7 @@ def test_a_pickled_checkpoint_and_a_missing_one_are_one_line_with_the_key(folder
     pickled.mkdir()
     (pickled / "config.json").write_text((folder / "config.json").read_text())
     torch.save(CLIPModel.from_pretrained(folder).state_dict(), pickled / "pytorch_model.bin")
-    for name in (str(pickled), str(tmp_path / "nowhere")):
-        with pytest.raises(UserError, match=r"^evaluate\.clip_score: .*safetensors") as caught:
+    for name, why in ((str(pickled), "safetensors"), (str(tmp_path / "nowhere"), "neither a folder here")):
+        with pytest.raises(UserError, match=rf"^evaluate\.clip_score: .*{why}") as caught:
             clip.load(name, "evaluate.clip_score")
         assert "\n" not in str(caught.value)

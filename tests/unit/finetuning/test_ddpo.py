@@ -208,6 +208,17 @@ def test_10_a_half_written_checkpoint_is_not_taken_for_one(make, tmp_path):
     assert checkpoint.load_latest(trainer.folder, trainer.parameters, trainer.optimiser) == (1, {}, [])
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
+def test_10_a_checkpoint_that_was_cut_short_gives_way_to_the_one_before_it(make, tmp_path, share, capsys):
+    trainer = make()
+    for epoch in (1, 2):
+        checkpoint.save(trainer.folder, epoch, trainer.parameters, trainer.optimiser, {}, [])
+    last = trainer.folder / "checkpoint-00002/state.pt"
+    last.write_bytes(last.read_bytes()[: int(share * last.stat().st_size)])
+    assert checkpoint.load_latest(trainer.folder, trainer.parameters, trainer.optimiser) == (1, {}, [])
+    assert "checkpoint-00002/state.pt is damaged" in capsys.readouterr().err
+
+
 def test_a_checkpoint_of_another_adapter_is_refused(make):
     make(epochs=1).run()
     with pytest.raises(UserError, match="of another adapter"):
@@ -550,6 +561,7 @@ def test_18_what_was_learnt_shows_with_the_sampler_of_training_and_with_the_dete
 
 def test_more_processes_than_images_of_an_update_are_refused(make, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "5")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     with pytest.raises(UserError, match="an update's 4 images cannot be divided among 5 processes"):
         make()
 

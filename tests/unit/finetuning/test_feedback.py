@@ -318,7 +318,7 @@ def test_what_a_run_will_do_is_said_in_a_line():
 
 def one_of_two(rank: int, folder: Path) -> None:
     """A process of a launch of two; leaves what it was told and how much it asked."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x"}
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     user = Counting()
     found = several(Scorer(user, budget=budget("uncertainty")), 3)

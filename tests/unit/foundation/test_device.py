@@ -21,12 +21,6 @@ def test_auto_is_the_first_of_cuda_mps_and_cpu_that_is_here(
     assert device.pick("auto", "model.device") == first
 
 
-def test_auto_chooses_among_what_the_caller_can_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine(monkeypatch, "mps")
-    assert device.pick("auto", "model.device", auto=("cuda", "cpu")) == "cpu"
-    assert device.pick("mps", "model.device", auto=("cuda", "cpu")) == "mps"
-
-
 def test_a_device_that_is_not_here_is_named_with_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch)
     with pytest.raises(UserError) as caught:

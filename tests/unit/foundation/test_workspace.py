@@ -1,6 +1,7 @@
 """Unfinished work: named by what it depends on, held by one process, and published in one step."""
 
 import shutil
+import threading
 from collections import namedtuple
 from pathlib import Path
 from typing import Annotated
@@ -130,9 +131,21 @@ def test_work_of_another_name_starts_afresh() -> None:
         assert not list(folder.iterdir())
 
 
-def test_two_processes_do_not_share_work() -> None:
-    with unfinished(), pytest.raises(UserError, match="draw@raw is already running"), unfinished():
-        pass
+def test_a_second_run_of_the_same_work_waits_for_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    held: list[str] = []
+
+    def second() -> None:
+        with unfinished():
+            held.append("second")
+
+    with unfinished():
+        other = threading.Thread(target=second)
+        other.start()
+        other.join(0.3)
+        held.append("first")
+    other.join(10)
+    assert held == ["first", "second"]
+    assert capsys.readouterr().out.startswith("draw@raw is already running with these parameters: waiting")
 
 
 def test_a_full_disk_is_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -281,6 +281,7 @@ def test_a_stream_that_breaks_warns_once(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(("variable", "value"), [("T2I_NO_TRACKING", "1"), ("RANK", "1")])
 def test_tracking_can_be_off(root: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     with runs.stage_run("finetune") as stream:
         stream.log(1, {"reward_mean": 4.0})
     assert publish.publish() is False
