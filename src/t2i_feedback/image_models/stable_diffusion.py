@@ -90,8 +90,7 @@ def load_tokenizer(model: Model):
 BELOW_1 = 1 - 1e-6
 INDEX = "diffusers checkpoint: it has no model_index.json"
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
-SAFETY_INDEX = "diffusers checkpoint: it has no model_index.json"
-PARTS = ("safety_checker", "feature_extractor")
+SAFETY_PARTS = ("safety_checker", "feature_extractor")
 
 
 def _check(model: Model, parts: Sequence[str]) -> bool:
