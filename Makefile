@@ -26,6 +26,7 @@ $(READY): requirements.txt
 setup: $(READY) ## make the virtual environment from requirements.txt (about 3 minutes)
 
 repro: $(READY) ## run what is out of date of the experiment, then publish it to MLflow; ends with metrics/report.html
+	@python -m t2i_feedback.tools.unlock
 	dvc repro
 	python -m t2i_feedback.tools.publish
 	@echo "open metrics/report.html"

@@ -136,6 +136,26 @@ def test_numbers_of_other_parameters_are_not_published(finished):
     assert runs_in_mlflow(finished) == 1
 
 
+@pytest.mark.parametrize(
+    ("file", "why"),
+    [
+        ("src/t2i_feedback/loop/rounds.py", r"stage (best_of_n|validate).* is out of date \(src/t2i_feedback/loop"),
+        ("metrics/headline.json", r"stage report is out of date \(metrics/headline\.json"),
+    ],
+)
+def test_numbers_of_other_code_are_not_published(finished, file, why):
+    path = finished.folder / file
+    before = path.read_text()
+    path.write_text(before + "\n")
+    try:
+        done = finished.run("python", "-m", "t2i_feedback.tools.publish", check=False)
+    finally:
+        path.write_text(before)
+    assert done.returncode == 1
+    assert re.search(rf"nothing is published to MLflow: {why}.*dvc repro", done.stdout)
+    assert runs_in_mlflow(finished) == 1
+
+
 def test_a_changed_parameter_reruns_only_what_depends_on_it(finished):
     params = finished.folder / "params.yaml"
     before = params.read_text()

@@ -10,6 +10,7 @@ from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.params import at
 
+_WORDS = {"off": False, "no": False, "false": False, "on": True, "yes": True, "true": True}
 Entry = Mapping[str, Any]  # of one stage
 
 
@@ -75,8 +76,22 @@ def _changed(key: str, then: Any, now: Any) -> Iterator[tuple[str, tuple[Any, An
     if isinstance(then, dict) and isinstance(now, dict):
         for inner in then | now:
             yield from _changed(f"{key}.{inner}", then.get(inner), now.get(inner))
-    elif then != now:
+    elif _value(then) != _value(now):
         yield key, (then, now)
+
+
+def _value(written: Any) -> Any:
+    """What a word stands for, whichever YAML reads it: 1e-4 is a word to YAML 1.1, off is one to 1.2."""
+    if isinstance(written, list):
+        return [_value(one) for one in written]
+    if not isinstance(written, str):
+        return written
+    if written.lower() in _WORDS:
+        return _WORDS[written.lower()]
+    try:
+        return float(written)
+    except ValueError:
+        return written
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i_feedback.foundation import distributed, files, params, paths, pipeline
+from t2i_feedback.foundation import distributed, files, lockfile, params, paths, pipeline
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -40,7 +40,16 @@ def wanted() -> bool:
 
 
 def uri() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{paths.root() / 'mlflow.db'}"
+    """Where runs are kept. A relative path means the repository's root, also in the folder of a temporary run, where
+    what is written goes away with it."""
+    given = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    scheme, separator, path = given.partition(":///")
+    if separator and scheme.startswith("sqlite") and not path.startswith("/"):
+        return f"{scheme}:///{paths.root() / path}"
+    folder = given.removeprefix("file:") if ":" not in given.removeprefix("file:") else ""
+    if folder and not folder.startswith("/"):
+        return (paths.root() / folder).as_uri()
+    return given
 
 
 # ------------------------------------------------------------------------------------------------ which run
@@ -48,44 +57,51 @@ def uri() -> str:
 
 @dataclass(frozen=True)
 class Identity:
-    """What makes a pipeline execution itself: the commit, what is changed on top of it, the parameters in use, and the
-    checkpoints that they name."""
+    """What makes a pipeline execution itself: the bytes of dvc.yaml and of all code and data that its stages take and
+    none of them makes, the parameters in use, and the checkpoints that they name. The commit is told and counts not:
+    the same bytes are the same run, committed or not, in a repository or not."""
 
-    sha: str
-    dirty: str  # digest of the uncommitted changes to the code, "" when there are none
+    code: str
     params: str
     checkpoints: str
+    sha: str  # of git's commit; "none" where git knows none
     name: str  # DVC_EXP_NAME, "" outside of `dvc exp run`
 
     @property
     def key(self) -> str:
-        return files.text_digest(json.dumps([self.sha, self.dirty, self.params, self.checkpoints]))[:16]
+        return files.text_digest(json.dumps([self.code, self.params, self.checkpoints]))[:16]
 
     @property
     def tags(self) -> dict[str, str]:
-        known = {KEY: self.key, "git.sha": self.sha, "git.dirty": str(bool(self.dirty)), "params.digest": self.params}
+        known = {KEY: self.key, "git.sha": self.sha, "code.digest": self.code, "params.digest": self.params}
         return known | ({NAME: self.name} if self.name else {})
 
 
 Parameters = Mapping[str, Any]  # what params.yaml holds
 
 
-def identify(
-    parameters: Parameters, checkpoints: Mapping[str, str], base: str = "HEAD", experiment: str = "", name: str = ""
-) -> Identity:
-    """Of the repository around the current directory. dvc.lock and results change while DVC runs and do not count.
+def identify(parameters: Parameters, checkpoints: Mapping[str, str], sha: str = "", name: str = "") -> Identity:
+    """Of the current directory. dvc.lock and results change while DVC runs and do not count.
 
-    `checkpoints` are the digests of those that the parameters name. Of a finished experiment: `base` is the commit that
-    it started from, `experiment` its own, `name` DVC's for it.
+    `checkpoints` are the digests of those that the parameters name. Of a finished experiment: `sha` is the commit that
+    it started from, `name` DVC's for it; its code is known to be the one here.
     """
-    diff = _git("diff", base, *([experiment] if experiment else []), "--", *pipeline.code())
     return Identity(
-        sha=_git("rev-parse", base).strip() or "none",
-        dirty=files.text_digest(diff)[:16] if diff else "",
+        code=files.combined(_taken())[:16],
         params=files.combined(flatten(parameters))[:16],
         checkpoints=files.combined(checkpoints)[:16],
+        sha=sha or _git("rev-parse", "HEAD").strip() or "none",
         name=name or os.environ.get("DVC_EXP_NAME", ""),
     )
+
+
+def _taken() -> dict[str, str]:
+    """What stages take and none makes -> its digest. Of a data set, which may be large, it is what DVC has noted."""
+    noted = {dep["path"]: dep.get("md5", "") for entry in lockfile.entries() for dep in entry.get("deps", [])}
+    return {
+        dep: files.digest(Path(dep)) if Path(dep).exists() and not dep.startswith("data/") else noted.get(dep, "")
+        for dep in pipeline.code()
+    }
 
 
 def checked() -> dict[str, str]:
@@ -144,6 +160,9 @@ def _connect() -> tuple["MlflowClient", str]:
         client = MlflowClient(uri())
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment:
+            if experiment.lifecycle_stage == "deleted":
+                client.restore_experiment(experiment.experiment_id)
+                print(f"the MLflow experiment {EXPERIMENT} had been deleted, and is restored", file=sys.stderr)
             return client, experiment.experiment_id
         served = uri().startswith(("http://", "https://"))  # a server has its own place for artifacts
         place = None if served else (paths.root() / "mlartifacts").as_uri()
@@ -223,7 +242,7 @@ def parent_run(parameters: Parameters | None = None, identity: Identity | None =
     whatever its experiment's name."""
     parameters = params.read() if parameters is None else parameters
     identity = identity or identify(parameters, checked())
-    name = identity.name or f"{identity.sha[:7]}{'+' if identity.dirty else ''} {identity.params[:7]}"
+    name = identity.name or f"{identity.code[:7]} {identity.params[:7]}"
     run = _find_or_create(*_connect(), {**identity.tags, STAGE: "pipeline"}, name)
     run.note(flatten(parameters))
     if stamp := params.at(parameters, "report.stamp"):

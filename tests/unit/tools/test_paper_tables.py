@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from t2i_feedback import params
-from t2i_feedback.foundation import checkpoints, paths
+from t2i_feedback.foundation import checkpoints, lockfile, paths
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.params import read
 from t2i_feedback.reporting import paper
@@ -338,6 +338,13 @@ def test_metrics_that_an_experiment_did_not_make_are_not_its_own(repository: Pat
     assert experiments.read(files, "validated", one.content) == none
     other = json.loads(json.dumps(one.content)) | {"seed": 1}
     assert experiments.read(files, "raw", other) == "experiment smoke-raw measured arm raw with another seed"
+
+
+def test_a_number_is_the_same_however_yaml_writes_it() -> None:
+    """1e-4 is a word to YAML 1.1 and a number to DVC, which writes 0.0001."""
+    locked = {"params": {"params.yaml": {"finetune.learning_rate": 0.0001}}}
+    assert lockfile.changed(locked, yaml.safe_load("finetune: {learning_rate: 1e-4}")) == {}
+    assert lockfile.changed(locked, yaml.safe_load("finetune: {learning_rate: 2e-4}")) != {}
 
 
 def test_a_cleared_cache_is_said_and_stops_nothing(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

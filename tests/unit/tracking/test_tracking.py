@@ -57,32 +57,85 @@ def git(*arguments: str) -> None:
     subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], check=True, capture_output=True)
 
 
-def test_identity_follows_code_and_params_and_ignores_results(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def code(root: Path) -> Path:
+    """A file of the stages' code, of a copy of its own."""
     Path("src").unlink()
-    for name in ("src/t2i_feedback/foundation/a.py", "dvc.lock", "metrics/a.json", "README.md"):
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).write_text("1\n")
+    file = Path("src/t2i_feedback/foundation/a.py")
+    for name in (file, *map(Path, ("dvc.lock", "metrics/a.json", "README.md"))):
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.write_text("{}\n")
+    return file
+
+
+def test_identity_follows_code_and_params_and_ignores_results(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     git("init", "--quiet")
     git("add", "src", "dvc.yaml", "dvc.lock", "metrics", "README.md")
     git("commit", "--quiet", "--message=first")
     p = workplaces.ours()
     first = runs.identify(p, {})
     assert len(first.sha) == 40
-    assert first.dirty == ""
-    for name in ("dvc.lock", "metrics/a.json", "README.md"):
+    for name in ("metrics/a.json", "README.md"):
         Path(name).write_text("2\n")
     monkeypatch.setenv("DVC_EXP_NAME", "bold-arm")
+    git("add", "README.md")
+    git("commit", "--quiet", "--message=words")
     assert runs.identify(p, {}).key == first.key
     assert runs.identify(p, {}).name == "bold-arm"
     assert runs.identify(p | {"seed": 1}, {}).key != first.key
     assert runs.identify(p, {"model.name": "retrained"}).key != first.key
-    Path("src/t2i_feedback/foundation/a.py").write_text("2\n")
+    code.write_text("2\n")
     assert runs.identify(p, {}).key != first.key
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_code_that_git_does_not_know_is_another_run(code: Path, monkeypatch: pytest.MonkeyPatch, refused: bool) -> None:
+    """An untracked new file, and a repository that git will not read (another owner's)."""
+    git("init", "--quiet")
+    if refused:
+        monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    first = runs.identify(workplaces.ours(), {})
+    code.with_name("new.py").write_text("3\n")
+    assert runs.identify(workplaces.ours(), {}).key != first.key
+    assert first.sha == "none"
 
 
 def test_identity_outside_of_a_repository(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(root.parent))
     assert runs.identify(workplaces.ours(), {}).sha == "none"
+
+
+@pytest.mark.parametrize(
+    ("given", "means"),
+    [
+        ("sqlite:///mlflow.db", "sqlite:///{root}/mlflow.db"),
+        ("sqlite:///runs/mlflow.db", "sqlite:///{root}/runs/mlflow.db"),
+        ("sqlite:////else/mlflow.db", "sqlite:////else/mlflow.db"),
+        ("", "sqlite:///{root}/mlflow.db"),
+        ("http://host:5000", "http://host:5000"),
+        ("postgresql://me@host/runs", "postgresql://me@host/runs"),
+    ],
+)
+def test_a_relative_place_is_the_repositorys_also_in_a_temporary_run(
+    root: Path, monkeypatch: pytest.MonkeyPatch, given: str, means: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    assert runs.uri() == means.format(root=root)
+
+
+@pytest.mark.parametrize("given", ["mlruns", "./mlruns", "file:mlruns", "file:./mlruns"])
+def test_a_relative_folder_is_the_repositorys_too(root: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    assert runs.uri() == (root / "mlruns").as_uri()
+
+
+def test_an_experiment_that_was_deleted_is_restored(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(Path.cwd(), captions=4)
+    assert publish.publish()
+    client().delete_experiment(client().get_experiment_by_name(runs.EXPERIMENT).experiment_id)
+    assert publish.publish()
+    assert "had been deleted, and is restored" in capsys.readouterr().err
+    assert len(all_runs()) == 1
 
 
 @pytest.mark.usefixtures("root")
@@ -257,7 +310,7 @@ def test_an_outage_is_one_warning_and_soon_over(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", UNREACHABLE)
     write_run(Path.cwd(), captions=4)
     started = time.monotonic()
-    tool.main()
+    publish.publish()
     with runs.stage_run("finetune") as stream:
         stream.log(1, {"reward_mean": 4.0})
     assert time.monotonic() - started < 30

@@ -58,8 +58,6 @@ class Plan:
 
 def plan(layout: Layout, row: str, profiles: Sequence[str]) -> Plan:
     """Raises UserError where the profiles do not fit together."""
-    import yaml
-
     changes: dict[str, Any] = {}
     for one in profiles:
         changes |= profile.overrides(one)
@@ -67,6 +65,8 @@ def plan(layout: Layout, row: str, profiles: Sequence[str]) -> Plan:
         changes["stage1.mllm"] = row
     files = [f"{profile.FOLDER / one}.yaml" for one in profiles]
     called = f"params.yaml with {', '.join(files) or 'nothing changed'}"
+    import yaml
+
     content = yaml.safe_load(profile.merged(changes, called))
     targets = tuple(f"evaluate@{arm}" for arm in layout.arms(row))
     name = "-".join([*(profiles or ["params"]), row])
@@ -212,7 +212,7 @@ def publish(one: Plan, files: Files) -> None:
         return
     found = files.found
     try:
-        identity = runs.identify(one.content, checkpoints.digests(one.params), found.base, found.rev, found.name)
+        identity = runs.identify(one.content, checkpoints.digests(one.params), found.base, found.name)
         run = runs.parent_run(one.content, identity)
         run.tag({"t2i.row": one.row, "t2i.experiment": found.rev})
         run.replay({0: numbers(one, files)})
