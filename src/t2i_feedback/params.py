@@ -78,6 +78,18 @@ class Params(Section):
             raise ValueError("\n".join(problems))
         return self
 
+    def warnings(self) -> list[str]:
+        """What will run, and not as one may expect."""
+        roles = {"stage1.mllm": self.stage1.mllm, "finetune.judge": self.finetune.judge}
+        roles |= {"evaluate.judge": self.evaluate.judge}
+        blind = [key for key, name in roles.items() if self.mllms[name].templates == "postcards"]
+        if self.data.source == "postcards" or not blind:
+            return []
+        return [
+            f"{', '.join(blind)}: the shipped models know drawn postcards alone and cannot see the images of "
+            f"data.source {self.data.source}; choose models that can see photographs (docs/judges.md)"
+        ]
+
     def _broken_demands(self) -> list[str]:
         """One line for each key that is not what the named protocol demands."""
         problems = []

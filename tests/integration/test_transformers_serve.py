@@ -85,4 +85,4 @@ def test_the_same_questions_have_the_same_answers(url: str, images, tmp_path: Pa
             answers.append([(one.status, one.raw) for some in found for one in some])
     assert answers[0] == answers[1]
     assert {status for status, _ in answers[0]} == {"valid"}
-    assert all(one.reading == "text" for one in found[2] + found[5])
+    assert all(one.reading == "text" for one in found[2] + found[4])

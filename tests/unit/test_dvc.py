@@ -51,6 +51,7 @@ RERUNS = {
     "stage1.threshold": LATER | EVALUATED | {"report", "calibrate_validator"},
     "stage1.feedback": LATER | {"report"},
     "calibrate.images": TRAINED | {"calibrate", "calibrate_validator"},
+    "calibrate.image_side": TRAINED | {"calibrate", "calibrate_validator"},
     "calibrate.levels": TRAINED | {"calibrate"},
     "calibrate.min_rank_correlation": TRAINED,
     "finetune.epochs": TRAINED,

@@ -94,6 +94,7 @@ def calibrate_validator(
     questions: bool,
     threshold: float,
     max_invalid_fraction: float,
+    image_side: int,
     seed: int,
 ) -> CalibratedValidator:
     """Ask about true and altered captions of images in the data set's folder, with `questions` item by item.
@@ -101,7 +102,7 @@ def calibrate_validator(
     Raises UserError when a larger share of the answers than `max_invalid_fraction` is not valid.
     """
     rng = random.Random(seed)
-    images = [open_rgb(dataset / row.image) for row in rows]
+    images = [open_rgb(dataset / row.image, image_side) for row in rows]
     put = claims(rows, stated_captions(dataset, rows), rng)
     other_words = wording.paraphrases(validator.templates, roles.validating_words(validator, questions))
     verdicts = roles.validate(validator, [images[c.image] for c in put], [c.caption for c in put], questions=questions)

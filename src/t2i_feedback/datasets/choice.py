@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from t2i_feedback.datasets import coco, folder
-from t2i_feedback.datasets.captioned import Caption, CaptionedImage, store
+from t2i_feedback.datasets.captioned import Caption, CaptionedImage, Problems, store
 from t2i_feedback.datasets.postcards.writing import write_dataset
 from t2i_feedback.datasets.section import Data
 from t2i_feedback.foundation.errors import UserError
@@ -74,8 +74,10 @@ def _caption_ids(images: list[CaptionedImage]) -> set[int]:
 class Choice:
     """Draws images by a seeded shuffle, gives each its raw prompt, and uses no image (by its bytes) twice."""
 
-    def __init__(self, which_caption: str, seed: int, images: Path, provide: Provide):
+    def __init__(self, which_caption: str, seed: int, images: Path, provide: Provide, skip_unreadable: bool = False):
         self.which_caption, self.seed, self.images, self.provide = which_caption, seed, images, provide
+        self.skip_unreadable = skip_unreadable
+        self.left_out: list[str] = []  # why each image was left out that cannot be read
         self.used_ids: set[int] = set()
         self.used_bytes: set[bytes] = set()
         self.avoided_captions: set[str] = set()
@@ -90,41 +92,67 @@ class Choice:
         random.Random(f"{self.seed}/data").shuffle(order)
         candidates = (image for image in order if not self._is_used(image))
         rows: list[CaptionRow] = []
+        problems, before = Problems(), set(self.used_bytes)
+        twins: list[CaptionedImage] = []
         with tqdm(desc=f"storing {key.removeprefix('data.')}", total=count, disable=None) as bar:
-            while missing := list(islice(candidates, count - len(rows))):
+            while missing := list(
+                islice(candidates, count - len(rows) - (0 if self.skip_unreadable else len(problems.found)))
+            ):
                 self.provide(missing)
                 for image in missing:
-                    row = self._row(image)
-                    if row is not None:
-                        rows.append(row)
-                        bar.update()
+                    with problems.gathered():
+                        row = self._row(image, before, twins)
+                        if row is not None:
+                            rows.append(row)
+                            bar.update()
+        if self.skip_unreadable:
+            self.left_out += problems.found
+        else:
+            problems.raise_any("; data.skip_unreadable: true leaves such images out")
+        if len(rows) < count and twins:
+            rows += self._again(twins[: count - len(rows)])
         if len(rows) < count:
+            unread = f", {len(problems.found)} cannot be read" if problems.found else ""
             raise UserError(
                 f"{key} is {count}, but of the {len(pool)} images in {pool[0].folder} only {len(rows)} can be used "
-                f"(no image twice, no caption of evaluation for fine-tuning): lower {key} or add images"
+                f"(no image twice, no caption of evaluation for fine-tuning{unread}): lower {key} or add images"
             )
+        return rows
+
+    def _again(self, twins: Sequence[CaptionedImage]) -> list[CaptionRow]:
+        """Rows of images whose bytes another row of the same draw has: taken where there are no others, so that a whole
+        split can be had that holds an image twice."""
+        print(f"data: {len(twins)} images are the same as others of their set, and are there twice")
+        rows = [self._stored(image)[0] for image in twins]
+        self.used_ids |= {row.image_id for row in rows}
         return rows
 
     def _is_used(self, image: CaptionedImage) -> bool:
         return image.image_id in self.used_ids or self._raw_prompt(image).text.casefold() in self.avoided_captions
 
-    def _row(self, image: CaptionedImage) -> CaptionRow | None:
-        """The image's row, or None if the same image is used already."""
-        caption = self._raw_prompt(image)
-        name = store(image, self.images)
-        fingerprint = hashlib.sha256((self.images / name).read_bytes()).digest()
+    def _row(self, image: CaptionedImage, before: set[bytes], twins: list[CaptionedImage]) -> CaptionRow | None:
+        """The image's row, or None if the same image is used already; by this draw alone, it joins `twins`."""
+        row, fingerprint = self._stored(image)
         if fingerprint in self.used_bytes:
-            (self.images / name).unlink()
+            (self.images / Path(row.image).name).unlink()
+            if fingerprint not in before:
+                twins.append(image)
             return None
         self.used_ids.add(image.image_id)
         self.used_bytes.add(fingerprint)
-        return CaptionRow(
+        return row
+
+    def _stored(self, image: CaptionedImage) -> tuple[CaptionRow, bytes]:
+        """Its row, and what its bytes are known by."""
+        caption, name = self._raw_prompt(image), store(image, self.images)
+        row = CaptionRow(
             caption_id=caption.caption_id,
             image_id=image.image_id,
             caption=caption.text,
             image=f"images/{name}",
             facts=caption.facts,
         )
+        return row, hashlib.sha256((self.images / name).read_bytes()).digest()
 
     def _raw_prompt(self, image: CaptionedImage) -> Caption:
         if self.which_caption == "shortest":

@@ -6,6 +6,7 @@ from pathlib import Path
 from t2i_feedback.datasets.captioned import (
     Caption,
     CaptionedImage,
+    Problems,
     check_caption,
     check_facts,
     check_file_name,
@@ -18,34 +19,46 @@ from t2i_feedback.foundation.errors import UserError
 def read(root: Path, split: str) -> list[CaptionedImage]:
     """The split's images that have captions, by image id, captions in the file's order. No image is opened.
 
-    Raises UserError that names the file and the id of the first entry that is not as COCO lays it out.
+    Raises UserError that names the file and the id of every entry that is not as COCO lays it out.
     """
     file = root / "annotations" / f"captions_{split}.json"
     images, annotations = _parse(file)
-    names: dict[int, str] = {}
+    problems, names = Problems(), dict[int, str]()
     for entry in images:
-        image_id = _id(entry, "id", f"{file}: an image")
-        where = f"{file}: image {image_id}"
-        if image_id in names:
-            raise UserError(f"{where} is there twice")
-        names[image_id] = check_file_name(_value(entry, "file_name", where), where)
+        with problems.gathered():
+            image_id = _id(entry, "id", f"{file}: an image")
+            where = f"{file}: image {image_id}"
+            if image_id in names:
+                raise UserError(f"{where} is there twice")
+            names[image_id] = check_file_name(_value(entry, "file_name", where), where)
+    problems.raise_any()
     captions: dict[int, list[Caption]] = {}
     for entry in annotations:
-        caption_id = _id(entry, "id", f"{file}: an annotation")
-        where = f"{file}: annotation {caption_id}"
-        image_id = _id(entry, "image_id", where)
-        if image_id not in names:
-            raise UserError(f"{where} is of image {image_id}, which the file does not list")
-        text = check_caption(_value(entry, "caption", where), where)
-        facts = check_facts(entry.get("facts"), where)
-        captions.setdefault(image_id, []).append(Caption(caption_id, text, facts))
+        with problems.gathered():
+            caption_id = _id(entry, "id", f"{file}: an annotation")
+            where = f"{file}: annotation {caption_id}"
+            image_id = _id(entry, "image_id", where)
+            if image_id not in names:
+                raise UserError(f"{where} is of image {image_id}, which the file does not list")
+            text = check_caption(_value(entry, "caption", where), where)
+            facts = check_facts(entry.get("facts"), where)
+            captions.setdefault(image_id, []).append(Caption(caption_id, text, facts))
     repeated = first_repeated(caption.caption_id for several in captions.values() for caption in several)
     if repeated is not None:
-        raise UserError(f"{file}: annotation {repeated} is there twice")
+        problems.found.append(f"{file}: annotation {repeated} is there twice")
+    problems.raise_any()
     if not captions:
         raise UserError(f"{file} has no captions")
     folder = _image_folder(root, split)
     return [CaptionedImage(i, folder, names[i], tuple(captions[i])) for i in sorted(captions)]
+
+
+def check_place(root: Path, split: str) -> None:
+    """Raises UserError when the split's captions or its image folder are not there. Nothing is read."""
+    file = root / "annotations" / f"captions_{split}.json"
+    if not file.exists():
+        raise UserError(f"{file} cannot be read: No such file or directory")
+    _image_folder(root, split)
 
 
 def _parse(file: Path) -> tuple[list[dict], list[dict]]:

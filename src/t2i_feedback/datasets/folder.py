@@ -15,6 +15,7 @@ from pathlib import Path
 from t2i_feedback.datasets.captioned import (
     Caption,
     CaptionedImage,
+    Problems,
     check_caption,
     check_facts,
     check_file_name,
@@ -26,18 +27,20 @@ from t2i_feedback.foundation.errors import UserError
 def read(root: Path) -> list[CaptionedImage]:
     """The folder's images in the order of their first mention, numbered from 1; a caption's id is its line's number.
 
-    No image is opened. Raises UserError that names the file and line of the first entry that is not as it should be.
+    No image is opened. Raises UserError that names the file and line of every entry that is not as it should be.
     """
-    file = _captions_file(root)
+    file, problems = _captions_file(root), Problems()
     captions: dict[str, list[Caption]] = {}
-    for number, entry in _jsonl(file) if file.suffix == ".jsonl" else _table(file):
-        where = f"{file}:{number}"
-        for key in ("image", "caption"):
-            if entry.get(key) is None:
-                raise UserError(f"{where} has no {key!r}")
-        name = str(Path(check_file_name(entry["image"], where)))
-        caption = Caption(number, check_caption(entry["caption"], where), check_facts(entry.get("facts"), where))
-        captions.setdefault(name, []).append(caption)
+    for number, entry in _jsonl(file, problems) if file.suffix == ".jsonl" else _table(file):
+        with problems.gathered():
+            where = f"{file}:{number}"
+            for key in ("image", "caption"):
+                if entry.get(key) is None:
+                    raise UserError(f"{where} has no {key!r}")
+            name = str(Path(check_file_name(entry["image"], where)))
+            caption = Caption(number, check_caption(entry["caption"], where), check_facts(entry.get("facts"), where))
+            captions.setdefault(name, []).append(caption)
+    problems.raise_any()
     if not captions:
         raise UserError(f"{file} has no captions")
     return [CaptionedImage(i, root, name, tuple(several)) for i, (name, several) in enumerate(captions.items(), 1)]
@@ -53,17 +56,18 @@ def _captions_file(root: Path) -> Path:
     return found[0]
 
 
-def _jsonl(file: Path) -> Iterator[tuple[int, dict]]:
+def _jsonl(file: Path, problems: Problems) -> Iterator[tuple[int, dict]]:
     for number, line in enumerate(read_text(file).split("\n"), 1):
         if not line.strip():
             continue
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{file}:{number} is not JSON: {error}") from None
-        if not isinstance(entry, dict):
-            raise UserError(f"{file}:{number} is not an object with 'image' and 'caption'")
-        yield number, entry
+        with problems.gathered():
+            try:
+                entry = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{file}:{number} is not JSON: {error}") from None
+            if not isinstance(entry, dict):
+                raise UserError(f"{file}:{number} is not an object with 'image' and 'caption'")
+            yield number, entry
 
 
 def _table(file: Path) -> Iterator[tuple[int, dict]]:

@@ -24,6 +24,7 @@ class Data(Section):
     finetune_captions: Count
     evaluation_captions: Annotated[int, Field(ge=4)]
     reference_images: Annotated[int, Field(ge=4)]
+    skip_unreadable: bool = False
 
     @model_validator(mode="after")
     def _reference_is_large_enough(self) -> "Data":

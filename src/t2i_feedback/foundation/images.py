@@ -37,11 +37,17 @@ def about_png(path: Path) -> dict[str, str]:
         return {}
 
 
-def open_rgb(path: Path) -> Image.Image:
-    """The pixels as RGB, with the file closed. Raises UserError that names the file when it cannot be read."""
+def open_rgb(path: Path, side: int | None = None) -> Image.Image:
+    """The pixels as RGB, with the file closed; with `side`, a larger image at most so many pixels wide and high.
+
+    Raises UserError that names the file when it cannot be read.
+    """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            pixels = image.convert("RGB")
+            if side is not None and max(pixels.size) > side:
+                pixels.thumbnail((side, side), Image.Resampling.LANCZOS)
+            return pixels
     except FileNotFoundError:
         raise
     except DAMAGE as error:

@@ -20,6 +20,7 @@ from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.errors import UserError
 
 FREE = "no result depends on it"  # marks a field: when it has changed, unfinished work is still taken up
+LATER = "added later"  # marks a field: with its default it decides nothing, so that older work and files stay valid
 CHECKPOINT = "names a checkpoint"  # marks a field: a folder or file here, whose bytes count, or a hub id
 ENTRY = "names an entry of the catalogue mllms"  # marks a field: the bytes of that entry's checkpoint count
 
@@ -120,8 +121,8 @@ def fields(values: BaseModel) -> Iterator[tuple[str, Any, list[Any]]]:
 
 
 def decisive(values: BaseModel) -> dict[str, Any]:
-    """Dotted key -> value as JSON has it, of every leaf that is not marked FREE."""
-    free = [dotted for dotted, _, marks in fields(values) if FREE in marks]
+    """Dotted key -> value as JSON has it, of every leaf that is not marked FREE, nor LATER and empty."""
+    free = [dotted for dotted, value, marks in fields(values) if FREE in marks or (LATER in marks and not value)]
     return {
         dotted: TypeAdapter(Any).dump_python(value, mode="json")
         for dotted, value, _ in fields(values)

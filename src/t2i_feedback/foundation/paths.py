@@ -12,6 +12,7 @@ DATASET = Path("data/dataset")  # images/, finetune.jsonl, evaluation.jsonl, ref
 FINETUNE_CAPTIONS = DATASET / "finetune.jsonl"  # CaptionRow
 EVALUATION_CAPTIONS = DATASET / "evaluation.jsonl"  # CaptionRow
 REFERENCE_CAPTIONS = DATASET / "reference.jsonl"  # CaptionRow: the real images that FID compares with
+LEFT_OUT = DATASET / "left_out.json"  # there only when images were left out: how many, and why each
 REFERENCE = Path("data/reference")  # features.safetensors, card.json
 CALIBRATION = Path("data/calibration")  # CalibrationRow sweeps.jsonl, numbers.json, plots/
 CALIBRATION_NUMBERS = CALIBRATION / "numbers.json"  # judge -> what was found of it

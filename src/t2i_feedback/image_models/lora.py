@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any
 from t2i_feedback.foundation.errors import UserError, first_line
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
 
 ADAPTER_WEIGHTS = "pytorch_lora_weights.safetensors"  # the name under which diffusers itself looks
+WITH_ALPHAS = "lora_for_comfyui_and_a1111.safetensors"
+SIDES = {"lora_A": "lora_down", "lora_B": "lora_up"}
 
 
 def add_adapter(unet, rank: int, alpha: int, targets: list[str], seed: int) -> list["torch.nn.Parameter"]:
@@ -44,8 +48,9 @@ def adaptable(unet) -> list[str]:
 def load_adapter(pipe: Any, folder: Path, model: str) -> None:
     """Put the adapter that `save_adapter` wrote on a pipeline of the model of that name.
 
-    Raises UserError if it was made for a model of another shape.
+    Raises UserError if it was made for a model of another shape, or its settings are of another PEFT.
     """
+    _check_settings(folder)
     try:
         pipe.load_lora_weights(folder, weight_name=ADAPTER_WEIGHTS)
     except (RuntimeError, ValueError, KeyError) as error:
@@ -54,23 +59,70 @@ def load_adapter(pipe: Any, folder: Path, model: str) -> None:
         ) from None
 
 
+def _check_settings(folder: Path) -> None:
+    """Raise UserError when the file's settings have keys that this PEFT does not know: one newer than it wrote them."""
+    from dataclasses import fields
+
+    from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+    from peft import LoraConfig
+    from safetensors import SafetensorError, safe_open
+
+    file = folder / ADAPTER_WEIGHTS
+    try:
+        with safe_open(file, framework="pt") as opened:
+            written = json.loads((opened.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing: run `dvc repro finetune` to make it") from None
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({first_line(error)}): run `dvc repro finetune` to make it") from None
+    unknown = {key.partition(".")[2] for key in written} - {field.name for field in fields(LoraConfig)}
+    if unknown:
+        raise UserError(
+            f"{file} has settings that this version of peft does not know ({', '.join(sorted(unknown))}): a newer one "
+            "wrote it; update peft, or run `dvc repro finetune`"
+        )
+
+
 def save_adapter(unet, folder: Path) -> None:
-    """Write the adapter as diffusers reads it (`pipe.load_lora_weights(folder)`), the same bytes in every process."""
+    """Write the adapter twice, the same bytes in every process: as diffusers reads it
+    (`pipe.load_lora_weights(folder)`), and in the layout with alphas that ComfyUI, A1111 and kohya's scripts read.
+
+    The settings are those without which the weights mean nothing: whatever is as PEFT has it by default is left out, so
+    that other versions of PEFT, which know other keys, read it.
+    """
     from diffusers import StableDiffusionPipeline
     from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import save_file
 
+    config = unet.peft_config["default"]
     settings = {
-        f"unet.{key}": sorted(value) if isinstance(value, set) else value
-        for key, value in unet.peft_config["default"].to_dict().items()
+        "unet.lora_alpha": config.lora_alpha,
+        "unet.r": config.r,
+        "unet.target_modules": sorted(config.target_modules),
     }
     # one entry of metadata: safetensors writes several in an order of chance, and diffusers' own writing has two
     metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps(settings, sort_keys=True)}
     folder.mkdir(parents=True, exist_ok=True)
+    weights = get_peft_model_state_dict(unet)
     StableDiffusionPipeline.save_lora_weights(
         folder,
-        unet_lora_layers=get_peft_model_state_dict(unet),
+        unet_lora_layers=weights,
         weight_name=ADAPTER_WEIGHTS,
         save_function=lambda weights, path: save_file(weights, path, metadata=metadata),
     )
+    save_file(_with_alphas(weights, config.lora_alpha), folder / WITH_ALPHAS)
+
+
+def _with_alphas(weights: "Mapping[str, torch.Tensor]", alpha: float) -> dict[str, "torch.Tensor"]:
+    """PEFT's names in kohya's layout: `lora_unet_MODULE.lora_down.weight`, `.lora_up.weight` and `.alpha` for each
+    module, its dots as underscores. Such readers scale by alpha / rank, and by 1 where there is no alpha."""
+    import torch
+
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in weights.items():
+        module, _, which = name.removesuffix(".weight").rpartition(".")
+        renamed = f"lora_unet_{module.replace('.', '_')}"
+        found[f"{renamed}.{SIDES[which]}.weight"] = tensor.contiguous()
+        found[f"{renamed}.alpha"] = torch.tensor(float(alpha))
+    return found

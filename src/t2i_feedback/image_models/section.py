@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from t2i_feedback.foundation.params import CHECKPOINT, FREE, Count, Section, Share
+from t2i_feedback.foundation.params import CHECKPOINT, FREE, LATER, Count, Section, Share
 
 Scheduler = Literal["ddim", "pndm", "dpmsolver++", "euler"]
 
@@ -17,6 +17,9 @@ def _off_or_on(value: object) -> object:
 class Model(Section):
     name: Annotated[str, Field(min_length=1), CHECKPOINT]
     revision: str
+    variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]*$"), LATER] = (
+        ""  # of the weights' files: fp16; "" = the plain ones
+    )
     dtype: Literal["float32", "bfloat16", "float16"]
     vae_dtype: Literal["same", "float32"]
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], FREE]

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,8 +46,14 @@ def load_pipeline(model: Model, adapter: Path | None = None, *, training: bool =
                 )
             }
         pipe = StableDiffusionPipeline.from_pretrained(
-            model.name, revision=revision, dtype=getattr(torch, model.dtype), use_safetensors=True, **parts
+            model.name,
+            revision=revision,
+            dtype=getattr(torch, model.dtype),
+            use_safetensors=True,
+            variant=model.variant or None,
+            **parts,
         )
+        _set_window(pipe.tokenizer, pipe.text_encoder.config.max_position_embeddings)
     except (OSError, ValueError) as error:
         advice = "" if local else f"; {hub.fetch(model.name, model.revision)}"
         raise UserError(f"model.name: {model.name!r} cannot be loaded: {first_line(error)}{advice}") from None
@@ -80,13 +87,24 @@ def load_tokenizer(model: Model):
     local = _check(model, ("tokenizer",))
     from transformers import CLIPTokenizer
 
-    return CLIPTokenizer.from_pretrained(
-        model.name, subfolder="tokenizer", revision="main" if local else model.revision
-    )
+    revision = "main" if local else model.revision
+    tokenizer = CLIPTokenizer.from_pretrained(model.name, subfolder="tokenizer", revision=revision)
+    if tokenizer.model_max_length > WINDOW:
+        from transformers import CLIPTextConfig
+
+        config = CLIPTextConfig.from_pretrained(model.name, subfolder="text_encoder", revision=revision)
+        _set_window(tokenizer, config.max_position_embeddings)
+    return tokenizer
+
+
+def _set_window(tokenizer, positions: int) -> None:
+    """Where a tokenizer names no bound, or one beyond it, the text encoder's number of positions is its window."""
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
 
 
 # Of DDIM's variance. Where a step starts from pure noise and eta is 1, sigma^2 = 1 - a_prev, and diffusers takes the
 # root of 1 - a_prev - sigma^2: rounding would make that negative, and the whole image not a number.
+WINDOW = 100_000  # no text encoder takes in so many tokens: a tokenizer that says more says nothing
 BELOW_1 = 1 - 1e-6
 INDEX = "diffusers checkpoint: it has no model_index.json"
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
@@ -110,17 +128,23 @@ def _check(model: Model, parts: Sequence[str]) -> bool:
             why = "; set model.safety_checker to off" if part in SAFETY_PARTS else ""
             raise UserError(f"model.name: {model.name!r} has no {part}{why}")
         if local:
-            _check_part(folder / part)
+            _check_part(folder / part, model.variant)
     return local
 
 
-def _check_part(folder: Path) -> None:
-    """Raises UserError if a part's folder is missing, or has no weights where it should."""
+def _check_part(folder: Path, variant: str) -> None:
+    """Raises UserError if a part's folder is missing, or has no weights (of the variant) where it should."""
     name = f"model.name: {str(folder.parent)!r}"
     if not folder.is_dir():
         raise UserError(f"{name} has no folder {folder.name}/, though its model_index.json names it")
-    if folder.name in ("tokenizer", "scheduler", "feature_extractor") or any(folder.glob("*.safetensors")):
+    if folder.name in ("tokenizer", "scheduler", "feature_extractor") or variant in (there := _variants(folder)):
         return
+    if there:
+        kinds = ", ".join(one or '""' for one in sorted(there))
+        raise UserError(
+            f"model.variant: the weights in {folder} are of the variant {kinds}, not {variant or 'of none'}: set "
+            f"model.variant to {kinds}"
+        )
     pickled = sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".ckpt", ".pt"))
     if pickled:
         raise UserError(
@@ -128,6 +152,12 @@ def _check_part(folder: Path) -> None:
             "save it as safetensors (`pipe.save_pretrained`), or name a revision that has them"
         )
     raise UserError(f"{name} has no weights in {folder.name}/: a *.safetensors file is needed")
+
+
+def _variants(folder: Path) -> set[str]:
+    """Of a part's weights: `fp16` of model.fp16.safetensors, "" of model.safetensors; shards are one."""
+    names = (re.sub(r"[.-]\d+-of-\d+", "", file.name) for file in folder.glob("*.safetensors"))
+    return {name.removesuffix(".safetensors").partition(".")[2] for name in names}
 
 
 def _index(path: Path, name: str) -> dict[str, Any]:

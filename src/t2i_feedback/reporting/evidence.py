@@ -58,3 +58,4 @@ class Evidence:
     validator_plots: Mapping[str, Path] = field(default_factory=dict)
     history: Sequence[EpochRow] = ()
     apart: Mapping[str, MeasuredArm] = field(default_factory=dict)
+    left_out: int = 0  # images of the data set that could not be read

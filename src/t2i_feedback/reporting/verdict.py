@@ -105,13 +105,14 @@ def lead(evidence: Evidence) -> str:
     """One paragraph: what was run, and what helped."""
     p = evidence.settings
     ways, captions = len(evidence.arms), len(evidence.captions)
+    left_out = f" {evidence.left_out} images of {p.data_set} were left out, since they cannot be read."
     return (
         f"{p.model} drew {captions} captions of {p.data_set} in {ways} ways, from the same noise in each "
         f"({p.size} × {p.size} pixels, {p.steps} steps, guidance {p.guidance:g}). In stage 1, "
         f"the MLLM {p.mllm} rewrites captions and accepts or rejects images, for {p.max_rounds} rounds "
         f"at most. In stage 2, the judge {p.judge} plays a user who likes “{p.preference}”, and its "
         f"scores fine-tune the model by DDPO over {p.epochs} epochs of {p.images_per_epoch} images; the judge "
-        f"{p.held_out}, unused in training, checks the outcome."
+        f"{p.held_out}, unused in training, checks the outcome." + (left_out if evidence.left_out else "")
     )
 
 

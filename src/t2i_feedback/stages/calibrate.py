@@ -17,6 +17,7 @@ class Settings(Keys):
     mllms: Catalogue
     images: int = key("calibrate.images")
     levels: int = key("calibrate.levels")
+    image_side: int = key("calibrate.image_side")
     judge: EntryName = key("finetune.judge")
     held_out: EntryName = key("evaluate.judge")
     preference: str = key("finetune.preference")
@@ -36,7 +37,7 @@ def main() -> None:
     from t2i_feedback.calibration import sweeps
     from t2i_feedback.reporting import calibration
 
-    images = [open_rgb(paths.DATASET / row.image) for row in rows]
+    images = [open_rgb(paths.DATASET / row.image, p.image_side) for row in rows]
     limit = ("finetune.max_invalid_fraction", p.max_invalid_fraction)
     found: dict[str, sweeps.CalibratedJudge] = {}
     with workspace.unfinished(pipeline.running("calibrate"), p) as work:

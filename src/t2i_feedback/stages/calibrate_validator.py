@@ -4,6 +4,7 @@ A stage of its own, so that another validator leaves the judges' calibration, an
 The best threshold is shown; `stage1.threshold` stays what the user sets.
 """
 
+import sys
 from typing import Annotated
 
 from t2i_feedback.calibration.images import calibration_rows
@@ -12,11 +13,14 @@ from t2i_feedback.foundation.files import write_json
 from t2i_feedback.foundation.params import FREE, EntryName, Keys, Seed, Share, key, load
 from t2i_feedback.mllm.section import Catalogue
 
+GUESSING = 0.6  # an area under the curve below this is close to chance, which has .5
+
 
 class Settings(Keys):
     seed: Seed
     mllms: Catalogue
     images: int = key("calibrate.images")
+    image_side: int = key("calibrate.image_side")
     validator: EntryName = key("stage1.mllm")
     questions: bool = key("stage1.questions")
     threshold: Share = key("stage1.threshold")
@@ -43,6 +47,7 @@ def main() -> None:
                 questions=p.questions,
                 threshold=p.threshold,
                 max_invalid_fraction=p.max_invalid_fraction,
+                image_side=p.image_side,
                 seed=p.seed,
             )
         written = claims.numbers(found)
@@ -52,6 +57,10 @@ def main() -> None:
         workspace.publish(out, paths.VALIDATOR)
     shown = ("balanced_accuracy", "auc", "best_threshold", "retest_agreement")
     text = ", ".join(f"{key} {written[key]:.2f}" for key in shown if written[key] is not None)
+    auc = written["auc"]
+    if auc is not None and auc < GUESSING:
+        why = f"{name} hardly tells true captions of these images from false ones (AUC {auc:.2f})"
+        print(f"warning: {why}: choose a validator that can see them (docs/judges.md)", file=sys.stderr)
     print(f"calibrate_validator: {text or 'no valid answers'}; images in {paths.VALIDATOR_PLOTS}")
 
 

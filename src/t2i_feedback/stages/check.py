@@ -5,13 +5,20 @@ begins before all of params.yaml was found to be in order, and the digest of eac
 checkpoint that was trained again in its place makes exactly the stages out of date that use it.
 """
 
+import sys
+
 from t2i_feedback import params
+from t2i_feedback.datasets import sources
 from t2i_feedback.foundation import checkpoints, paths, running
 from t2i_feedback.foundation.files import write_text
 
 
 def main() -> None:
-    digests = checkpoints.digests(params.load())
+    p = params.load()
+    sources.foresee(p.data, paths.root())
+    for warning in p.warnings():
+        print(f"warning: {warning}", file=sys.stderr)
+    digests = checkpoints.digests(p)
     for name, content in checkpoints.noted(digests).items():
         write_text(paths.CHECKED / name, content)
     here = [key for key, digest in digests.items() if digest != checkpoints.ELSEWHERE]

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from t2i_feedback.datasets import choice
 from t2i_feedback.datasets.section import Data
-from t2i_feedback.foundation import paths, pipeline, running, workspace
+from t2i_feedback.foundation import lockfile, paths, pipeline, running, workspace
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.files import write_json
 from t2i_feedback.foundation.params import Keys, Seed, load
 from t2i_feedback.foundation.rows import write_rows
 
@@ -25,7 +27,15 @@ class Settings(Keys):
 
 
 def main() -> None:
-    p = load(Settings)
+    try:
+        choose(load(Settings))
+    except UserError as error:
+        made = any(paths.DATASET in lockfile.outs(entry) for entry in lockfile.entries())
+        kept = f"; `dvc checkout {paths.DATASET}` brings the previous data set back" if made else ""
+        raise UserError(f"{error}{kept}") from None
+
+
+def choose(p: Settings) -> None:
     place = f" in {p.data.path}" if p.data.fetch == "none" else f" at {p.data.mirror}, kept in {p.data.downloads}"
     source = p.data.source if p.data.source == "postcards" else f"{p.data.source}{place}"
     print(
@@ -36,9 +46,8 @@ def main() -> None:
         out = work / "dataset"
         (out / "images").mkdir(parents=True)
         train, val = choice.read_pools(p.data, p.seed, work, download)
-        chosen = choice.Choice(
-            p.data.caption, p.seed, out / "images", download.images if download else choice.all_there
-        )
+        provide = download.images if download else choice.all_there
+        chosen = choice.Choice(p.data.caption, p.seed, out / "images", provide, p.data.skip_unreadable)
         reference = chosen.draw(val, p.data.reference_images, "data.reference_images")
         evaluation = reference[: p.data.evaluation_captions]
         chosen.avoid(row.caption for row in evaluation)
@@ -46,6 +55,9 @@ def main() -> None:
         write_rows(out / paths.REFERENCE_CAPTIONS.name, reference)
         write_rows(out / paths.EVALUATION_CAPTIONS.name, evaluation)
         write_rows(out / paths.FINETUNE_CAPTIONS.name, finetune)
+        if chosen.left_out:
+            write_json(out / paths.LEFT_OUT.name, {"left_out": len(chosen.left_out), "why": chosen.left_out})
+            print(f"data: {len(chosen.left_out)} images are left out, since they cannot be read ({paths.LEFT_OUT})")
         if p.data.source == "postcards":
             shutil.copytree(work / "postcards" / "annotations", out / "annotations")
         workspace.publish(out, paths.DATASET)

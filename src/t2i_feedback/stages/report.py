@@ -51,6 +51,7 @@ def gather(settings: Settings) -> Evidence:
         validator_metrics=gathering.numbers(paths.VALIDATOR_NUMBERS),
         judge_plots=gathering.images(paths.JUDGE_PLOTS, calibration.JUDGES),
         validator_plots=gathering.images(paths.VALIDATOR_PLOTS, calibration.VALIDATORS),
+        left_out=gathering.numbers(paths.LEFT_OUT).get("left_out", 0),
         history=gathering.rows(paths.ADAPTER / "history.jsonl", EpochRow),
     )
 

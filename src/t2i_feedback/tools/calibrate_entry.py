@@ -32,7 +32,7 @@ def main(name: str = "") -> None:
         raise UserError(f"which judge? a name of the catalogue mllms ({', '.join(sorted(p.mllms))}), not {name!r}")
     pools = (paths.REFERENCE_CAPTIONS, paths.FINETUNE_CAPTIONS)
     rows = calibration_rows(paths.EVALUATION_CAPTIONS, pools, p.calibrate.images, p.seed)
-    images = [open_rgb(paths.DATASET / row.image) for row in rows]
+    images = [open_rgb(paths.DATASET / row.image, p.calibrate.image_side) for row in rows]
     folder = paths.CALIBRATED_ENTRIES / name
     print(f"calibrate: {name} as judge for “{p.finetune.preference}”, validator and enhancer, on {len(rows)} images")
     from t2i_feedback import mllm
@@ -57,6 +57,7 @@ def main(name: str = "") -> None:
             questions=p.stage1.questions,
             threshold=p.stage1.threshold,
             max_invalid_fraction=p.stage1.max_invalid_fraction,
+            image_side=p.calibrate.image_side,
             seed=p.seed,
         )
         written = try_writing(model, images, rows, p.stage1.max_invalid_fraction)

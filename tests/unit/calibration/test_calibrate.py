@@ -222,7 +222,14 @@ def validated(
     validator: Judge, rows: Sequence[CaptionRow], questions: bool = False, threshold: float = 0.5
 ) -> CalibratedValidator:
     return claims.calibrate_validator(
-        validator, paths.DATASET, rows, questions=questions, threshold=threshold, max_invalid_fraction=0.1, seed=0
+        validator,
+        paths.DATASET,
+        rows,
+        questions=questions,
+        threshold=threshold,
+        max_invalid_fraction=0.1,
+        image_side=512,
+        seed=0,
     )
 
 

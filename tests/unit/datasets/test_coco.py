@@ -263,11 +263,13 @@ def test_a_decompression_bomb_is_refused(root: Path, monkeypatch: pytest.MonkeyP
     assert "too large" in storing_fails(root)
 
 
-def test_a_link_that_leaves_the_folder_is_refused(root: Path) -> None:
-    outside = root.parent / "secret.png"
+def test_a_link_to_a_file_elsewhere_is_read_as_dvcs_cache_and_the_hubs_have_them(root: Path) -> None:
+    outside = root.parent / "0a1b2c"
     (root / "val" / "a.png").rename(outside)
     (root / "val" / "a.png").symlink_to(outside)
-    assert "leaves the image folder" in storing_fails(root)
+    assert storing(root).size == (8, 6)
+    outside.unlink()
+    assert "is a link to a file that is missing" in storing_fails(root)
 
 
 def test_the_image_folder_itself_may_be_a_link(root: Path) -> None:

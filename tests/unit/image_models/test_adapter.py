@@ -1,11 +1,16 @@
 """An adapter merged into its layers: the same images, the same gradients, and nothing left behind."""
 
+import json
+
 import pytest
 import tiny_diffusion
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.image_models import merging as module
-from t2i_feedback.image_models.lora import add_adapter
+from t2i_feedback.image_models.lora import ADAPTER_WEIGHTS, WITH_ALPHAS, add_adapter, load_adapter, save_adapter
 from t2i_feedback.image_models.merging import Adapter
 
 TARGETS = ["to_q", "to_k", "to_out.0", "conv1", "conv_shortcut", "time_emb_proj"]  # linear, 3 x 3, 1 x 1
@@ -133,3 +138,72 @@ def test_gradients_come_together_from_layers_that_are_merged_and_those_that_are_
     with adapter.merged():
         call(unet).square().mean().backward()
     torch.testing.assert_close(gradients(unet), wanted, atol=1e-6, rtol=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------ elsewhere
+
+# Fields of LoraConfig in PEFT 0.18.1 (src/peft/tuners/lora/config.py and src/peft/config.py at its tag), as far as they
+# may stand in a file: what is written must be among them.
+OF_PEFT_0_18 = {
+    "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+    "r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out", "bias", "use_rslora",
+    "modules_to_save", "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
+    "megatron_config", "megatron_core", "trainable_token_indices", "loftq_config", "eva_config", "corda_config",
+    "use_dora", "alora_invocation_tokens", "use_qalora", "qalora_group_size", "layer_replication", "lora_bias",
+    "target_parameters", "arrow_config", "ensure_weight_tying",
+}  # fmt: skip
+
+
+def saved(folder, alpha=4):
+    """A pipeline with an adapter that has learnt something, and the folder that it was saved in."""
+    pipe = tiny_diffusion.pipeline(folder / "model")
+    for parameter in add_adapter(pipe.unet, 2, alpha, TARGETS, 1):
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
+    save_adapter(pipe.unet, folder / "lora")
+    return pipe, folder / "lora"
+
+
+def metadata(file):
+    with safe_open(file, "pt") as opened:
+        return json.loads(opened.metadata()["lora_adapter_metadata"])
+
+
+def test_the_settings_are_those_that_older_versions_know(tmp_path):
+    _, folder = saved(tmp_path)
+    written = metadata(folder / ADAPTER_WEIGHTS)
+    assert written == {"unet.r": 2, "unet.lora_alpha": 4, "unet.target_modules": sorted(TARGETS)}
+    assert {key.partition(".")[2] for key in written} <= OF_PEFT_0_18
+
+
+def test_the_file_with_alphas_is_the_same_adapter_to_diffusers_own_converter(tmp_path):
+    pipe, folder = saved(tmp_path)
+    expected = call(pipe.unet)
+    for name in (ADAPTER_WEIGHTS, WITH_ALPHAS):
+        fresh = tiny_diffusion.pipeline(tmp_path / "model")
+        base = call(fresh.unet)
+        fresh.load_lora_weights(folder, weight_name=name)
+        assert not torch.allclose(base, expected, atol=1e-4)
+        torch.testing.assert_close(call(fresh.unet), expected, atol=1e-5, rtol=1e-4)
+    names = set(load_file(folder / WITH_ALPHAS))
+    assert all(name.startswith("lora_unet_") for name in names)
+    assert len([name for name in names if name.endswith(".alpha")]) * 3 == len(names)
+
+
+def test_settings_of_a_newer_version_are_one_line(tmp_path):
+    _, folder = saved(tmp_path)
+    file = folder / ADAPTER_WEIGHTS
+    newer = {"lora_adapter_metadata": json.dumps(metadata(file) | {"unet.use_tomorrow": True})}
+    save_file(load_file(file), file, metadata=newer)
+    with pytest.raises(UserError, match=r"does not know \(use_tomorrow\): a newer one wrote it"):
+        load_adapter(tiny_diffusion.pipeline(tmp_path / "model"), folder, "tiny")
+
+
+@pytest.mark.parametrize("content", [b"", b"rubbish" * 20])
+def test_an_adapter_that_is_damaged_or_gone_is_one_line(tmp_path, content):
+    pipe, folder = saved(tmp_path)
+    (folder / ADAPTER_WEIGHTS).write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot be read"):
+        load_adapter(pipe, folder, "tiny")
+    (folder / ADAPTER_WEIGHTS).unlink()
+    with pytest.raises(UserError, match=r"is missing: run `dvc repro finetune`"):
+        load_adapter(pipe, folder, "tiny")

@@ -19,6 +19,7 @@ from t2i_feedback.finetuning import optimiser
 from t2i_feedback.finetuning.rollout import roll_out
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.images import about_png, open_rgb
+from t2i_feedback.foundation.params import decisive
 from t2i_feedback.foundation.rows import ImageRow, PromptRow, read_rows, write_rows
 from t2i_feedback.foundation.seeds import generators, noise_seed
 from t2i_feedback.image_models import base, drawing, lora, stable_diffusion, transitions
@@ -581,3 +582,44 @@ for again in "1234":
         subprocess.run([sys.executable, "-c", program, folder, tmp_path / seed], env=environment, check=True)
     written = [file.read_bytes() for file in tmp_path.glob(f"*/*/{lora.ADAPTER_WEIGHTS}")]
     assert (len(written), len(set(written))) == (8, 1)
+
+
+# ------------------------------------------------------------------------------------------------ windows, variants
+
+
+def without_window(folder: Path) -> Path:
+    """The checkpoint, whose tokenizer does not say how much it takes."""
+    path = folder / "tokenizer/tokenizer_config.json"
+    known = json.loads(path.read_text())
+    known.pop("model_max_length", None)
+    path.write_text(json.dumps(known))
+    return folder
+
+
+def test_a_tokenizer_without_a_bound_has_the_text_encoders(checkpoint_folder, tmp_path):
+    folder = without_window(shutil.copytree(checkpoint_folder, tmp_path / "copy"))
+    positions = json.loads((folder / "text_encoder/config.json").read_text())["max_position_embeddings"]
+    model = tiny_diffusion.model(name=str(folder))
+    tokenizer = stable_diffusion.load_tokenizer(model)
+    assert tokenizer.model_max_length == stable_diffusion.load_pipeline(model).tokenizer.model_max_length == positions
+    assert base.tokens_lost(tokenizer, ["a " * (positions + 20)])[0] > 0
+
+
+def as_variant(folder: Path, name: str) -> Path:
+    for file in folder.glob("*/*.safetensors"):
+        file.rename(file.with_name(file.name.replace(".safetensors", f".{name}.safetensors")))
+    return folder
+
+
+def test_a_variant_that_is_there_alone_is_named_and_loaded(checkpoint_folder, tmp_path):
+    folder = as_variant(shutil.copytree(checkpoint_folder, tmp_path / "copy"), "fp16")
+    with pytest.raises(UserError, match=r"model\.variant: .* set model\.variant to fp16"):
+        stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(folder)))
+    assert stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(folder), variant="fp16")).unet is not None
+    with pytest.raises(UserError, match=r"model\.variant: .* set model\.variant to"):
+        stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(checkpoint_folder), variant="fp16"))
+
+
+def test_a_variant_that_is_not_named_changes_no_images_name():
+    plain = decisive(tiny_diffusion.model())
+    assert "variant" not in plain and "variant" in decisive(tiny_diffusion.model(variant="fp16"))
