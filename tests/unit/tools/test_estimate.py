@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import readme
 import yaml
 
 from t2i_feedback import arms, params
@@ -19,7 +20,7 @@ from t2i_feedback.tools.estimate.figures import FIGURES, Throughputs, read
 from t2i_feedback.tools.estimate.page import table
 
 REPOSITORY = Path(__file__).parents[3]
-README_SECONDS = 510  # README: the default run takes 8 minutes 30 seconds on two cores
+README_SECONDS = 60 * int(readme.MINUTES.search(readme.README.read_text(encoding="utf-8"))[1])
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,131 @@
+"""A program: README's results, written from metrics/numbers.json. The text is here, the numbers are there.
+
+PYTHONPATH=src python tests/support/readme.py 5     # after `make repro`, which took 5 minutes; checked by a test
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+from t2i_feedback import arms
+
+REPOSITORY = Path(__file__).parents[2]
+README, NUMBERS = REPOSITORY / "README.md", REPOSITORY / "metrics/numbers.json"
+BLOCK = re.compile(r"<!-- results:begin -->\n.*?<!-- results:end -->\n", re.DOTALL)
+MINUTES = re.compile(r"about (\d+) minutes on 2 CPU cores")
+ROWS = (  # label, key, digits; with a ± where the key has one
+    ("alignment ↑", "alignment", 3),
+    ("whole caption right ↑", "whole", 3),
+    ("FID ↓ (EfficientNet-Lite0)", "fid", 1),
+    ("IS ↑ (EfficientNet-Lite0)", "is", 2),
+    ("brightness", "brightness", 1),
+    ("contrast", "contrast", 1),
+    ("sharpness", "sharpness", 3),
+    ("judge ↑", "judge_score", 2),
+    ("held-out judge ↑", "held_out_score", 2),
+    ("diversity ↑", "diversity", 3),
+    ("accepted", "acceptance_rate", 2),
+    ("rounds", "rounds_mean", 2),
+)
+
+
+def results(numbers: dict[str, Any], minutes: int) -> str:
+    """README's lines between its two marks, and the marks."""
+    return "\n".join(
+        [
+            "<!-- results:begin -->",
+            f"The default run (`make repro`; 256 captions, about {minutes} minutes on 2 CPU cores after the set-up;",
+            "the numbers are in `metrics/numbers.json`):",
+            "",
+            *table(numbers["arms"]),
+            "",
+            "Paired over captions, with 95 % intervals:",
+            "",
+            *claims(numbers),
+            "<!-- results:end -->",
+            "",
+        ]
+    )
+
+
+def table(found: dict[str, dict[str, float]]) -> list[str]:
+    lines = [_line(["", *(f"`{name}`" for name in arms.NAMES)]), "|---" * (len(arms.NAMES) + 1) + "|"]
+    return lines + [
+        _line([label, *(_cell(found[arm], key, digits) for arm in arms.NAMES)]) for label, key, digits in ROWS
+    ]
+
+
+def claims(numbers: dict[str, Any]) -> list[str]:
+    n, validated = numbers["summary"], numbers["arms"]["validated"]
+
+    def change(key: str, digits: int = 3) -> str:
+        value, low, high = (f"{n[name]:+.{digits}f}" for name in (key, f"{key}_low", f"{key}_high"))
+        return f"{value} [{low}, {high}]"
+
+    said = [
+        f"Feedback helps most: alignment of `validated` against `raw` {change('alignment_validated_minus_raw')}, and "
+        "against the same budget without feedback (`best_of_n`) "
+        f"{change('alignment_validated_minus_best_of_n')}. Second images with feedback beat those from the same noise "
+        f"without it by {change('second_alignment_validated_minus_best_of_n')}. Part of this is by design: the shipped "
+        "enhancer leaves open where things stand until feedback comes ([model card](models/postcards/README.md)).",
+        f"Enhancing alone makes more whole captions right ({change('whole_enhanced_minus_raw')}), but not measurably "
+        f"more of their facts ({change('alignment_enhanced_minus_raw')}).",
+        "Accepted images are better aligned than rejected ones by "
+        f"{change('alignment_validated_accepted_minus_rejected')}; within four rounds "
+        f"{validated['acceptance_rate']:.0%} of the captions get one.",
+        "Fine-tuning moves images the preferred way: brightness "
+        f"{change('brightness_finetuned_minus_raw', 1)}, contrast {change('contrast_finetuned_minus_raw', 1)}, held-out "
+        f"judge {change('held_out_score_finetuned_minus_raw', 2)}; it keeps {n['alignment_finetuned_over_raw']:.0%} of "
+        f"`raw`’s alignment and {n['diversity_finetuned_over_raw']:.0%} of its diversity. Sharpness, which the "
+        f"preference wants lower, moves by {change('sharpness_finetuned_minus_raw')}. Darker images are less like the "
+        "reference: FID rises.",
+        "Enhanced prompts choose bright places, which the judges like less; `combined` makes up for it: held-out judge "
+        f"{change('held_out_score_combined_minus_raw', 2)} against `raw`, with alignment "
+        f"{change('alignment_combined_minus_raw')}.",
+    ]
+    return [line for one in said for line in wrap(f"* {one}", 118, subsequent_indent="  ", break_on_hyphens=False)]
+
+
+def holds(numbers: dict[str, Any]) -> dict[str, bool]:
+    """Each claim that is made in words -> whether the numbers bear it."""
+    n, found = numbers["summary"], numbers["arms"]
+    return {
+        "feedback helps": n["alignment_validated_minus_raw_low"] > 0
+        and n["alignment_validated_minus_best_of_n_low"] > 0,
+        "second images are better": n["second_alignment_validated_minus_best_of_n_low"] > 0,
+        "more whole captions": n["whole_enhanced_minus_raw_low"] > 0,
+        "not measurably more facts": n["alignment_enhanced_minus_raw_low"] < 0 < n["alignment_enhanced_minus_raw_high"],
+        "accepted are better": n["alignment_validated_accepted_minus_rejected_low"] > 0,
+        "darker and flatter": n["brightness_finetuned_minus_raw_high"] < 0
+        and n["contrast_finetuned_minus_raw_high"] < 0,
+        "liked more": n["held_out_score_finetuned_minus_raw_low"] > 0,
+        "FID rises": found["finetuned"]["fid"] > found["raw"]["fid"],
+        "the judges like bright places less": found["enhanced"]["held_out_score"] < found["raw"]["held_out_score"],
+        "combined makes up for it": n["held_out_score_combined_minus_raw_low"] > 0,
+        "and is aligned": n["alignment_combined_minus_raw_low"] > 0,
+    }
+
+
+def _cell(arm: dict[str, float], key: str, digits: int) -> str:
+    spread = arm.get(f"{key.removesuffix('_mean')}_std")
+    return f"{arm[key]:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread is not None else "")
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    numbers, text = json.loads(NUMBERS.read_text(encoding="utf-8")), README.read_text(encoding="utf-8")
+    broken = [claim for claim, is_so in holds(numbers).items() if not is_so]
+    if broken:
+        sys.exit(f"the numbers do not bear what README says: {', '.join(broken)}")
+    block = results(numbers, int(sys.argv[1]))
+    README.write_text(BLOCK.sub(lambda _: block, text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
