@@ -1,4 +1,4 @@
-"""Seconds and peak memory of every stage of the default run, and of a repeated one.
+"""Seconds of every stage of the default run, start-up (imports) and work apart, its peak memory; and of a second run.
 
     make bench            # forces every stage to run again (about as long as the first `make repro`)
 
@@ -39,17 +39,33 @@ def empty_ledger() -> Iterator[None]:
         ASIDE.rmdir()
 
 
-def run(*command: str) -> tuple[float, int]:
-    """Run a command; return its wall-clock seconds and the largest resident size in MiB of any process under it."""
+def run(*command: str) -> tuple[float, float, int]:
+    """Run a command; return its wall-clock seconds, those that the stage under it took to import its modules, and the
+    largest resident size in MiB of any process under it."""
     started = time.monotonic()
-    status = subprocess.run([sys.executable, "-c", _WRAPPER, *command], stdout=subprocess.PIPE, text=True)
-    if status.returncode:
-        sys.exit(f"{' '.join(command)} failed with status {status.returncode}")
-    return time.monotonic() - started, int(re.findall(r"PEAK_KIB (\d+)", status.stdout)[-1]) // 1024
+    environment = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}
+    wrapper = [sys.executable, "-c", _WRAPPER, *command]
+    imports, peak, of_stage = 0.0, 0, False
+    with subprocess.Popen(
+        wrapper, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as running:
+        for line in running.stdout or ():
+            if found := _IMPORT.match(line):
+                imports += int(found[1]) / 1e6 if of_stage and not found[2].strip().startswith(OF_DVC) else 0
+            elif line.startswith("PEAK_KIB "):
+                peak = int(line.split()[1]) // 1024
+            else:
+                of_stage = of_stage or line.startswith("Running stage")
+                print(line, end="", file=sys.stderr)
+    if running.returncode:
+        sys.exit(f"{' '.join(command)} failed with status {running.returncode}")
+    return time.monotonic() - started, imports, peak
 
 
+_IMPORT = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|(.*)")  # as Python prints it with PYTHONPROFILEIMPORTTIME
+OF_DVC = ("dvc", "scmrepo", "pygit2", "dulwich", "fsspec", "shortuuid", "funcy", "networkx")  # which goes on beside it
 _WRAPPER = (
-    "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:], stdout=sys.stderr).returncode; "
+    "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:]).returncode; "
     "print('PEAK_KIB', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
 )
 
@@ -59,16 +75,19 @@ def main() -> None:
     figures = {}
     with empty_ledger():
         for stage in stages.stdout.split():
-            seconds, peak = run("dvc", "repro", "--force", "--single-item", stage)
-            figures[stage] = {"seconds": round(seconds, 1), "peak_mib": peak}
-            print(f"{stage:22s} {seconds:7.1f} s {peak:6d} MiB", flush=True)
-    repeated, _ = run("dvc", "repro")
+            seconds, imports, peak = run("dvc", "repro", "--force", "--single-item", stage)
+            parts = {"seconds": seconds, "startup_seconds": imports, "work_seconds": seconds - imports}
+            figures[stage] = {name: round(value, 1) for name, value in parts.items()} | {"peak_mib": peak}
+            print(f"{stage:22s} {seconds:7.1f} s, {imports:5.1f} s start-up {peak:6d} MiB", flush=True)
+    repeated, _, _ = run("dvc", "repro")
     total = sum(figure["seconds"] for figure in figures.values())
+    startup = sum(figure["startup_seconds"] for figure in figures.values())
     peak = max(figure["peak_mib"] for figure in figures.values())
-    print(f"{'whole':22s} {total:7.1f} s {peak:6d} MiB\n{'repeated':22s} {repeated:7.1f} s")
+    print(f"{'whole':22s} {total:7.1f} s, {startup:5.1f} s start-up {peak:6d} MiB\n{'repeated':22s} {repeated:7.1f} s")
     summary = {
         "cores": os.cpu_count(),
         "seconds": round(total, 1),
+        "startup_seconds": round(startup, 1),
         "peak_mib": peak,
         "repeated_seconds": round(repeated, 1),
     }

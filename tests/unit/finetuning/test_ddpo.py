@@ -258,6 +258,23 @@ def test_train_batch_size_is_filled_with_whole_images_where_that_leaves_out_no_m
     assert rows == [2 * count for count in taken]  # once with the prompt, once without
 
 
+@pytest.mark.parametrize("chosen", [2, 4])
+def test_12_the_gradient_is_that_of_the_mean_loss_over_the_transitions(make, chosen):
+    """Not of their sum: AdamW would hide that, and clipping by the norm would then scale with the batch."""
+    trainer = make(clip_range=1.0, max_grad_norm=1e9, train_batch_size=3)
+    drawn = trainer.roll_out(0)
+    found = scored(darkness(drawn.images, []), drawn.prompts)
+    images, steps = torch.arange(chosen), torch.arange(2)
+    image, step = images.repeat_interleave(len(steps)), steps.repeat(chosen)
+    trainer.updater.loss(drawn.trajectories, found, image, step)[0].backward()  # the mean over all of them at once
+    mean = torch.nn.utils.parameters_to_vector([parameter.grad for parameter in trainer.parameters])
+    trainer.updater.optimiser.zero_grad(set_to_none=True)
+    trainer.updater.accumulate(0, drawn.trajectories, found, images, steps)
+    norm = trainer.updater.step(0, chosen * len(steps))
+    assert norm > 0
+    assert norm == pytest.approx(float(mean.norm()), rel=1e-3)
+
+
 @pytest.mark.parametrize("kl_weight", [0.0, 1.0])
 def test_12_gradients_do_not_depend_on_gradient_checkpointing(make, kl_weight):
     plain, checkpointed = (make(gradient_checkpointing=on, kl_weight=kl_weight, clip_range=1.0) for on in (False, True))
