@@ -11,7 +11,7 @@ export PYTHONPATH := src
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-unit test-pipeline lint types check ui publish report profile ledger retry-failed forget calibrate preflight estimate bench table1 table2 rehearse pretrain model-card clean
+.PHONY: help setup repro test test-fast test-unit test-pipeline test-pretrain soak lint types check ui publish report profile ledger retry-failed forget calibrate preflight estimate bench table1 table2 rehearse pretrain model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ test-unit: $(READY) ## one half of the tests, on one core: packages one by one, 
 
 test-pipeline: $(READY) ## the other half, on one core: DVC runs in clones
 	OMP_NUM_THREADS=1 pytest tests/pipeline
+
+soak: $(READY) ## kill the experiment in every stage and damage what it reads; a quarter of an hour: MINUTES=15 SEED=1
+	OMP_NUM_THREADS=1 PYTHONPATH=src:tests/support:. python tests/integration/soak.py --minutes $(or $(MINUTES),15) $(if $(SEED),--seed $(SEED))
 
 lint: $(READY) ## ruff
 	ruff check . && ruff format --check .

@@ -77,8 +77,8 @@ def claims(numbers: dict[str, Any]) -> list[str]:
         f"{change('alignment_validated_accepted_minus_rejected')}; within four rounds "
         f"{validated['acceptance_rate']:.0%} of the captions get one.",
         "Fine-tuning moves images the preferred way: brightness "
-        f"{change('brightness_finetuned_minus_raw', 1)}, contrast {change('contrast_finetuned_minus_raw', 1)}, held-out "
-        f"judge {change('held_out_score_finetuned_minus_raw', 2)}; it keeps "
+        f"{change('brightness_finetuned_minus_raw', 1)}, contrast {change('contrast_finetuned_minus_raw', 1)}, "
+        f"held-out judge {change('held_out_score_finetuned_minus_raw', 2)}; it keeps "
         f"{n['alignment_finetuned_over_raw']:.0%} of "
         f"`raw`’s alignment and {n['diversity_finetuned_over_raw']:.0%} of its diversity. Sharpness, which the "
         f"preference wants lower, moves by {change('sharpness_finetuned_minus_raw')}. Darker images are less like the "

@@ -212,7 +212,8 @@ def _decode(file: Path) -> tuple[Image.Image, str | None]:
 def _orientation(image: Image.Image) -> int:
     """EXIF's, 1 = upright; other tags of it may be anything, and are of no interest."""
     try:
-        return int(image.getexif().get(0x0112, 1))
+        with warnings.catch_warnings(action="ignore"):  # of a block that is cut short
+            return int(image.getexif().get(0x0112, 1))
     except Exception:  # a damaged block of EXIF makes Pillow raise whatever its bytes lead to
         return 1
 
