@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from t2i_feedback.mllm.backends.endpoint import EndpointEntry
-from t2i_feedback.mllm.endpoint import PROBE, VARIETY
+from t2i_feedback.mllm.probing import PROBE, VARIETY
 
 DROP = "drop the connection"
 Answer = tuple[int, dict[str, str], dict[str, Any] | str]

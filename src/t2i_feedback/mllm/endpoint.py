@@ -16,28 +16,19 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from itertools import islice
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import getproxies
 
 import openai
-from PIL import Image
 
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.mllm import completion, dialects, readings
+from t2i_feedback.mllm import addresses, completion, dialects, probing
 from t2i_feedback.mllm.backends.endpoint import EndpointEntry
 from t2i_feedback.mllm.base import Abilities, Decoding, Reply, Request
 from t2i_feedback.mllm.budget import Budget
 from t2i_feedback.mllm.completion import CHOICE_TOKENS, Json
 from t2i_feedback.mllm.dialects import Dialect
-from t2i_feedback.mllm.readings import SCORES, YES_NO
 
-PROBE = "Is grey a colour? Answer only yes or no."  # asked to find out what a server can do
-VARIETY = (
-    "Write any whole number between 1 and 1000000, and nothing else."  # its answers differ where temperature counts
-)
-TIMES = 3  # it is asked
-PROBE_SIDE = 64  # pixels; some models take no smaller images
 SAID = 300  # characters of what a server or a library said that are told and kept
-LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
 GONE = (401, 403, 404)  # the next request would fail the same way
 OF_CONTENT = ("content_filter", "content_policy_violation", "context_length_exceeded")  # no parameter is at fault
 ADAPTATIONS = 12  # of one request; more parameters can be refused by no server
@@ -49,7 +40,7 @@ class EndpointMllm:
     """A Backend. At most `entry.concurrency` requests are under way at a time."""
 
     def __init__(self, name: str, entry: EndpointEntry, budget: Budget):
-        self._name, self._entry, self._budget = name, entry, budget
+        self.name, self.entry, self._budget = name, entry, budget
         key = "none"
         if entry.api_key_env is not None:
             key = os.environ.get(entry.api_key_env, "").strip()
@@ -65,10 +56,10 @@ class EndpointMllm:
                 )
         for logger in NOISY:
             logging.getLogger(logger).setLevel(logging.WARNING)
-        self._proxy = _proxy(entry.base_url)
+        self._proxy = addresses.proxy(entry.base_url)
         self._client = self._connected(key)
         self._lock = threading.Lock()
-        self._dialect = dialects.from_json(budget.noted("dialect"), entry.base_url)
+        self.dialect = dialects.from_json(budget.noted("dialect"), entry.base_url)
         self._model = ""  # that answers have named so far in this process
         self._same_model = False  # whether the server's own list was looked at in this process
         self._fatal: UserError | None = None  # why no further request is sent
@@ -76,7 +67,7 @@ class EndpointMllm:
 
     def _connected(self, key: str) -> openai.OpenAI:
         """The client. Addresses of this machine are never asked through a proxy."""
-        entry = self._entry
+        entry = self.entry
         try:
             web = openai.DefaultHttpxClient(trust_env=False) if getproxies() and not self._proxy else None
             return openai.OpenAI(
@@ -88,16 +79,10 @@ class EndpointMllm:
             )
         except (ImportError, ValueError) as error:
             raise UserError(
-                f"mllms.{self._name}: {entry.base_url} cannot be asked through the proxy {self._shown_proxy} of the "
-                f"environment ({' '.join(str(error).split())[:120]}); unset it, or put "
+                f"mllms.{self.name}: {entry.base_url} cannot be asked through the proxy "
+                f"{addresses.shown(self._proxy)} of the environment ({' '.join(str(error).split())[:120]}); unset it, or put "
                 f"{urlsplit(entry.base_url).hostname} into NO_PROXY."
             ) from None
-
-    @property
-    def _shown_proxy(self) -> str:
-        """Without its password."""
-        url = urlsplit(self._proxy)
-        return f"{url.scheme}://{url.hostname or url.path}{f':{url.port}' if url.port else ''}"
 
     def close(self) -> None:
         self._client.close()
@@ -110,9 +95,9 @@ class EndpointMllm:
         waiting = iter(enumerate(requests))
         under_way: dict[Future[Reply], int] = {}
         problem: UserError | None = None
-        with ThreadPoolExecutor(self._entry.concurrency) as pool:
+        with ThreadPoolExecutor(self.entry.concurrency) as pool:
             while True:
-                free = 0 if problem else self._entry.concurrency - len(under_way)
+                free = 0 if problem else self.entry.concurrency - len(under_way)
                 under_way |= {pool.submit(self._answer, r, decoding): i for i, r in islice(waiting, free)}
                 if not under_way:
                     break
@@ -128,83 +113,11 @@ class EndpointMllm:
         if problem:
             raise problem
 
-    # -------------------------------------------------------------------------------------------- abilities
-
     def abilities(self) -> Abilities:
-        """Two questions when the server takes images and gives logprobs; some more when it does not.
-
-        What was found to be otherwise than the protocol has it is told in one line.
-        """
         self._check_model_behind()
-        grey = Image.new("RGB", (PROBE_SIDE, PROBE_SIDE), (128, 128, 128)) if self._entry.images else None
-        images, logprobs = False, False
-        kinds: list[tuple[Image.Image | None, tuple[str, ...]]] = [(None, YES_NO), (None, ())]
-        if grey:
-            kinds = [(grey, YES_NO), (grey, ()), *kinds]
-        for image, candidates in kinds:
-            said = self._probe(Request(PROBE, image), Decoding(CHOICE_TOKENS, candidates))
-            if isinstance(said, dict):
-                images, logprobs = image is not None, self._gives_probabilities(said)
-                break
-        else:
-            raise UserError(
-                f"mllms.{self._name}: {self._entry.base_url} is there, but answers no question for model "
-                f"{self._entry.model}. It said: {said}"
-            )
-        if not logprobs:
-            logprobs = self._without_thinking(grey if images else None)
-        schema = self._holds_to_schema()
-        if not logprobs and self._entry.reading in ("auto", "samples") and self._entry.times_asked > 1:
-            self._adopt(replace(self._dialect, steady=self._is_steady()))
-        found = self._dialect.words()
-        if found:
-            print(f"mllms.{self._name}: the server at {self._entry.base_url} has {'; '.join(found)}", flush=True)
-        return Abilities(images, logprobs, schema, self._dialect.changing(), varied=not self._dialect.steady)
+        return probing.abilities(self)
 
-    def _gives_probabilities(self, said: Json) -> bool:
-        if not completion.gives_logprobs(said):
-            return False
-        if completion.degenerate(said):
-            self._adopt(replace(self._dialect, degenerate=True))
-            return False
-        return True
-
-    def _without_thinking(self, image: Image.Image | None) -> bool:
-        """Whether a model that refuses what thinking models refuse gives probabilities once it does not think."""
-        before = self._dialect
-        if self._entry.reasoning is not None or (before.temperature and before.logprobs):
-            return False
-        self._adopt(replace(before, effort="none", temperature=True, logprobs=dialects.TOP_LOGPROBS))
-        said = self._probe(Request(PROBE, image), Decoding(CHOICE_TOKENS, YES_NO))
-        if isinstance(said, dict) and self._dialect.effort and self._gives_probabilities(said):
-            return True
-        self._adopt(before)
-        return False
-
-    def _holds_to_schema(self) -> bool:
-        """Whether its answer is the JSON that was asked for: some take a schema and do not heed it."""
-        for candidates in (SCORES, YES_NO):  # a schema with bounds of numbers, and one without
-            decoding = Decoding(self._entry.max_new_tokens, schema=readings.schema(candidates))
-            said = self._probe(Request(PROBE), decoding)
-            if not isinstance(said, dict) or self._dialect.schema == "none":
-                return False
-            reply = completion.read(said, Request(PROBE), decoding, 0.0, self._entry.max_new_tokens)
-            if not readings.is_json(reply.text):
-                return False
-        return True
-
-    def _is_steady(self) -> bool:
-        """Whether it gives the same answer each time, at a temperature at which it should not."""
-        texts = set()
-        for sample in range(TIMES):
-            request, decoding = Request(VARIETY, None, sample), Decoding(CHOICE_TOKENS, temperature=1.0)
-            said = self._probe(request, decoding)
-            if not isinstance(said, dict):
-                return False
-            texts.add(completion.read(said, request, decoding, 0.0, CHOICE_TOKENS).text)
-        return len(texts) == 1
-
-    def _probe(self, request: Request, decoding: Decoding) -> Json | str:
+    def probe(self, request: Request, decoding: Decoding) -> Json | str:
         """The server's answer, or why it refused. Raises UserError when it cannot be asked now."""
         try:
             said = self._send(request, decoding)
@@ -219,17 +132,18 @@ class EndpointMllm:
             return self._reason(error)
         reply = self._read(said, request, decoding, 0.0)
         self._budget.pay(reply)
-        if reply.status == "truncated" and "thinking used up" in reply.text and not self._dialect.thinks:
-            self._adopt(replace(self._dialect, thinks=True))  # it needs room
-            return self._probe(request, decoding)
+        if reply.status == "truncated" and "thinking used up" in reply.text and not self.dialect.thinks:
+            self.adopt(replace(self.dialect, thinks=True))  # it needs room
+            return self.probe(request, decoding)
         return self._without_key(reply.text) if reply.status == "transport" else said
 
     # -------------------------------------------------------------------------------------------- dialect, model
 
-    def _adopt(self, dialect: Dialect) -> None:
+    def adopt(self, dialect: Dialect) -> None:
+        """From now on speak it, in later runs too."""
         with self._lock:
-            if dialect != self._dialect:
-                self._dialect = dialect
+            if dialect != self.dialect:
+                self.dialect = dialect
                 self._budget.note("dialect", dialect.to_json())
 
     def _check_model_behind(self) -> None:
@@ -238,12 +152,12 @@ class EndpointMllm:
             return
         self._same_model = True
         try:
-            url = f"{self._entry.base_url.rstrip('/')}/models"
+            url = f"{self.entry.base_url.rstrip('/')}/models"
             listed = json.loads(self._client.with_options(timeout=MODELS_SECONDS, max_retries=0).get(url, cast_to=str))
             models = [one for one in listed["data"] if isinstance(one, dict)]
         except (openai.APIError, ValueError, KeyError, TypeError):
             return  # it has no such list
-        named = [one for one in models if one.get("id") == self._entry.model]
+        named = [one for one in models if one.get("id") == self.entry.model]
         loaded = named if named else models if len(models) == 1 else []
         if loaded:
             meta = loaded[0].get("meta")
@@ -259,15 +173,15 @@ class EndpointMllm:
         elif known != model:
             self._give_up(
                 UserError(
-                    f"mllms.{self._name}: another model is behind {self._entry.base_url}: it {how} {model!r}, and the "
+                    f"mllms.{self.name}: another model is behind {self.entry.base_url}: it {how} {model!r}, and the "
                     f"answers that are kept are by {known!r}. Start the one that was there, give the new one an entry "
-                    f"with another model name, or forget the old answers: `make forget ENTRY={self._name}`."
+                    f"with another model name, or forget the old answers: `make forget ENTRY={self.name}`."
                 )
             )
 
     def _cannot_be_asked(self, reason: str) -> UserError:
         return UserError(
-            f"mllms.{self._name}: {self._entry.base_url} cannot be asked now ({reason}); run the same command again "
+            f"mllms.{self.name}: {self.entry.base_url} cannot be asked now ({reason}); run the same command again "
             "later, every answer is kept."
         )
 
@@ -296,16 +210,16 @@ class EndpointMllm:
 
     @property
     def _thinks(self) -> bool:
-        return self._entry.thinks or self._dialect.thinks
+        return self.entry.thinks or self.dialect.thinks
 
     @property
     def _room(self) -> int:
         """Tokens that every answer of a thinking model may have."""
-        return self._entry.max_new_tokens if self._thinks else 0
+        return self.entry.max_new_tokens if self._thinks else 0
 
     def _read(self, said: Json, request: Request, decoding: Decoding, seconds: float) -> Reply:
-        off = self._entry.reasoning == "none" or self._dialect.effort == "none"
-        off = off or (self._entry.extra_body.get("chat_template_kwargs") or {}).get("enable_thinking") is False
+        off = self.entry.reasoning == "none" or self.dialect.effort == "none"
+        off = off or (self.entry.extra_body.get("chat_template_kwargs") or {}).get("enable_thinking") is False
         reply = completion.read(said, request, decoding, seconds, self._limit(decoding), off)
         return replace(reply, text=self._without_key(reply.text)) if reply.status == "transport" else reply
 
@@ -316,14 +230,18 @@ class EndpointMllm:
                 if self._fatal:
                     raise self._fatal
             self._budget.take()
-            dialect = self._dialect
-            body = completion.arguments(self._entry, request, decoding, self._limit(decoding))
+            dialect = self.dialect
+            body = completion.arguments(self.entry, request, decoding, self._limit(decoding))
             sent = dialects.fitted(body, dialect)
             try:
                 said = completion.parsed(self._client.post("/chat/completions", body=sent, cast_to=str))
             except openai.APIConnectionError as error:
                 if not self._has_answered and self._nobody_is_there(error):
-                    self._give_up(UserError(self._nobody_there(error)))
+                    self._give_up(
+                        UserError(
+                            f"mllms.{self.name}: {addresses.nobody(self.entry, self._proxy, self._reason(error))}"
+                        )
+                    )
                 raise
             except openai.APIStatusError as error:
                 self._has_answered = True
@@ -335,32 +253,15 @@ class EndpointMllm:
                     better = dialects.adapted(dialect, sent, error.param or "", self._all_said(error))
                 if better is None or better == dialect:
                     raise
-                if self._dialect == dialect:  # another thread may have found the same
-                    self._adopt(better)
+                if self.dialect == dialect:  # another thread may have found the same
+                    self.adopt(better)
                 continue
             self._has_answered = True
             return said
-        raise UserError(f"mllms.{self._name}: {self._entry.base_url} refuses every form of a request")
+        raise UserError(f"mllms.{self.name}: {self.entry.base_url} refuses every form of a request")
 
     def _nobody_is_there(self, error: openai.APIConnectionError) -> bool:
         return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol")
-
-    def _nobody_there(self, error: Exception) -> str:
-        entry, url = self._entry, urlsplit(self._entry.base_url)
-        nobody = f"mllms.{self._name}: nobody answers at {entry.base_url}."
-        if self._proxy:
-            return (
-                f"{nobody[:-1]} through the proxy {self._shown_proxy} of the environment "
-                f"({self._reason(error)[:120]}); correct it, or put {url.hostname} into NO_PROXY."
-            )
-        if url.hostname not in LOCAL_HOSTS:
-            return f"{nobody} Check the network (a proxy, a firewall) and mllms.{self._name}.base_url."
-        port = url.port or (443 if url.scheme == "https" else 80)
-        return (
-            f"{nobody} Start a server there, for example "
-            f"`vllm serve {entry.model} --port {port}`, `llama-server -m FILE.gguf --mmproj FILE.gguf --port {port}` "
-            f"or `transformers serve {entry.model} --port {port}`, or correct mllms.{self._name}.base_url."
-        )
 
     def _give_up(self, problem: UserError) -> None:
         """Nothing is sent any more."""
@@ -370,11 +271,11 @@ class EndpointMllm:
 
     def _stop_if_gone(self, error: openai.APIStatusError) -> None:
         if error.status_code in GONE or error.code == "insufficient_quota":
-            key = f"the key in {self._entry.api_key_env}" if self._entry.api_key_env else "api_key_env (none is set)"
+            key = f"the key in {self.entry.api_key_env}" if self.entry.api_key_env else "api_key_env (none is set)"
             self._give_up(
                 UserError(
-                    f"mllms.{self._name}: {self._entry.base_url} answered {error.status_code} for model "
-                    f"{self._entry.model}; check base_url, model and {key}. It said: {self._said(error)}"
+                    f"mllms.{self.name}: {self.entry.base_url} answered {error.status_code} for model "
+                    f"{self.entry.model}; check base_url, model and {key}. It said: {self._said(error)}"
                 )
             )
 
@@ -400,16 +301,6 @@ class EndpointMllm:
 
     def _without_key(self, words: str) -> str:
         """Somebody's words on one line, cut, and without the key, which some servers repeat."""
-        if self._entry.api_key_env:
+        if self.entry.api_key_env:
             words = words.replace(self._client.api_key, "[key]")
         return " ".join(words.split())[:SAID]
-
-
-def _proxy(base_url: str) -> str:
-    """The proxy that the environment names for an address; "" = none. There is none for this machine's own."""
-    url = urlsplit(base_url)
-    host = url.hostname or ""
-    if host in LOCAL_HOSTS or host.startswith("127.") or host.endswith(".localhost") or proxy_bypass(host):
-        return ""
-    proxies = getproxies()
-    return proxies.get(url.scheme) or proxies.get("all") or ""

@@ -14,8 +14,8 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import dialects, roles
 from t2i_feedback.mllm.base import Request
 from t2i_feedback.mllm.dialects import Dialect, adapted, fitted
-from t2i_feedback.mllm.endpoint import VARIETY
 from t2i_feedback.mllm.ledger import Ledger
+from t2i_feedback.mllm.probing import VARIETY
 
 IMAGE = Image.new("RGB", (3, 2), (200, 10, 30))
 Body = dict[str, Any]
