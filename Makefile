@@ -32,14 +32,20 @@ repro: $(READY) ## run what is out of date of the experiment, then publish it to
 	@echo "open metrics/report.html"
 
 test: $(READY) ## all tests, lint and types
-	$(MAKE) --no-print-directory --jobs 2 --keep-going test-unit test-pipeline
+	$(MAKE) --no-print-directory --jobs 2 --keep-going test-pipeline test-unit
 	$(MAKE) --no-print-directory lint types
+
+test-fast: $(READY) ## what needs no DVC, MLflow, server or second process: about a minute on one core
+	OMP_NUM_THREADS=1 pytest tests/unit -m "not slow"
 
 test-unit: $(READY) ## one half of the tests, on one core: packages one by one, then servers and processes
 	OMP_NUM_THREADS=1 pytest tests/unit tests/integration
 
-test-pipeline: $(READY) ## the other half, on one core: DVC runs in clones
+test-pipeline: $(READY) ## the other half, on one core: DVC runs in clones, then pre-training with tiny sizes
 	OMP_NUM_THREADS=1 pytest tests/pipeline
+
+test-pretrain: $(READY) ## of that, pre-training alone: its whole chain with tiny sizes
+	OMP_NUM_THREADS=1 pytest tests/pipeline/test_pretrain.py tests/pipeline/test_pretrain_mllm.py
 
 soak: $(READY) ## kill the experiment in every stage and damage what it reads; a quarter of an hour: MINUTES=15 SEED=1
 	OMP_NUM_THREADS=1 PYTHONPATH=src:tests/support:. python tests/integration/soak.py --minutes $(or $(MINUTES),15) $(if $(SEED),--seed $(SEED))

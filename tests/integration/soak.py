@@ -104,18 +104,25 @@ def made(place: Path) -> dict[str, str]:
 
 
 def killed(place: Path, rng: random.Random, until: float, findings: Findings) -> Counter[str]:
-    """`dvc repro`, killed in every stage HITS times, then left to end. Stage -> how often it was hit."""
+    """`dvc repro`, killed as it comes, then each stage alone that was hit too seldom. Stage -> how often it was hit."""
     hits: Counter[str] = Counter()
+    kill_and_repeat(place, ["dvc", "repro", "--no-run-cache"], hits, rng, until, findings)
+    for stage in (one.name for one in pipeline.stages()):
+        alone = ["dvc", "repro", "--no-run-cache", "--force", "--single-item", stage]
+        while hits[stage] < HITS and time.monotonic() < until and not findings.found:
+            kill_and_repeat(place, alone, hits, rng, until, findings)
+    return hits
+
+
+def kill_and_repeat(
+    place: Path, command: list[str], hits: Counter[str], rng: random.Random, until: float, findings: Findings
+) -> None:
+    """Until it has ended by itself."""
     log = place / "soak.log"
     while True:
         with log.open("w") as output:
             running = subprocess.Popen(
-                ["dvc", "repro", "--no-run-cache"],
-                cwd=place,
-                env=outside(),
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+                command, cwd=place, env=outside(), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
             stage = watch(running, log, hits, rng, time.monotonic() < until)
         if not stage:
@@ -126,8 +133,8 @@ def killed(place: Path, rng: random.Random, until: float, findings: Findings) ->
         if mended.returncode:
             findings.found.append(f"after a kill in {stage}: DVC's record could not be mended")
     if running.returncode:
-        findings.found.append(f"after {sum(hits.values())} kills `dvc repro` failed: {log.read_text()[-300:]!r}")
-    return hits
+        kills = sum(hits.values())
+        findings.found.append(f"after {kills} kills {' '.join(command)} failed: {log.read_text()[-300:]!r}")
 
 
 def watch(running: subprocess.Popen, log: Path, hits: Counter[str], rng: random.Random, may_kill: bool) -> str:

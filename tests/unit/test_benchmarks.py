@@ -16,6 +16,8 @@ from t2i_feedback import params
 from t2i_feedback.mllm.backends.local import LocalEntry
 from t2i_feedback.mllm.base import Reply, Request
 
+pytestmark = pytest.mark.slow  # needs other processes
+
 REPOSITORY = Path(__file__).parents[2]
 
 

@@ -38,6 +38,6 @@ def nobody(entry: EndpointEntry, proxy: str, reason: str) -> str:
     port = url.port or (443 if url.scheme == "https" else 80)
     served, llama = f"serve {entry.model} --port {port}", "llama-server -m FILE.gguf --mmproj FILE.gguf"
     return (
-        f"{said}. Start a server there, for example `vllm {served}`, `{llama} --port {port}` or `transformers {served}`, "
-        "or correct the entry's base_url."
+        f"{said}. Start a server there, for example `vllm {served}`, `{llama} --port {port}` or `transformers "
+        f"{served}`, or correct the entry's base_url."
     )

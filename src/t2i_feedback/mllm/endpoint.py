@@ -78,10 +78,10 @@ class EndpointMllm:
                 http_client=web,
             )
         except (ImportError, ValueError) as error:
+            host, why = urlsplit(entry.base_url).hostname, " ".join(str(error).split())[:120]
             raise UserError(
-                f"mllms.{self.name}: {entry.base_url} cannot be asked through the proxy "
-                f"{addresses.shown(self._proxy)} of the environment ({' '.join(str(error).split())[:120]}); unset it, or put "
-                f"{urlsplit(entry.base_url).hostname} into NO_PROXY."
+                f"mllms.{self.name}: {entry.base_url} cannot be asked through the proxy {addresses.shown(self._proxy)} "
+                f"of the environment ({why}); unset it, or put {host} into NO_PROXY."
             ) from None
 
     def close(self) -> None:

@@ -28,6 +28,8 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import CaptionRow, read_rows
 from t2i_feedback.stages.data import main
 
+pytestmark = pytest.mark.slow  # needs servers
+
 REPOSITORY = Path(__file__).parents[3]
 KEPT = Path(".cache/coco")
 ANNOTATIONS = "annotations/annotations_trainval2014.zip"

@@ -15,6 +15,8 @@ from tqdm import tqdm
 from t2i_feedback.datasets.download import Pin, Server
 from t2i_feedback.foundation.errors import UserError
 
+pytestmark = pytest.mark.slow  # needs servers
+
 CONTENT = random.Random(1).randbytes(700_000)
 PIN = Pin(len(CONTENT), hashlib.sha256(CONTENT).hexdigest(), "the test publishes")
 

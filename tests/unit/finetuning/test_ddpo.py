@@ -555,12 +555,14 @@ def darkened(tmp_path_factory):
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.slow
 def test_training_on_darkness_darkens(darkened, seed):
     """The golden learning test: the mean reward of the last three epochs against that of the first three."""
     rewards = [row.reward_mean for row in darkened(seed)[1]]
     assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + MARGIN
 
 
+@pytest.mark.slow
 def test_18_what_was_learnt_shows_with_the_sampler_of_training_and_with_the_deterministic_one(darkened):
     trainer, _ = darkened(1)
     setting = {"steps": 5, "guidance": 1.0, "eta": 0.0, "size": 64}

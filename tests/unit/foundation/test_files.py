@@ -46,6 +46,7 @@ with files.locked(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_a_lock_that_another_process_has_is_waited_for_and_told_once(tmp_path: Path, capsys) -> None:
     lock, done = tmp_path / "lock", tmp_path / "done"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -60,6 +61,7 @@ def test_a_lock_that_another_process_has_is_waited_for_and_told_once(tmp_path: P
         assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_process_that_died_is_free(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     script = "import os, sys; from pathlib import Path; from t2i_feedback.foundation import files\n"

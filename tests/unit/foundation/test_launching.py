@@ -9,6 +9,8 @@ import pytest
 
 from t2i_feedback.foundation import distributed
 
+pytestmark = pytest.mark.slow  # needs other processes
+
 PROGRAM = """
 import os, sys
 from t2i_feedback.foundation import distributed, running

@@ -227,6 +227,7 @@ def test_a_vae_in_float32_under_a_unet_in_float16_does_not_overflow(copy: Path) 
     assert all(image.std() > 0 for image in drawn(overflowing(copy), dtype="float16", vae_dtype="float32"))
 
 
+@pytest.mark.slow
 def test_compiling_changes_no_image(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
     # TorchDynamo's own eager backend: the graph is captured and run, no C++ is compiled
@@ -483,27 +484,33 @@ def told(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
     return dict(zip(names, [*first, *later, str(cache)], strict=True))
 
 
+@pytest.mark.slow
 def test_a_gated_model_says_where_its_terms_are(told: dict[str, str]) -> None:
     terms = "accept its terms at https://huggingface.co/gated/model, then `hf auth login`"
     assert told["gated"] == f"model.name: 'gated/model' is gated: {terms}"
 
 
+@pytest.mark.slow
 def test_a_misspelt_model_is_told(told: dict[str, str]) -> None:
     assert "'no/such' is no folder here, and the hub has no such model; is it misspelt" in told["no such"]
 
 
+@pytest.mark.slow
 def test_a_revision_that_is_not_there_is_told(told: dict[str, str]) -> None:
     assert told["no revision"] == "model.revision: 'good/model' has no revision 'v9'"
 
 
+@pytest.mark.slow
 def test_a_hub_model_that_is_no_checkpoint_is_told(told: dict[str, str]) -> None:
     assert "'no/index' is no diffusers checkpoint: it has no model_index.json" in told["no index"]
 
 
+@pytest.mark.slow
 def test_a_model_that_was_fetched_once_is_loaded_without_internet(told: dict[str, str]) -> None:
     assert (told["good"], told["good offline"]) == ("loaded", "loaded")
 
 
+@pytest.mark.slow
 def test_without_internet_model_cache_and_command_are_named(told: dict[str, str]) -> None:
     assert "'other/model' is neither a folder here nor in the hub cache" in told["other offline"]
     fetch = "`hf download other/model --revision main` fetches it into the hub cache"
@@ -565,6 +572,7 @@ def test_an_adapter_of_a_model_of_another_shape_is_refused(folder: Path, tmp_pat
         stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(folder)), tmp_path / "adapter")
 
 
+@pytest.mark.slow
 def test_an_adapter_is_saved_as_the_same_bytes_by_every_process(folder: Path, tmp_path: Path) -> None:
     """Whatever order a process has for its sets and maps: DVC would take other bytes for another adapter."""
     program = """

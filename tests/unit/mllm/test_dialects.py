@@ -17,6 +17,8 @@ from t2i_feedback.mllm.dialects import Dialect, adapted, fitted
 from t2i_feedback.mllm.ledger import Ledger
 from t2i_feedback.mllm.probing import VARIETY
 
+pytestmark = pytest.mark.slow  # needs servers
+
 IMAGE = Image.new("RGB", (3, 2), (200, 10, 30))
 Body = dict[str, Any]
 Answer = tuple[int, dict, Any]

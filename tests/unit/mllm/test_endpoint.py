@@ -17,6 +17,8 @@ from t2i_feedback.mllm.backends.endpoint import EndpointEntry
 from t2i_feedback.mllm.base import Request
 from t2i_feedback.mllm.ledger import Ledger
 
+pytestmark = pytest.mark.slow  # needs servers
+
 IMAGE = Image.new("RGB", (3, 2), (200, 10, 30))
 PRICES = {"usd_per_million_input_tokens": 10.0, "usd_per_million_output_tokens": 30.0}  # 0.0013 per call
 

@@ -13,6 +13,8 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.ledger import Ledger
 
+pytestmark = pytest.mark.slow  # needs servers
+
 IMAGE = Image.new("RGB", (3, 2), (200, 10, 30))
 KEY = "sk-secret-1234567890"
 HTML = "<html><body>Bad gateway</body></html>"

@@ -25,6 +25,8 @@ from t2i_feedback.mllm.base import Abilities, Decoding, Reply, Request
 from t2i_feedback.mllm.ledger import Ledger
 from t2i_feedback.mllm.ledgered import Ledgered
 
+pytestmark = pytest.mark.slow  # needs other processes
+
 ENTRY = EndpointEntry(
     backend="endpoint", model="echo", base_url="http://none", usd_per_million_input_tokens=10, max_new_tokens=8
 )

@@ -13,6 +13,8 @@ from t2i_feedback.foundation.params import load
 from t2i_feedback.foundation.rows import CaptionRow, as_typed, read_rows, write_rows
 from t2i_feedback.stages import best_of_n, calibrate, enhance, evaluate, finetune, validate
 
+pytestmark = pytest.mark.slow  # needs other processes
+
 NOWHERE = {"backend": "endpoint", "model": "m", "base_url": "http://127.0.0.1:9/v1", "retries": 0}
 PRICES = {"usd_per_million_input_tokens": 10, "usd_per_million_output_tokens": 30}
 STAGES = {

@@ -25,6 +25,8 @@ from t2i_feedback.tools.paper import compare, experiments, write
 from t2i_feedback.tools.paper.rows import Figure, table1, table2
 from t2i_feedback.tools.paper.write import Measured
 
+pytestmark = pytest.mark.slow  # needs DVC
+
 REPOSITORY = Path(__file__).parents[3]
 CARD = {"n": 100, "steps": 50, "extractor": "inception-v3-compat", "validator": "gpt4", "judge_reading": "text"}
 FIGURES = {

@@ -10,6 +10,8 @@ import pytest
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.tools import unlock
 
+pytestmark = pytest.mark.slow  # needs other processes
+
 HALF = '{"/data/arms": {"write": {"pid": 12, "cm'
 
 

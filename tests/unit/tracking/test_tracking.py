@@ -14,6 +14,8 @@ from t2i_feedback.stages import report
 from t2i_feedback.tools import publish as tool
 from t2i_feedback.tracking import publish, runs
 
+pytestmark = pytest.mark.slow  # needs MLflow
+
 UNREACHABLE = "http://127.0.0.1:9"
 
 
