@@ -18,6 +18,8 @@ from t2i_feedback.foundation.rows import CaptionRow, EvaluationRow, FidRow, Imag
 from t2i_feedback.mllm import wording
 from t2i_feedback.stages import evaluate, reference
 
+pytestmark = pytest.mark.slow  # the whole stage, with its feature network
+
 REPOSITORY = Path(__file__).parents[3]
 COUNT = 8
 

@@ -168,6 +168,7 @@ def test_per_batch_advantages_compare_across_prompts():
     assert found.values.tolist() == [-1, -1, 1, 1]
 
 
+@pytest.mark.slow
 def test_09_stopping_and_resuming_equals_an_uninterrupted_run(make, tmp_path):
     whole = make(folder=tmp_path / "whole", epochs=4)
     expected = whole.run()
@@ -183,6 +184,7 @@ def test_09_stopping_and_resuming_equals_an_uninterrupted_run(make, tmp_path):
     assert found == expected
 
 
+@pytest.mark.slow
 def test_09_an_epoch_cut_off_in_the_middle_is_done_again(make, tmp_path):
     expected = make(folder=tmp_path / "whole", epochs=2).run()
     calls = 0
@@ -373,12 +375,14 @@ def test_17_kl_to_the_base_is_0_at_first_and_grows_with_training(make):
     assert history[-1].kl > 0
 
 
+@pytest.mark.slow
 def test_17_a_penalty_on_kl_keeps_the_policy_nearer_to_the_base(make, tmp_path):
     free = make(folder=tmp_path / "free", learning_rate=0.02, epochs=4).run()
     held = make(folder=tmp_path / "held", learning_rate=0.02, epochs=4, kl_weight=100.0).run()
     assert 0 < held[-1].kl < free[-1].kl
 
 
+@pytest.mark.slow
 def test_17_training_ends_before_the_update_that_goes_beyond_the_bound_on_kl(make, tmp_path):
     free = make(folder=tmp_path / "free", learning_rate=0.02, epochs=4).run()
     bound = (free[1].kl + free[2].kl) / 2

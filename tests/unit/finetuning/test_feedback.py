@@ -213,6 +213,7 @@ def make(checkpoint_folder):
 
 
 @pytest.mark.parametrize("acquisition", ["random", "uncertainty"])
+@pytest.mark.slow
 def test_a_resumed_run_with_a_budget_equals_an_uninterrupted_one(make, tmp_path, acquisition):
     chosen = {"acquisition": acquisition, "feedback_budget": 4}
     whole = make(tmp_path / "whole", epochs=3, **chosen)
@@ -267,6 +268,7 @@ def trainer_waits(trainer: Trainer) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_person_stands_in_for_the_user(make, tmp_path, monkeypatch):
     """Every run ends where scores are missing and goes on from there; the result is that of a user who was at hand."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))

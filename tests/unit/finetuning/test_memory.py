@@ -8,6 +8,8 @@ from types import ModuleType
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow  # takes seconds of planning
+
 REPOSITORY = Path(__file__).parents[3]
 
 

@@ -238,6 +238,7 @@ def test_compiling_changes_no_image(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert len(compiled) == 1
 
 
+@pytest.mark.slow
 def test_where_compiling_fails_one_line_says_so_and_it_is_drawn_without(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
