@@ -7,6 +7,7 @@ an unfinished one, which ends up in `pretrain/work/draft` and whose pictures the
 training goes on from its last checkpoint.
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -169,6 +170,10 @@ class Training:
         fresh = folder.with_name(folder.name + ".new")
         shutil.rmtree(fresh, ignore_errors=True)
         pipeline.save_pretrained(fresh)
+        for path in fresh.glob("*/config.json"):  # diffusers notes where a part came from: a folder of this machine
+            config = json.loads(path.read_text())
+            config.pop("_name_or_path", None)
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
 

@@ -25,10 +25,9 @@ class Bin:
 
 def auc(true: Sequence[float], false: Sequence[float]) -> float:
     """P(a true one ranks above a false one), ties counting half: the area under the ROC curve."""
-    from scipy.stats import rankdata
+    from sklearn.metrics import roc_auc_score
 
-    ranks = rankdata([*true, *false])[: len(true)]
-    return float((ranks.sum() - len(true) * (len(true) + 1) / 2) / (len(true) * len(false)))
+    return float(roc_auc_score([1] * len(true) + [0] * len(false), [*true, *false]))
 
 
 def balanced_accuracy(true: Sequence[float], false: Sequence[float], threshold: float) -> float:

@@ -23,10 +23,6 @@ class Interval:
     n: int  # captions that count
     left_out: int  # captions with None on either side
 
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
-
 
 def mean(values: Values, resamples: int, rng: np.random.Generator) -> Interval | None:
     """Mean over captions. None when every value is None."""

@@ -105,3 +105,8 @@ def test_the_enhancer_answers_feedback_and_keeps_the_caption(validator: Mllm, sc
     answered = [f"the {kind} is red" in (p.value or "") for p, kind in zip(prompts, kinds, strict=True)]
     assert share(kept) >= MOST
     assert share(answered) >= MOST
+
+
+def test_no_shipped_file_names_a_folder_of_the_machine_that_made_it() -> None:
+    files = [path for path in Path("models/postcards").rglob("*") if path.suffix in (".json", ".md", ".txt", ".jinja")]
+    assert [str(path) for path in files if "/work/" in path.read_text(encoding="utf-8")] == []
