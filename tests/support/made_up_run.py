@@ -52,7 +52,7 @@ STAGES = {
     "calibrate": Stage(("seed", "calibrate.images"), (paths.CALIBRATION,), (paths.DATASET,)),
     "calibrate_validator": Stage(("seed", "stage1.threshold"), (paths.VALIDATOR,)),
     "finetune": Stage(("seed", "model", "finetune", "mllms.postcards"), (paths.ADAPTER,)),
-    "validate": Stage(("stage1",), (paths.arm("validated"),), (paths.EVALUATION_CAPTIONS,)),
+    "validate@validated": Stage(("stage1",), (paths.arm("validated"),), (paths.EVALUATION_CAPTIONS,)),
     **{
         f"evaluate@{arm}": Stage(("seed", "model", "evaluate"), (paths.evaluation(arm),), (paths.arm(arm),))
         for arm in arms.NAMES

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from t2i_feedback.foundation import paths
+from t2i_feedback.foundation import paths, pipeline
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.params import at
 
@@ -15,8 +15,11 @@ Entry = Mapping[str, Any]  # of one stage
 
 
 def entries() -> list[Entry]:
-    """Of the stages that have run here. Raises UserError when the file is broken."""
-    return list((_read(paths.LOCK).get("stages") or {}).values()) if paths.LOCK.exists() else []
+    """Of the stages that have run here, less those that dvc.yaml has no more: DVC keeps what it once noted. Raises
+    UserError when the file is broken."""
+    known = {stage.name for stage in pipeline.stages()}
+    noted = (_read(paths.LOCK).get("stages") or {}) if paths.LOCK.exists() else {}
+    return [entry for name, entry in noted.items() if name in known]
 
 
 def parameters() -> dict[str, Any]:

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import workplaces
+from dvc.utils.serialize import dump_yaml, load_yaml
 from made_up_run import REPOSITORY, STAGES, Stage, write_lock, write_run
 
 from t2i_feedback.foundation import paths
@@ -233,6 +235,16 @@ def test_what_dvc_lock_does_not_know_is_not_published(root: Path, missing: str, 
     with pytest.raises(UserError, match=r"dvc\.lock is not YAML"):
         tool.main()
     assert not (root / "mlflow.db").exists()
+
+
+def test_a_stage_that_dvc_yaml_has_no_more_does_not_count(root: Path) -> None:
+    """DVC keeps its entry in dvc.lock, with parameters that nobody reads."""
+    write_run(Path.cwd(), captions=4)
+    write_lock({"generate_raw": Stage(("model",), (paths.arm("raw"),)), **STAGES})
+    locked = json.loads(json.dumps(load_yaml(paths.LOCK)))
+    locked["stages"]["generate_raw"]["params"]["params.yaml"]["model"]["steps"] = 7
+    dump_yaml(paths.LOCK, locked)
+    publish.check()
 
 
 def test_numbers_that_dvc_writes_otherwise_are_the_same(root: Path) -> None:
