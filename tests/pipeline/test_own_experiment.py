@@ -31,7 +31,7 @@ def follow(clone: Clone, title: str) -> None:
 
 
 def metrics(clone: Clone, name: str) -> dict:
-    return json.loads((clone.folder / "metrics/numbers.json").read_text())[name]
+    return json.loads((clone.folder / f"data/{name}/numbers.json").read_text())
 
 
 @pytest.fixture
