@@ -35,7 +35,7 @@ test: $(READY) ## all tests, lint and types
 	$(MAKE) --no-print-directory --jobs 2 --keep-going test-pipeline test-unit
 	$(MAKE) --no-print-directory lint types
 
-test-fast: $(READY) ## what needs no DVC, MLflow, server or second process: about a minute on one core
+test-fast: $(READY) ## what needs no DVC, MLflow, server or second process: 90 seconds on one core
 	OMP_NUM_THREADS=1 pytest tests/unit -m "not slow"
 
 test-unit: $(READY) ## one half of the tests, on one core: packages one by one, then servers and processes

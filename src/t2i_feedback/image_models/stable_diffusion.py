@@ -102,9 +102,9 @@ def _set_window(tokenizer, positions: int) -> None:
     tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
 
 
+WINDOW = 100_000  # no text encoder takes in so many tokens: a tokenizer that says more says nothing
 # Of DDIM's variance. Where a step starts from pure noise and eta is 1, sigma^2 = 1 - a_prev, and diffusers takes the
 # root of 1 - a_prev - sigma^2: rounding would make that negative, and the whole image not a number.
-WINDOW = 100_000  # no text encoder takes in so many tokens: a tokenizer that says more says nothing
 BELOW_1 = 1 - 1e-6
 INDEX = "diffusers checkpoint: it has no model_index.json"
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")

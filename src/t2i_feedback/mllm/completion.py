@@ -95,7 +95,7 @@ def read(
         return whole(Reply("refusal", refusal or text, None, None, *counts, seconds))
     answer = without_thinking(text)
     thinks = bool(thought) or answer != text
-    chances = _chosen(choice, decoding.candidates, text, thinks)
+    chances = _chosen(choice, decoding.candidates, answer, thinks)
     if chances is not None:
         return whole(
             replace(chances, tokens_in=counts[0], tokens_out=counts[1], tokens_thinking=counts[2], seconds=seconds)

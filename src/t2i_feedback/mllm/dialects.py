@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 TOP_LOGPROBS = 20  # as many as the protocol allows
 FEWER = (5, 1)  # tried when that is too many and the server does not say how many it gives
 NEW_NAME, OLD_NAME = "max_completion_tokens", "max_tokens"
+NO_LIMIT = "no token limit"
 NEW_NAME_HOSTS = ("api.openai.com",)  # where the old name is refused by most models; Azure's are of customers
 Schema = Literal["bounds", "plain", "none"]
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
@@ -23,6 +24,7 @@ class Dialect:
     """What an entry's server takes, as far as it is known."""
 
     limit: str = OLD_NAME  # what the token limit is called; "" = none may be sent
+    renamed: bool = False  # the other name was refused: when this one is too, none may be sent
     temperature: bool = True
     seed: bool = True
     logprobs: int = TOP_LOGPROBS  # alternatives per token; 0 = none may be asked for
@@ -36,7 +38,7 @@ class Dialect:
         """What is not as the protocol has it."""
         said = {
             f"the limit is called {self.limit}": self.limit == NEW_NAME,
-            "no token limit": not self.limit,
+            NO_LIMIT: not self.limit,
             "no temperature": not self.temperature,
             "no seed": not self.seed,
             "no logprobs": not self.logprobs,
@@ -53,7 +55,7 @@ class Dialect:
     def changing(self) -> str:
         """The part that may change an answer, for the ledger's keys and the protocol card; "" = nothing."""
         said = {"no temperature": not self.temperature, f"reasoning_effort {self.effort}": bool(self.effort)}
-        said |= {f"schema {self.schema}": self.schema == "plain", "no token limit": not self.limit}
+        said |= {f"schema {self.schema}": self.schema == "plain", NO_LIMIT: not self.limit}
         return ", ".join(words for words, holds in said.items() if holds)
 
     def to_json(self) -> str:
@@ -112,9 +114,7 @@ def adapted(dialect: Dialect, sent: Mapping[str, Any], parameter: str, said: str
         if _OF_VALUE.search(said) and not _OF_NAME.search(said):
             return None  # the number is wrong, not the name
         other = NEW_NAME if name == OLD_NAME else OLD_NAME
-        if NEW_NAME in said and name == NEW_NAME and OLD_NAME not in said.replace(NEW_NAME, ""):
-            return replace(dialect, limit=OLD_NAME)
-        return replace(dialect, limit=other if dialect.limit == name else "")
+        return replace(dialect, limit="" if dialect.renamed else other, renamed=True)
     if name == "temperature":
         return replace(dialect, temperature=False)
     if name == "seed":

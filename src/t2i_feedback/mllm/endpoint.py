@@ -27,6 +27,7 @@ from t2i_feedback.mllm.base import Abilities, Decoding, Reply, Request
 from t2i_feedback.mllm.budget import Budget
 from t2i_feedback.mllm.completion import CHOICE_TOKENS, Json
 from t2i_feedback.mllm.dialects import Dialect
+from t2i_feedback.mllm.replies import MOST_TOKENS
 
 SAID = 300  # characters of what a server or a library said that are told and kept
 GONE = (401, 403, 404)  # the next request would fail the same way
@@ -220,7 +221,8 @@ class EndpointMllm:
     def _read(self, said: Json, request: Request, decoding: Decoding, seconds: float) -> Reply:
         off = self.entry.reasoning == "none" or self.dialect.effort == "none"
         off = off or (self.entry.extra_body.get("chat_template_kwargs") or {}).get("enable_thinking") is False
-        reply = completion.read(said, request, decoding, seconds, self._limit(decoding), off)
+        limit = self._limit(decoding) if self.dialect.limit else MOST_TOKENS  # where none is sent, nothing is cut
+        reply = completion.read(said, request, decoding, seconds, limit, off)
         return replace(reply, text=self._without_key(reply.text)) if reply.status == "transport" else reply
 
     def _send(self, request: Request, decoding: Decoding) -> Json:
@@ -246,10 +248,7 @@ class EndpointMllm:
             except openai.APIStatusError as error:
                 self._has_answered = True
                 better = None
-                if error.status_code in dialects.REFUSALS and error.code not in (
-                    "content_filter",
-                    "context_length_exceeded",
-                ):
+                if error.status_code in dialects.REFUSALS and error.code not in OF_CONTENT:
                     better = dialects.adapted(dialect, sent, error.param or "", self._all_said(error))
                 if better is None or better == dialect:
                     raise

@@ -13,6 +13,7 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import Reading
 from t2i_feedback.mllm import backends, readings, replies, wording
 from t2i_feedback.mllm.base import Abilities, Backend, Decoding, Outcome, Reply, Request, most_frequent
+from t2i_feedback.mllm.dialects import NO_LIMIT
 from t2i_feedback.mllm.ledger import Entry, Ledger
 
 EARLY, EARLY_SHARE = 40, 0.5  # after so many answers, asking stops when more than this share of them is not valid
@@ -150,7 +151,7 @@ class Ledgered:
     def _as_now(self, kept: Reply, decoding: Decoding) -> Reply:
         """What the ledger holds goes through the same step as a new reply: nothing is valid for ever."""
         reply = replies.whole(kept)
-        served = not self._entry.in_process
+        served = not self._entry.in_process and NO_LIMIT not in self.abilities().dialect
         is_text = reply.status == "valid" and reply.probabilities is None and not decoding.candidates
         most = max(decoding.max_new_tokens, self._entry.max_new_tokens)
         return replace(reply, status="truncated") if is_text and served and reply.tokens_out >= most else reply

@@ -134,7 +134,7 @@ class LocalMllm:
             do_sample=False,
             num_beams=1,
             use_cache=True,
-            eos_token_id=known,
+            eos_token_id=known or None,
             pad_token_id=self._tokenizer.pad_token_id,
             bos_token_id=own.bos_token_id,
             suppress_tokens=own.suppress_tokens,
@@ -206,7 +206,7 @@ class LocalMllm:
         )
         steps = torch.stack(finite.steps, 1).tolist()  # bool [batch, new tokens]
         ends = self._model.generation_config.eos_token_id
-        ends = {ends} if isinstance(ends, int) else set(ends)
+        ends = {ends} if isinstance(ends, int) else set(ends or ())
         replies = []
         for row, is_finite in zip(output[:, prompt_length:].tolist(), steps, strict=True):
             length = next((i + 1 for i, token in enumerate(row) if token in ends), None)

@@ -31,7 +31,7 @@ def main() -> None:
         choose(load(Settings))
     except UserError as error:
         made = any(paths.DATASET in lockfile.outs(entry) for entry in lockfile.entries())
-        kept = f"; `dvc checkout {paths.DATASET}` brings the previous data set back" if made else ""
+        kept = f"; a data set that was made here before comes back by `dvc checkout {paths.DATASET}`" if made else ""
         raise UserError(f"{error}{kept}") from None
 
 

@@ -98,10 +98,12 @@ def identify(parameters: Parameters, checkpoints: Mapping[str, str], sha: str = 
 def _taken() -> dict[str, str]:
     """What stages take and none makes -> its digest. Of a data set, which may be large, it is what DVC has noted."""
     noted = {dep["path"]: dep.get("md5", "") for entry in lockfile.entries() for dep in entry.get("deps", [])}
-    return {
-        dep: files.digest(Path(dep)) if Path(dep).exists() and not dep.startswith("data/") else noted.get(dep, "")
-        for dep in pipeline.code()
-    }
+
+    def digest(dep: str) -> str:
+        own = dep.startswith(("src/", "models/")) or Path(dep).is_file()
+        return files.digest(Path(dep)) if own and Path(dep).exists() else noted.get(dep, "")
+
+    return {dep: digest(dep) for dep in pipeline.code()}
 
 
 def checked() -> dict[str, str]:

@@ -153,6 +153,19 @@ def test_a_model_that_refuses_all_of_it_can_be_asked(server: Particular, ledger:
     assert all("max_completion_tokens" in body for _, _, body in server.seen)
 
 
+def test_where_no_limit_may_be_sent_no_answer_is_cut(server: Particular, ledger: Path) -> None:
+    def refuses(body: Body) -> Any:
+        named = [name for name in ("max_tokens", "max_completion_tokens") if name in body]
+        return about(named[0], f"Unsupported parameter: '{named[0]}'") if named else None
+
+    server.refuses = refuses
+    long = said("a long prompt") | {"usage": {"prompt_tokens": 1, "completion_tokens": 5000}}
+    server.script = [(200, {}, long)]
+    for _ in range(2):  # from the server, then from the ledger
+        with mllm.connect("gpt", entry(server), ledger) as model:
+            assert roles.enhance(model, ["a fish"])[0].value == "a long prompt"
+
+
 def test_thinking_is_switched_off_where_that_brings_logprobs_back(server: Particular, ledger: Path) -> None:
     def refuses(body: Body) -> Any:
         if body.get("reasoning_effort") != "none" and ("logprobs" in body or "temperature" in body):

@@ -127,6 +127,14 @@ def test_no_probability_is_read_of_what_is_thought(server: Server, ledger: Path,
     assert (outcome.status, outcome.value, outcome.reading) == ("valid", 3, "text")
 
 
+def test_probabilities_behind_the_thinking_are_read(server: Server, ledger: Path) -> None:
+    thought = [{"<think>": 0.9, "8": 0.1}, {"8": 0.9, "9": 0.1}, {"</think>": 0.9, "8": 0.1}]
+    server.script = [(200, {}, said("<think>8</think>Yes", logprobs=[*thought, {"Yes": 0.75, "No": 0.25}]))]
+    with mllm.connect("qwen3", entry(server), ledger) as model:
+        (verdict,) = roles.validate(model, [IMAGE], ["a fish"])
+    assert (verdict.p_yes, verdict.reading, verdict.raw) == (pytest.approx(0.75), "probability", "Yes")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

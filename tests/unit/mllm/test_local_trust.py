@@ -82,6 +82,18 @@ def test_end_tokens_are_found_wherever_they_are_named(changed) -> None:
         assert {2, 7} <= ends(backend(folder))
 
 
+def test_a_model_without_any_end_token_writes_to_its_limit(tmp_path: Path) -> None:
+    folder = tiny_mllms.build_text_model(tmp_path / "text")
+    for name in ("config", "generation_config", "tokenizer_config"):
+        path = folder / f"{name}.json"
+        known = json.loads(path.read_text())
+        path.write_text(json.dumps({key: value for key, value in known.items() if not key.startswith("eos_token")}))
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text().replace("{{ eos_token }}", ""))
+    (reply,) = ask(backend(folder, images=False), Decoding(4), Request("x"))
+    assert (reply.status, reply.tokens_out) == ("truncated", 4)
+
+
 def test_the_end_of_a_turn_in_the_chat_template_ends_an_answer(tmp_path: Path) -> None:
     folder = tiny_mllms.build_text_model(tmp_path / "text", "<|eot|>")
     path = folder / "chat_template.jinja"

@@ -104,6 +104,22 @@ def test_code_that_git_does_not_know_is_another_run(code: Path, monkeypatch: pyt
     assert first.sha == "none"
 
 
+def test_a_data_set_elsewhere_is_known_by_what_dvc_noted_and_is_not_read(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be large, and the identity is asked for several times a run."""
+    photos = root / "photos"
+    photos.mkdir()
+    (photos / "a.jpg").write_text("an image")
+    changed = workplaces.ours()
+    changed["data"] |= {"source": "folder", "path": str(photos)}
+    workplaces.write_parameters(changed)
+    read: list[str] = []
+    monkeypatch.setattr(runs.files, "digest", lambda path: read.append(str(path)) or "x")
+    runs.identify(changed, {})
+    assert "src/t2i_feedback/foundation" in read and str(photos) not in read
+
+
 def test_identity_outside_of_a_repository(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(root.parent))
     assert runs.identify(workplaces.ours(), {}).sha == "none"
