@@ -42,6 +42,14 @@ LLAMA = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+}
 IMAGE_PLACE = "<image>\n"  # what the chat template of conftest writes for an image
 
 
@@ -109,16 +117,8 @@ def build_idefics3(folder: Path) -> Path:
     words = tokenizer("<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>")
     images = Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
     processor = Idefics3Processor(images, words, image_seq_len=4, chat_template=CHAT_TEMPLATE)
-    vision = {
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": 32,
-        "patch_size": 8,
-    }
     config = Idefics3Config(
-        vision_config=vision,
+        vision_config=VISION,
         text_config=LlamaConfig(vocab_size=len(processor.tokenizer), **LLAMA),
         image_token_id=words.convert_tokens_to_ids("<image>"),
         scale_factor=2,
@@ -165,14 +165,7 @@ def build_gemma3(folder: Path) -> Path:
     text = {key: value for key, value in LLAMA.items() if key != "initializer_range"}
     config = Gemma3Config(
         text_config={**text, "vocab_size": len(words), "head_dim": 16, "initializer_range": 0.3},
-        vision_config={
-            "hidden_size": 32,
-            "intermediate_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 32,
-            "patch_size": 8,
-        },
+        vision_config=VISION,
         mm_tokens_per_image=4,
         boi_token_index=words.boi_token_id,
         eoi_token_index=words.eoi_token_id,
