@@ -9,7 +9,7 @@ Card = Mapping[str, object]
 _DRAWN = ("n", "model", "steps", "guidance", "sampler", "drawn_at", "image_format", "seed")
 _FEATURES = (*_DRAWN, "resolution", "resizer", "extractor", "weights", "feature_dimensions")
 _REFERENCE = ("reference_set", "reference_n", "reference_format")
-_VALIDATED = (*_DRAWN, "validator", "validator_reading", "templates")
+_VALIDATED = (*_DRAWN, "validator", "validator_reading", "validator_asked", "templates")
 DECIDES: Mapping[str, tuple[str, ...]] = {  # a number -> the keys of the card that decide it
     "fid": (*_FEATURES, *_REFERENCE, "fid_std"),
     "is": (*_FEATURES, "classes", "is_std"),
@@ -20,13 +20,13 @@ DECIDES: Mapping[str, tuple[str, ...]] = {  # a number -> the keys of the card t
     "alignment": _DRAWN,
     "whole": _DRAWN,
     "clip_score": (*_DRAWN, "clip_score"),
-    "vqa_score": (*_DRAWN, "vqa_score", "vqa_reading"),
-    "question_alignment": (*_DRAWN, "question_alignment", "questions_reading", "templates"),
+    "vqa_score": (*_DRAWN, "vqa_score", "vqa_reading", "vqa_asked"),
+    "question_alignment": (*_DRAWN, "question_alignment", "questions_reading", "questions_asked", "templates"),
     "brightness": (*_DRAWN, "brightness"),
     "contrast": (*_DRAWN, "contrast"),
     "sharpness": (*_DRAWN, "sharpness"),
-    "judge_score": (*_DRAWN, "preference", "judge", "judge_reading", "templates"),
-    "held_out_score": (*_DRAWN, "preference", "held_out_judge", "held_out_reading", "templates"),
+    "judge_score": (*_DRAWN, "preference", "judge", "judge_reading", "judge_asked", "templates"),
+    "held_out_score": (*_DRAWN, "preference", "held_out_judge", "held_out_reading", "held_out_asked", "templates"),
     "p_yes": _VALIDATED,
     "acceptance_rate": _VALIDATED,
     "rounds_mean": (*_VALIDATED, "rounds_std"),

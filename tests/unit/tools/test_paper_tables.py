@@ -108,6 +108,7 @@ def test_light_has_the_standard_error_of_a_mean_over_images() -> None:
 
 def test_rows_of_different_validators_compare() -> None:
     other = {"validator": "llava15-7b", "judge_reading": "probability", "templates": "general 1"}
+    other |= {"validator_asked": "no temperature"}
     assert compare.deviations(CARD | other, CARD) == []
 
 

@@ -15,6 +15,7 @@ FORMULA = (
     "states none), and 0 where it prints no ±."
 )
 # What a card says of who was asked and how: rows differ in it on purpose, and neither FID nor IS depends on it.
+OF_ROLES = ("_reading", "_asked")  # endings of what the card says of each role: how it was read, how it was asked
 ASKING = ("judge", "held_out_judge", "validator", "templates", "preference")
 
 
@@ -66,7 +67,7 @@ def with_error(paper: Figure, key: str, n: int) -> Figure:
 
 def protocol(card: Mapping[str, object]) -> dict[str, object]:
     """Of a protocol card, what its FID, IS and light depend on."""
-    return {key: value for key, value in card.items() if key not in ASKING and not key.endswith("_reading")}
+    return {key: value for key, value in card.items() if key not in ASKING and not key.endswith(OF_ROLES)}
 
 
 def deviations(card: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
