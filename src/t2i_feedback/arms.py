@@ -2,7 +2,8 @@
 
 What the report, the estimate and the paper's tables know of an arm stands here and nowhere else; dvc.yaml draws it, and
 tests/unit/test_dvc.py holds the two together. A new arm is one more entry of ARMS, one in dvc.yaml's `generate` or
-`validate`, and its name in the matrix of `evaluate`.
+`validate`, and its name in the matrix of `evaluate`. Arms with rounds start from enhanced prompts; `best_of_n`, the one
+choice, has a stage of its own.
 """
 
 from dataclasses import dataclass
@@ -33,6 +34,10 @@ class Arm:
     may_collapse: bool = False  # whether it must keep its share of the base arm's alignment and diversity
     row1: tuple[str, str] | None = None  # enhancer and validator in table 1; {mllm} is the stage-1 model
     row2: str | None = None  # model in table 2; {model} is the image model
+
+    def __post_init__(self) -> None:
+        if self.draws_several and self.prompts != "enhanced":
+            raise ValueError(f"arm {self.name}: only enhanced prompts can be drawn several times")
 
     @property
     def draws_several(self) -> bool:

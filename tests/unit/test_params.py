@@ -283,8 +283,8 @@ def test_a_reward_of_weight_0_is_left_out_and_the_judge_is_asked_for_what_it_is_
 
     assert registry.used({"preference": 0, "brightness": -1}) == {"brightness": -1}
     assert questions(reward={"preference": 0, "brightness": -1}) == []
-    assert questions(reward={"alignment": 1, "preference": 1}) == ["judge", "validator"]
-    assert questions(reward={"alignment": 1}) == ["validator"]
+    assert questions(reward={"shows_caption": 1, "preference": 1}) == ["judge", "validator"]
+    assert questions(reward={"shows_caption": 1}) == ["validator"]
     assert questions(reward={"preference": 1}, user="pixels") == []
 
 

@@ -116,10 +116,15 @@ class Finetune(Section):
             )
         return self
 
+    @field_validator("preference")
+    @classmethod
+    def _preference_says_something(cls, text: str) -> str:
+        if not text.strip():
+            raise ValueError("preference must not be blank")
+        return text
+
     @model_validator(mode="after")
     def _batches_divide(self) -> "Finetune":
-        if not self.preference.strip():
-            raise ValueError("preference must not be blank")
         if self.images_per_epoch % self.updates_per_epoch:
             total, wanted = self.images_per_epoch, self.updates_per_epoch
             divisors = [count for count in range(1, total + 1) if total % count == 0]

@@ -52,8 +52,9 @@ HISTORY = "history.jsonl"
 class Trainer:
     """Trains the adapter that a pipeline's UNet carries (`image_models.lora.add_adapter`), `parameters`.
 
-    `scorer` scores the images as saved. `held_out`, if given, is a second reward that is only logged. `measure`
-    returns photometric means by name. `folder` holds checkpoints and history.
+    `scorer` scores the images as saved. `held_out`, if given, is a second judge that rewards nothing: it is logged, and
+    `max_held_out_drop` ends training by it. `measure` returns photometric means by name. `folder` holds checkpoints and
+    history.
     """
 
     def __init__(

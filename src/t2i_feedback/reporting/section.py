@@ -32,6 +32,8 @@ class Settings(Keys):
     held_out: str = key("evaluate.judge")
     judge: str = key("finetune.judge")
     preference: str = key("finetune.preference")
+    objective: str = key("finetune.objective")
+    max_held_out_drop: float | None = key("finetune.max_held_out_drop")
     epochs: int = key("finetune.epochs")
     prompts_per_epoch: int = key("finetune.prompts_per_epoch")
     images_per_prompt: int = key("finetune.images_per_prompt")

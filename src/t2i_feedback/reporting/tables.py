@@ -99,7 +99,7 @@ def glossary() -> dict[str, str]:
         "validator’s P(yes)": "how surely the validator finds the caption in the image. It chose what "
         f"{listed(several)} end with, so it flatters them; of the other arms it was asked for measurement only.",
         "judge’s score": "how well images meet the preference, 1–10, by the judge whose scores were the reward. "
-        "The held-out judge was never used in training.",
+        "The held-out judge rewarded nothing in training.",
         "invalid": "share of a model’s answers that were refused, unparseable, cut off or lost. They are left out, "
         "never counted as a score or a verdict.",
         "rounds": "enhance, generate, validate passes per caption: the paper’s Iteration; "

@@ -80,7 +80,7 @@ def feedback_verdict(evidence: Evidence, told: Arm, untold: Arm) -> Verdict | No
 
 
 def finetuned_verdict(evidence: Evidence, arm: Arm) -> Verdict | None:
-    """By the held-out judge, which training never saw; and whether the captions are still drawn."""
+    """By the held-out judge, which rewarded nothing; and whether the captions are still drawn."""
     held_out = compare(evidence, arm, arms.base(), "held_out_score")
     if not held_out:
         return None
@@ -105,14 +105,15 @@ def lead(evidence: Evidence) -> str:
     """One paragraph: what was run, and what helped."""
     p = evidence.settings
     ways, captions = len(evidence.arms), len(evidence.captions)
+    ends = "" if p.max_held_out_drop is None else " but may end training"
     left_out = f" {evidence.left_out} images of {p.data_set} were left out, since they cannot be read."
     return (
         f"{p.model} drew {captions} captions of {p.data_set} in {ways} ways, from the same noise in each "
         f"({p.size} × {p.size} pixels, {p.steps} steps, guidance {p.guidance:g}). In stage 1, "
         f"the MLLM {p.mllm} rewrites captions and accepts or rejects images, for {p.max_rounds} rounds "
         f"at most. In stage 2, the judge {p.judge} plays a user who likes “{p.preference}”, and its "
-        f"scores fine-tune the model by DDPO over {p.epochs} epochs of {p.images_per_epoch} images; the judge "
-        f"{p.held_out}, unused in training, checks the outcome." + (left_out if evidence.left_out else "")
+        f"scores fine-tune the model ({p.objective}) over {p.epochs} epochs of {p.images_per_epoch} images; the judge "
+        f"{p.held_out}, which rewards nothing{ends}, checks the outcome." + (left_out if evidence.left_out else "")
     )
 
 

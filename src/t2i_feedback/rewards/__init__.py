@@ -1,1 +1,1 @@
-"""What fine-tuning maximises: one file for each kind of reward, found by the registry."""
+"""What fine-tuning maximises: the kinds of reward, each found by the registry in the file that defines it."""

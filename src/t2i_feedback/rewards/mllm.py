@@ -33,7 +33,7 @@ def preference(judge: "Mllm", text: str, invalid: "list[Typed] | None" = None) -
     return reward
 
 
-def alignment(judge: "Mllm", captions: Mapping[str, str], invalid: "list[Typed] | None" = None) -> Reward:
+def shows_caption(judge: "Mllm", captions: Mapping[str, str], invalid: "list[Typed] | None" = None) -> Reward:
     """P(yes) that an image shows the caption behind its prompt; `captions` maps prompt -> caption.
 
     Answers that are not valid are added to `invalid`.
@@ -75,12 +75,12 @@ def require_calibrated(judge: str, least: float, calibration: Path, plot: Path) 
 
 REWARDS = (
     RewardKind(
-        name="alignment",
+        name="shows_caption",
         raw="P(yes) that the image shows its caption, 0..1",
         point=0.1,
         unit="of P(yes)",
         giver="judge",
-        make=lambda context: alignment(context.present_judge, context.captions, context.invalid),
+        make=lambda context: shows_caption(context.present_judge, context.captions, context.invalid),
         asks="validator",
     ),
 )

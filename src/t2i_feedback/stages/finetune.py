@@ -1,4 +1,4 @@
-"""finetune: DDPO. The judge plays a user with a preference, its scores are the rewards, the adapter learns."""
+"""finetune: the judge plays a user with a preference, its scores are the rewards, the adapter learns."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -84,7 +84,7 @@ def main() -> None:
             finetune=config,
             seed=p.seed,
             folder=work,
-            held_out=preference(second_user.own, config.preference),  # only watched: it stops nothing
+            held_out=preference(second_user.own, config.preference),  # no reward
         )
         history = trainer.run(progress.reporter(config.epochs, run.log))
         why = beyond_bounds(history, config)

@@ -150,7 +150,7 @@ OF_PEFT_0_18 = {
     "modules_to_save", "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
     "megatron_config", "megatron_core", "trainable_token_indices", "loftq_config", "eva_config", "corda_config",
     "use_dora", "alora_invocation_tokens", "use_qalora", "qalora_group_size", "layer_replication", "lora_bias",
-    "target_parameters", "arrow_config", "ensure_weight_tying",
+    "target_parameters", "arrow_config", "ensure_weight_tying", "runtime_config",
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Reply, Request
 from t2i_feedback.rewards import registry
 from t2i_feedback.rewards.base import Context, Reward
-from t2i_feedback.rewards.mllm import alignment
+from t2i_feedback.rewards.mllm import shows_caption
 from t2i_feedback.rewards.pixels import photometric
 from t2i_feedback.tools.estimate import counts, figures
 
@@ -71,16 +71,16 @@ def test_jpeg_size_counts_thousands_of_bytes_at_quality_95():
     assert flat < found / 5
 
 
-def test_alignment_is_p_yes_of_the_caption_behind_the_prompt():
+def test_shows_caption_is_p_yes_of_the_caption_behind_the_prompt():
     judge = Judge(caption="a red house")
-    reward = alignment(judge, {"a red house, oil on canvas": "a red house", "a cat, detailed": "a cat"})
+    reward = shows_caption(judge, {"a red house, oil on canvas": "a red house", "a cat, detailed": "a cat"})
     found = reward([plain(1), plain(2)], ["a red house, oil on canvas", "a cat, detailed"])
     assert found == [0.75, 0.25]
 
 
-def test_alignment_without_a_valid_verdict_masks_the_image_and_tells_what_was_said():
+def test_shows_caption_without_a_valid_verdict_masks_the_image_and_tells_what_was_said():
     invalid = []
-    masked = alignment(Judge(status="refusal"), {"a": "a"}, invalid)
+    masked = shows_caption(Judge(status="refusal"), {"a": "a"}, invalid)
     assert masked([plain(1)], ["a"]) == [None]
     assert roles.most_frequent(invalid).startswith(" (1 refusal). Most frequent: ")
 
@@ -102,7 +102,7 @@ def test_photometry_refuses_a_preference_without_a_trait():
 
 
 def test_a_run_sums_its_rewards_in_one_order_whatever_order_the_parameters_have():
-    order = ["preference", "brightness", "contrast", "sharpness", "jpeg_size", "alignment"]
+    order = ["preference", "brightness", "contrast", "sharpness", "jpeg_size", "shows_caption"]
     assert [name for name in registry.kinds() if name in order] == order
     assert list(registry.used(dict.fromkeys(reversed(order), 1.0))) == order
 

@@ -127,8 +127,8 @@ def test_a_reward_that_asks_nobody_costs_no_calls_of_the_judge(paper: Params, fi
     assert calls(found, "judge") == calls(found, "validator") == 0
 
 
-def test_alignment_as_a_reward_asks_the_judge_for_verdicts(paper: Params, figures: Throughputs) -> None:
-    found = work(changed(paper, "finetune", reward={"preference": 1.0, "alignment": 1.0}), figures)["finetune"]
+def test_shows_caption_as_a_reward_asks_the_judge_for_verdicts(paper: Params, figures: Throughputs) -> None:
+    found = work(changed(paper, "finetune", reward={"preference": 1.0, "shows_caption": 1.0}), figures)["finetune"]
     assert calls(found, "judge") == calls(found, "validator") == found.images
 
 

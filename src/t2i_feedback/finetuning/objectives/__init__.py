@@ -1,6 +1,7 @@
 """What an update minimises. Each file here is an objective, which `finetune.objective` chooses by the file's name.
 
-It has one function, `loss`, which is an `Objective`; a new objective is a new file, and nothing else changes.
+It has one function, `loss`, which is an `Objective`: a loss of the log-probabilities of transitions. A new one of that
+kind is a new file and nothing else; one of another kind (of preferences, say) needs another `finetuning.update` too.
 """
 
 from importlib import import_module

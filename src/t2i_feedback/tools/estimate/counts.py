@@ -85,7 +85,10 @@ def drawn(p: Params, figures: Throughputs, arm: Arm) -> Work:
 
 
 def finetune(p: Params) -> Work:
-    """Each epoch: a rollout, its scores by both judges, and `inner_epochs` passes over its transitions."""
+    """Each epoch: a rollout, its scores by both judges, and `inner_epochs` passes over its transitions.
+
+    At most: steps with less noise than `min_sigma` are counted, since which they are only the scheduler knows.
+    """
     config = p.finetune
     images = config.epochs * config.images_per_epoch
     trained = max(1, round(p.model.steps * config.timestep_share))
