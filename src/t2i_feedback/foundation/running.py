@@ -6,8 +6,9 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
-from t2i_feedback.foundation import launching
+from t2i_feedback.foundation import durations, launching, pipeline
 from t2i_feedback.foundation.errors import UserError
 
 
@@ -23,7 +24,7 @@ def run(stage: Callable[..., None], *arguments: str) -> None:
         if divided and launching.wanted():
             launching.launch(name, arguments)
         else:
-            with launching.taking_part():
+            with launching.taking_part(), _timed(stage, arguments):
                 stage(*arguments)
     except UserError as error:
         launching.stop(f"{name}: {error}", error)
@@ -37,8 +38,18 @@ def run(stage: Callable[..., None], *arguments: str) -> None:
         launching.stop(line, error)
 
 
+def _timed(stage: Callable[..., None], arguments: tuple[str, ...]) -> AbstractContextManager[None]:
+    """Around a stage of dvc.yaml, which says how long it takes; a tool does not."""
+    if _full_name(stage).rpartition(".")[0] != pipeline.STAGES:
+        return nullcontext()
+    return durations.told("@".join((_name(stage), *arguments)))
+
+
 def _name(program: Callable[..., None]) -> str:
     """What it is called: its module, or the package that is run."""
+    return _full_name(program).removesuffix(".__main__").rpartition(".")[2]
+
+
+def _full_name(program: Callable[..., None]) -> str:
     module = sys.modules[program.__module__]
-    full = module.__spec__.name if module.__spec__ else program.__module__
-    return full.removesuffix(".__main__").rpartition(".")[2]
+    return module.__spec__.name if module.__spec__ else program.__module__
