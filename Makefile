@@ -11,7 +11,7 @@ export PYTHONPATH := src
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast test-unit test-pipeline test-pretrain soak lint types check ui publish report profile ledger retry-failed forget calibrate preflight estimate bench table1 table2 rehearse pretrain model-card clean
+.PHONY: help setup repro test test-fast test-unit test-pipeline test-pretrain soak lint types check ui publish report profile ledger retry-failed forget improve calibrate preflight estimate bench table1 table2 rehearse pretrain model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -73,6 +73,11 @@ retry-failed: $(READY) ## ask the MLLMs again what failed (refused, unreadable, 
 
 forget: $(READY) ## forget all answers of a catalogue entry, valid ones too: make forget ENTRY=gpt4
 	@python -m t2i_feedback.tools.ledger --forget "$(ENTRY)"
+
+# What stands in the environment reaches the program as it was typed, quotes and all.
+improve: $(READY) ## improve a prompt of your own: make improve PROMPT="a red house" (PROMPTS=file ADAPTER=models/lora ROUNDS=4 MLLM=gpt4 PROFILE=paper)
+	@PROMPT="$$PROMPT" python -m t2i_feedback.tools.improve $(if $(PROMPTS),--prompts "$(PROMPTS)") $(if $(ADAPTER),--adapter "$(ADAPTER)") \
+		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(MLLM),--mllm $(MLLM)) $(if $(PROFILE),--profile $(PROFILE)) $(if $(SEED),--seed $(SEED))
 
 calibrate: $(READY) ## can a catalogue entry judge? make calibrate JUDGE=llava16-7b: a table, images in calibrated/
 	@python -m t2i_feedback.tools.calibrate_entry $(JUDGE)

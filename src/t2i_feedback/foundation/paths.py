@@ -24,6 +24,7 @@ PROMPTS = Path("data/prompts")
 ARMS = Path("data/arms")
 FIRST_PROMPTS = PROMPTS / "prompts.jsonl"  # PromptRow: the enhancer's prompt of round 1 per evaluation caption
 CALIBRATED_ENTRIES = Path("calibrated")  # of `make calibrate`, a folder per entry; no output of the DAG
+IMPROVED = Path("improved")  # of `make improve`, a folder per question; no output of the DAG
 ADAPTER = Path("models/lora")  # adapter weights, history.jsonl, numbers.json
 FINETUNE_NUMBERS = ADAPTER / "numbers.json"
 ORACLE = Path("models/postcards/oracle")

@@ -72,13 +72,21 @@ def with_verdicts(images: Sequence[ImageRow], verdicts: Sequence[Verdict], thres
 
 
 def run_rounds(
-    captions: Captions, first: list[PromptRow], roles: Roles, *, max_rounds: int, threshold: float, feedback: bool
+    captions: Captions,
+    first: list[PromptRow],
+    roles: Roles,
+    *,
+    max_rounds: int,
+    threshold: float,
+    feedback: bool,
+    on_round: Callable[[list[ImageRow]], None] = lambda rows: None,
 ) -> list[ImageRow]:
     """Every image of every round, in order of rounds. `first` are the prompts of round 1, one per caption.
 
     A caption leaves the loop when its image is accepted, or when its verdict stays masked (kept as unjudged). With
     `feedback`, the enhancer of the next round is told what the image missed, by its verdict or, where that did not
-    say, by an explanation; without, the prompt stays and the noise changes.
+    say, by an explanation; without, the prompt stays and the noise changes. `on_round` is given each round's images
+    once they are judged.
     """
     open_captions, prompts = list(captions), list(first)
     history: list[ImageRow] = []
@@ -107,6 +115,7 @@ def run_rounds(
             for i in rejected:
                 judged[i] = judged[i].model_copy(update={"feedback": missed[i]})
         history += judged
+        on_round(judged)
         if last or not rejected:
             break
         open_captions = [open_captions[i] for i in rejected]

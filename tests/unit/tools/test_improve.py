@@ -1,0 +1,92 @@
+"""make improve: a typed prompt through the loop, with the shipped models."""
+
+from pathlib import Path
+
+import pytest
+import workplaces
+
+from t2i_feedback import params
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.rows import ImageRow, read_rows
+from t2i_feedback.tools.improve import __main__ as improve
+from t2i_feedback.tools.improve import page
+from t2i_feedback.tools.improve.improving import Improver, prompt_id
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    workplaces.enter(tmp_path, monkeypatch)
+    return tmp_path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr("sys.argv", ["improve", *arguments])
+    improve.main()
+
+
+def test_a_prompt_is_improved_and_every_round_is_told(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "a large red circle and a small yellow star at night", "--rounds", "2")
+    printed = capsys.readouterr().out
+    [folder] = (one for one in (workplace / "improved").iterdir() if (one / "index.html").exists())
+    rows = read_rows(folder / "rounds.jsonl", ImageRow)
+    assert [row.round for row in rows] == [1, 2]
+    assert all((folder / row.image).is_file() and row.status == "valid" for row in rows)
+    html = (folder / "index.html").read_text()
+    for row in rows:
+        assert f"round {row.round}, {page.outcome(row)}" in printed
+        assert f"Round {row.round}: {page.outcome(row)}" in html
+        assert row.prompt in printed and row.prompt in html
+
+    drawn = {row.image: (folder / row.image).stat().st_mtime_ns for row in rows}
+    run(monkeypatch, "a large red circle and a small yellow star at night", "--rounds", "2")
+    assert {row.image: (folder / row.image).stat().st_mtime_ns for row in rows} == drawn  # nothing is drawn twice
+
+
+def test_an_image_does_not_depend_on_the_other_prompts(workplace: Path) -> None:
+    p = params.load().model_copy(update={"stage1": params.load().stage1.model_copy(update={"max_rounds": 1})})
+    alone, company = Improver(p, ["a red house"], None), Improver(p, ["a green tree", "a red house"], None)
+    [image] = [row.image for row in alone.run()]
+    assert alone.folder != company.folder
+    assert image in [row.image for row in company.run()]
+    assert (alone.folder / image).read_bytes() == (company.folder / image).read_bytes()
+    assert prompt_id("a red house") != prompt_id("a green tree")
+
+
+def test_a_hostile_prompt_is_text_on_the_page(workplace: Path) -> None:
+    hostile = "<script>alert(1)</script> ../../x"
+    improver = Improver(params.load(), [hostile], None)
+    assert improver.folder.parent == Path("improved") and ".." not in improver.folder.name
+    row = ImageRow(caption_id=prompt_id(hostile), round=1, prompt='"><img src=x onerror=1>', image="images/x.png")
+    html = page.write(improver, [row]).read_text()
+    assert "<script" not in html and "<img src=x" not in html and "&lt;script&gt;" in html
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "no prompt: make improve PROMPT="),
+        (["  "], "no prompt"),
+        (["a", "--prompts", "b.txt"], "give one of them"),
+        (["--prompts", "nowhere.txt"], "PROMPTS: nowhere.txt cannot be read"),
+        (["a", "--adapter", "nowhere"], "ADAPTER: nowhere holds no"),
+        (["a", "--rounds", "0"], "stage1.max_rounds"),
+        (["a", "--mllm", "nobody"], "stage1.mllm: no entry of mllms is called 'nobody'"),
+        (["a", "--mllm", "smollm2"], "reads text alone"),
+        (["a", "--profile", "nothing"], "no profile is called"),
+    ],
+)
+def test_bad_input_is_one_clear_error(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.delenv("PROMPT", raising=False)
+    with pytest.raises(UserError, match=said):
+        run(monkeypatch, *arguments)
+    assert not (workplace / "improved").exists()
+
+
+def test_prompts_of_a_file_are_read_once_each(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("\ufeffa red  house\n\na tree\na red house\n", encoding="utf-8")
+    assert improve.typed(None, file) == ["a red house", "a tree"]
