@@ -47,8 +47,15 @@ def own(finished: Clone, tmp_path: Path) -> Clone:
 
 def test_every_section_has_its_test_and_every_block_is_run_or_read() -> None:
     titles = re.findall(r"^## (.+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert titles == ["A new MLLM", "A new preference", "New data", "A new reward"]
+    assert titles == ["A prompt of your own", "A new MLLM", "A new preference", "New data", "A new reward"]
     assert {language for title in titles for language, _ in section(title)} == {"bash", "yaml", "json", "diff"}
+
+
+def test_a_prompt_of_ones_own_is_drawn_and_shown(own: Clone) -> None:
+    follow(own, "A prompt of your own")
+    [page] = (own.folder / "improved").glob("*/index.html")
+    assert "a large red balloon on the left" in page.read_text()
+    assert list(page.parent.glob("images/*-round1.png"))
 
 
 def test_a_new_mllm_is_an_entry_that_can_be_calibrated_and_given_a_role(own: Clone) -> None:

@@ -1,17 +1,23 @@
 """An adapter merged into its layers: the same images, the same gradients, and nothing left behind."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import tiny_diffusion
 import torch
+import workplaces
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from t2i_feedback import params
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.images import open_rgb
 from t2i_feedback.image_models import merging as module
 from t2i_feedback.image_models.lora import ADAPTER_WEIGHTS, WITH_ALPHAS, add_adapter, load_adapter, save_adapter
 from t2i_feedback.image_models.merging import Adapter
+from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
 TARGETS = ["to_q", "to_k", "to_out.0", "conv1", "conv_shortcut", "time_emb_proj"]  # linear, 3 x 3, 1 x 1
 
@@ -207,3 +213,19 @@ def test_an_adapter_that_is_damaged_or_gone_is_one_line(tmp_path, content):
     (folder / ADAPTER_WEIGHTS).unlink()
     with pytest.raises(UserError, match=r"is missing: run `dvc repro finetune`"):
         load_adapter(pipe, folder, "tiny")
+
+
+def test_the_lines_of_the_docs_draw_with_a_saved_adapter(tmp_path, monkeypatch):
+    workplaces.enter(tmp_path, monkeypatch)
+    pipe = load_pipeline(params.load().model, training=True)
+    for parameter in add_adapter(pipe.unet, 2, 4, ["to_out.0"], 1):
+        parameter.data += 0.1
+    save_adapter(pipe.unet, tmp_path / "models/lora")
+    [lines] = re.findall(r"```python\n(.*?)```", (workplaces.REPOSITORY / "docs/bigger-models.md").read_text(), re.S)
+    assert len(lines.splitlines()) <= 6
+    torch.manual_seed(0)
+    exec(lines, {})
+    torch.manual_seed(0)
+    exec("\n".join(line for line in lines.splitlines() if "load_lora" not in line).replace("with-", "without-"), {})
+    drawn, plain = open_rgb(Path("with-adapter.png")), open_rgb(Path("without-adapter.png"))
+    assert drawn.size == (64, 64) and drawn.tobytes() != plain.tobytes()
