@@ -3,7 +3,8 @@
 A folder holds the images, a page that shows them (index.html), and scores.csv with a row per image, whose last
 column the person fills in with any spreadsheet program or editor. An image is known by its pixels: drawn again, it
 finds its score, also where other hardware draws it a grey level apart. Rows are only ever added, at the end of the
-file as it is: nothing that was typed is rewritten.
+file as it is: nothing that was typed is rewritten. Answers given on the page of `make feedback` stand beside it, in
+answers.jsonl; of an answer and a cell the later one counts.
 """
 
 import csv
@@ -11,18 +12,20 @@ import hashlib
 import html
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2i_feedback.foundation import files
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.rewards import answers
+from t2i_feedback.rewards.answers import HIGHEST, LOWEST, Answer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 COLUMNS = ("image", "prompt", "score")
-LOWEST, HIGHEST = 1.0, 10.0
 SAME = 2  # grey levels by which an image that is drawn again may differ
 SHOWN = 256  # pixels: how wide the page shows an image at least
 
@@ -42,6 +45,7 @@ class Sheet:
     def __init__(self, folder: Path, preference: str):
         self.folder, self.preference = folder, preference
         self.path, self.page = folder / "scores.csv", folder / "index.html"
+        self.answers = folder / "answers.jsonl"
 
     def enter(self, images: "Sequence[Image]", prompts: Sequence[str]) -> list[str]:
         """The images' names; those that the sheet does not have yet get a row. Raises UserError as `read` does."""
@@ -65,7 +69,29 @@ class Sheet:
         return [name for name in dict.fromkeys(names) if name not in lines or lines[name].score is None]
 
     def read(self) -> dict[str, Line]:
-        """Image -> its row. Raises UserError that names the line of the first of what is wrong, and how many are."""
+        """Image -> its row, with the score that counts.
+
+        Raises UserError that names the line of the first of what is wrong, and how many are.
+        """
+        lines, said = self._typed(), answers.latest(self.answers)
+        return {
+            image: replace(line, score=said[image].after(line.score)) if image in said else line
+            for image, line in lines.items()
+        }
+
+    def answer(self, image: str, score: float | None) -> None:
+        """Keep the score that a person gave on a page; None takes it back. It is on the disk when this returns.
+
+        Raises UserError when the sheet has no such image, ValueError when the score is not from LOWEST to HIGHEST.
+        """
+        lines = self._typed()
+        if image not in lines:
+            raise UserError(f"{self.path} has no image {image!r}")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        answers.append(self.answers, Answer(image=image, score=score, typed=lines[image].score, at=now))
+
+    def _typed(self) -> dict[str, Line]:
+        """Image -> its row, as it stands in the file."""
         if not self.path.exists():
             return {}
         text, _ = self._text()

@@ -144,3 +144,44 @@ def test_a_sheet_whose_columns_are_gone_is_refused(sheet):
 def test_a_prompt_that_a_spreadsheet_would_run_is_quoted(sheet):
     sheet.enter(IMAGES[:1], ["=HYPERLINK(1)\nnext"])
     assert "'=HYPERLINK(1) next" in sheet.path.read_text(encoding="utf-8-sig")
+
+
+def test_of_an_answer_and_a_cell_the_later_counts(sheet):
+    names = sheet.enter(IMAGES, PROMPTS)
+    sheet.answer(names[0], 8.0)
+    assert scores(sheet, names) == [8.0, None, None]
+    assert sheet.unscored(names) == names[1:]
+    sheet.answer(names[0], 3.0)
+    assert scores(sheet, names)[0] == 3.0
+    before = sheet.path.read_bytes()
+    sheet.path.write_bytes(before)  # a spreadsheet program saves what it had: nothing was typed
+    assert scores(sheet, names)[0] == 3.0
+    fill(sheet, {0: "9"})
+    assert scores(sheet, names)[0] == 9.0
+    sheet.answer(names[0], 2.0)
+    assert scores(sheet, names)[0] == 2.0
+    sheet.answer(names[0], None)
+    assert scores(sheet, names)[0] is None
+
+
+def test_an_answer_that_a_crash_cut_short_was_never_given(sheet):
+    names = sheet.enter(IMAGES, PROMPTS)
+    sheet.answer(names[0], 8.0)
+    whole = sheet.answers.read_bytes()
+    sheet.answers.write_bytes(whole + whole[: len(whole) // 2])
+    assert scores(sheet, names) == [8.0, None, None]
+    sheet.answer(names[1], 4.0)
+    assert scores(sheet, names) == [8.0, 4.0, None]
+
+
+def test_an_answer_is_checked_when_it_is_given_and_when_it_is_read(sheet):
+    names = sheet.enter(IMAGES, PROMPTS)
+    with pytest.raises(UserError, match="has no image"):
+        sheet.answer("../elsewhere.png", 5.0)
+    for wrong in (0.0, 11.0, float("nan")):
+        with pytest.raises(ValueError):
+            sheet.answer(names[0], wrong)
+    assert not sheet.answers.exists()
+    sheet.answers.write_text('{"image": "x", "score": 99}\n')
+    with pytest.raises(UserError, match="answers.jsonl:1 is no answer"):
+        sheet.read()

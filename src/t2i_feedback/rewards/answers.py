@@ -1,0 +1,65 @@
+"""Scores that a person gave on a page, one line each, in the order in which they were given.
+
+They lie beside a score sheet that a spreadsheet program may rewrite at any time, and nothing of them is ever rewritten.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from t2i_feedback.foundation.errors import UserError
+
+LOWEST, HIGHEST = 1.0, 10.0
+Score = Annotated[float, Field(ge=LOWEST, le=HIGHEST, allow_inf_nan=False)]
+
+
+class Answer(BaseModel):
+    """What was said of one image. A score of None takes back what was said before."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: str
+    score: Score | None
+    typed: Score | None  # what the score sheet said of the image at that moment
+    at: str  # ISO 8601, in UTC
+
+    def after(self, typed: float | None) -> float | None:
+        """The score that counts when the sheet says `typed` now: what changed there since was typed later."""
+        return self.score if typed == self.typed else typed
+
+
+def append(path: Path, answer: Answer) -> None:
+    """Add a line, which is on the disk when this returns. A line that a crash cut short is ended first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        start = b"" if file.read(1) in (b"", b"\n") else b"\n"
+        file.write(start + answer.model_dump_json().encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def latest(path: Path) -> dict[str, Answer]:
+    """Image -> what was said of it last. What a crash cut short was never said.
+
+    Raises UserError that names the first line that is whole and yet no answer.
+    """
+    found: dict[str, Answer] = {}
+    if not path.exists():
+        return found
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            answer = Answer.model_validate_json(line)
+        except ValidationError as error:
+            if not line.endswith("}"):
+                continue
+            raise UserError(
+                f"{path}:{number} is no answer ({error.errors()[0]['msg']}): delete that line and run again"
+            ) from None
+        found[answer.image] = answer
+    return found
