@@ -183,5 +183,5 @@ def test_an_answer_is_checked_when_it_is_given_and_when_it_is_read(sheet):
             sheet.answer(names[0], wrong)
     assert not sheet.answers.exists()
     sheet.answers.write_text('{"image": "x", "score": 99}\n')
-    with pytest.raises(UserError, match="answers.jsonl:1 is no answer"):
+    with pytest.raises(UserError, match=r"answers\.jsonl:1 is no answer"):
         sheet.read()

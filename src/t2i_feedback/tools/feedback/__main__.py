@@ -1,0 +1,77 @@
+"""Fine-tune to a taste of your own in a browser: score images, and each epoch is trained when its images are scored.
+
+    make feedback PREFERENCE="scenes at night"        # EPOCHS=8 QUESTIONS=16; without PREFERENCE: what params.yaml says
+    python -m t2i_feedback.tools.feedback --preference "scenes at night"
+
+Prints an address on this machine that only its reader can open. What is answered is on the disk before the next image
+appears; the browser may be closed, this program and the training may be killed, and the same command goes on.
+"""
+
+import argparse
+import secrets
+import socket
+
+import uvicorn
+import yaml
+
+from t2i_feedback import params
+from t2i_feedback.foundation import files, paths, running
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.params import Params
+from t2i_feedback.rewards import human
+from t2i_feedback.tools import profile
+from t2i_feedback.tools.feedback.server import make_app
+from t2i_feedback.tools.feedback.training import Training
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preference", help="the taste, in words; written into params.yaml with a person as its user")
+    parser.add_argument("--epochs", type=int, default=8, help="with --preference: so many are trained")
+    parser.add_argument("--questions", type=int, default=16, help="with --preference: images to score per epoch")
+    parser.add_argument("--port", type=int, default=0, help="of the page; 0 = one that is free")
+    given = parser.parse_args()
+    p = params.load()
+    if given.preference:
+        p = _set(given.preference, given.epochs, given.questions)
+    config = p.finetune
+    if config.user != "file" or "preference" not in config.reward:
+        raise UserError(
+            'no person is asked (finetune.user is not file): make feedback PREFERENCE="scenes at night" sets that'
+        )
+    sheet = human.sheet_of(config.preference, paths.feedback())
+    sheet.read()  # what is wrong with it is said before anything is served
+    with socket.socket() as listening:
+        try:
+            listening.bind(("127.0.0.1", given.port))
+        except OSError as error:
+            raise UserError(f"--port: {given.port} cannot be had: {error.strerror}") from None
+        port, token = listening.getsockname()[1], secrets.token_urlsafe(24)
+        training = Training(["dvc", "repro", "finetune"], paths.cache() / "feedback.log")
+        app = make_app(sheet, training, config.epochs, port, token)
+        print(f"feedback: “{config.preference}”; open http://127.0.0.1:{port}/?token={token}", flush=True)
+        print("feedback: Ctrl-C ends it; nothing that was answered is lost", flush=True)
+        try:
+            uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
+        finally:
+            training.end()
+
+
+def _set(preference: str, epochs: int, questions: int) -> Params:
+    """Write the preference into params.yaml, comments kept, with a person as its user."""
+    changes: dict[str, profile.Scalar] = {
+        "finetune.preference": preference,
+        "finetune.user": "file",
+        "finetune.acquisition": "uncertainty",
+        "finetune.feedback_budget": questions,
+        "finetune.epochs": epochs,
+    }
+    text = profile.merged(changes, "params.yaml with what was asked for")
+    if text != paths.PARAMS.read_text(encoding="utf-8"):
+        files.write_text(paths.PARAMS, text)
+        print(f"feedback: params.yaml now says {', '.join(f'{key}: {value}' for key, value in changes.items())}")
+    return params.check(yaml.safe_load(text), str(paths.PARAMS))
+
+
+if __name__ == "__main__":
+    running.run(main)

@@ -1,0 +1,164 @@
+// What awaits a score, one image at a time, and the training in between. Everything shown comes from /state.
+"use strict";
+
+const by = (id) => document.getElementById(id);
+const [lowest, highest] = [Number(document.body.dataset.lowest), Number(document.body.dataset.highest)];
+let state = null; // as the server said last
+let skipped = []; // images to come back to, behind all others
+let given = []; // what this page has scored: {image, prompt, before}, the last one last
+let times = []; // when answers were given, in ms
+let busy = false; // an answer is on its way
+let shown = null; // the image on the page: {image, prompt}
+
+async function call(path, body) {
+  const options = body === undefined ? {} : {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+  };
+  const response = await fetch(path, options);
+  const said = await response.text();
+  if (!response.ok) throw new Error(said);
+  return JSON.parse(said);
+}
+
+function complain(text) {
+  by("problem").textContent = text;
+  by("problem").hidden = !text;
+}
+
+function pace() {
+  const gaps = times.slice(1).map((time, i) => time - times[i]).filter((gap) => gap < 60000).slice(-20);
+  if (gaps.length < 2) return "";
+  const seconds = state.waiting.length * gaps.reduce((a, b) => a + b) / gaps.length / 1000;
+  return seconds < 90 ? `, about ${Math.max(1, Math.round(seconds))} s at this pace` : `, about ${Math.round(seconds / 60)} min at this pace`;
+}
+
+function next() {
+  const later = (one) => skipped.indexOf(one.image);
+  return [...state.waiting].sort((a, b) => later(a) - later(b))[0] ?? null;
+}
+
+function show() {
+  complain(state.problem);
+  const running = state.training === "running";
+  const scoring = state.waiting.length > 0 && !running;
+  by("score").hidden = !scoring;
+  by("train").hidden = scoring;
+  by("undo").disabled = given.length === 0;
+  const trained = state.epoch ? `epoch ${state.epoch} of ${state.epochs} is trained; ` : "";
+  if (scoring) {
+    const one = next();
+    if (shown === null || shown.image !== one.image) {
+      shown = one;
+      by("image").src = `/images/${encodeURIComponent(one.image)}`;
+      by("image").alt = one.prompt;
+      by("prompt").textContent = one.prompt;
+      slide((lowest + highest) / 2);
+    }
+    by("progress").textContent = `${trained}${state.waiting.length} left, ${state.scored} scored${pace()}`;
+    return;
+  }
+  shown = null;
+  by("progress").textContent = `${trained}${state.scored} images scored`;
+  by("log").textContent = state.log.join("\n");
+  const [doing, advice, button] = {
+    running: ["Training", "New images appear here by themselves. You may close this page.", ""],
+    ended: ["Done", "The adapter is in models/lora. `make repro` draws and compares with it.", ""],
+    failed: ["The run ended", "Its last lines say why. What was answered is kept.", "Run again"],
+    none: state.scored ? ["All is scored", "Go on with the training.", "Go on"]
+      : ["Nothing is drawn yet", "The first images are drawn now, then you score them.", "Begin"],
+  }[state.training];
+  by("doing").textContent = doing;
+  by("advice").textContent = advice;
+  by("start").textContent = button;
+  by("start").hidden = !button;
+}
+
+async function act(work) {
+  if (busy) return;
+  busy = true;
+  try {
+    state = await work();
+    show();
+  } catch (error) {
+    complain(`This did not reach the disk: ${error.message}. Is \`make feedback\` still running?`);
+  } finally {
+    busy = false;
+  }
+}
+
+const score = (value) => {
+  const one = shown;
+  if (one === null || by("score").hidden) return;
+  act(async () => {
+    const found = await call("/answers", { image: one.image, score: value });
+    given.push(one);
+    times.push(Date.now());
+    return found;
+  });
+};
+
+const undo = () => {
+  if (given.length === 0 || by("score").hidden) return;
+  act(async () => {
+    const last = given.at(-1);
+    const found = await call("/answers", { image: last.image, score: null });
+    given.pop();
+    skipped = skipped.filter((name) => name !== last.image);
+    found.waiting = [last, ...found.waiting.filter((one) => one.image !== last.image)];
+    return found;
+  });
+};
+
+function skip() {
+  if (shown === null) return;
+  skipped = [...skipped.filter((name) => name !== shown.image), shown.image];
+  show();
+}
+
+function toggle(button) {
+  const pressed = button.getAttribute("aria-pressed") !== "true";
+  button.setAttribute("aria-pressed", String(pressed));
+  return pressed;
+}
+
+function slide(value) {
+  by("slider").value = value;
+  by("value").textContent = Number(value).toFixed(1);
+}
+
+for (let value = lowest; value <= highest; value += 1) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = String(value);
+  button.addEventListener("click", () => score(value));
+  by("keys").append(button);
+}
+by("slider").addEventListener("input", (event) => slide(event.target.value));
+by("give").addEventListener("click", () => score(Number(by("slider").value)));
+by("skip").addEventListener("click", skip);
+by("undo").addEventListener("click", undo);
+by("zoom").addEventListener("click", () => toggle(by("zoom")));
+by("ask").addEventListener("click", () => { by("prompt").hidden = !toggle(by("ask")); });
+by("start").addEventListener("click", () => act(() => call("/training", {})));
+by("image").addEventListener("load", (event) => event.target.classList.toggle("smooth", event.target.naturalWidth >= 256));
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.altKey || event.metaKey || event.repeat) return;
+  const key = event.key.toLowerCase();
+  if (/^[0-9]$/.test(key)) score(key === "0" ? highest : Number(key));
+  else if (key === "enter" && !(event.target instanceof HTMLButtonElement)) score(Number(by("slider").value));
+  else if (key === "s") skip();
+  else if (key === "u") undo();
+  else if (key === "p") by("ask").click();
+  else if (key === "z") by("zoom").click();
+  else return;
+  event.preventDefault();
+});
+
+async function watch() {
+  if (!busy && (state === null || state.training === "running" || state.waiting.length === 0)) {
+    await act(() => call("/state"));
+  }
+  setTimeout(watch, 1000);
+}
+watch();
