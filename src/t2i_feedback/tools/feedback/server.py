@@ -38,7 +38,7 @@ class Given(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     image: str
-    score: Annotated[float, Field(ge=LOWEST, le=HIGHEST)] | None
+    score: Annotated[float, Field(ge=LOWEST, le=HIGHEST, strict=True)] | None
 
 
 class Shown(BaseModel):
