@@ -5,7 +5,7 @@ They lie beside a score sheet that a spreadsheet program may rewrite at any time
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -30,7 +30,10 @@ class Answer(BaseModel):
         return self.score if typed == self.typed else typed
 
 
-def append(path: Path, answer: Answer) -> None:
+Line = TypeVar("Line", bound=BaseModel)
+
+
+def append(path: Path, answer: BaseModel) -> None:
     """Add a line, which is on the disk when this returns. A line that a crash cut short is ended first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
@@ -42,24 +45,26 @@ def append(path: Path, answer: Answer) -> None:
         os.fsync(file.fileno())
 
 
-def latest(path: Path) -> dict[str, Answer]:
-    """Image -> what was said of it last. What a crash cut short was never said.
+def read(path: Path, kind: type[Line]) -> list[Line]:
+    """All lines, in the order in which they were given. What a crash cut short was never said.
 
     Raises UserError that names the first line that is whole and yet no answer.
     """
-    found: dict[str, Answer] = {}
+    found: list[Line] = []
     if not path.exists():
         return found
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
         if not line.strip():
             continue
         try:
-            answer = Answer.model_validate_json(line)
+            found.append(kind.model_validate_json(line))
         except ValidationError as error:
-            if not line.endswith("}"):
-                continue
-            raise UserError(
-                f"{path}:{number} is no answer ({error.errors()[0]['msg']}): delete that line and run again"
-            ) from None
-        found[answer.image] = answer
+            if line.rstrip().endswith("}"):
+                why = error.errors()[0]["msg"]
+                raise UserError(f"{path}:{number} is no answer ({why}): delete that line and run again") from None
     return found
+
+
+def latest(path: Path) -> dict[str, Answer]:
+    """Image -> what was said of it last. Raises UserError as `read` does."""
+    return {answer.image: answer for answer in read(path, Answer)}

@@ -14,7 +14,7 @@ import socket
 import uvicorn
 import yaml
 
-from t2i_feedback import params
+from t2i_feedback import arms, params
 from t2i_feedback.foundation import files, paths, running
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.params import Params
@@ -47,7 +47,11 @@ def main() -> None:
         except OSError as error:
             raise UserError(f"--port: {given.port} cannot be had: {error.strerror}") from None
         port, token = listening.getsockname()[1], secrets.token_urlsafe(24)
-        training = Training(["dvc", "repro", "finetune"], paths.cache() / "feedback.log")
+        training = Training(
+            ["dvc", "repro", "finetune"],
+            ["dvc", "repro", *(f"generate@{arm.name}" for arm in (arms.base(), arms.finetuned()))],
+            paths.cache() / "feedback.log",
+        )
         app = make_app(sheet, training, config.epochs, port, token)
         print(f"feedback: “{config.preference}”; open http://127.0.0.1:{port}/?token={token}", flush=True)
         print("feedback: Ctrl-C ends it; nothing that was answered is lost", flush=True)

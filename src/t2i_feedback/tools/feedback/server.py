@@ -7,20 +7,28 @@ of whatever changes something. Files are served by names that the score sheet ha
 
 import secrets
 from collections.abc import Awaitable, Callable
+from io import BytesIO
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict, Field
 
+from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.images import open_rgb
+from t2i_feedback.image_models.lora import ADAPTER_WEIGHTS
+from t2i_feedback.rewards import answers
 from t2i_feedback.rewards.answers import HIGHEST, LOWEST
 from t2i_feedback.rewards.sheet import Sheet
+from t2i_feedback.tools.feedback import comparing
 from t2i_feedback.tools.feedback.training import Training
 
 HERE = Path(__file__).parent
+COMPARISONS = "comparisons.jsonl"  # beside the score sheet
+PAIRS = 40  # are asked about
 STATIC = {"page.js": "text/javascript", "page.css": "text/css"}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
@@ -48,6 +56,15 @@ class Shown(BaseModel):
     prompt: str
 
 
+class Chosen(BaseModel):
+    """Which image of a pair is preferred."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pair: int
+    preferred: Literal["left", "right", "neither"]
+
+
 class State(BaseModel):
     """What the page shows."""
 
@@ -57,13 +74,17 @@ class State(BaseModel):
     epoch: int  # epochs that are trained, as far as the log says
     epochs: int  # to be trained
     log: list[str]
-    problem: str  # with the score sheet; empty if there is none
+    problem: str  # with what was answered; empty if there is none
+    trained: bool  # an adapter is there
+    pairs: list[int]  # of held-out images, before and after fine-tuning, that await an answer
+    tally: comparing.Tally | None  # once all pairs are answered, so that nobody is led
 
 
 def make_app(sheet: Sheet, training: Training, epochs: int, port: int, token: str) -> FastAPI:
     """The page for one preference. Training starts by itself when nothing awaits a score."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     cookie = f"t2i-feedback-{port}"
+    comparisons = sheet.folder / COMPARISONS
     own = {f"127.0.0.1:{port}", f"localhost:{port}"}
     templates = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
 
@@ -125,6 +146,39 @@ def make_app(sheet: Sheet, training: Training, epochs: int, port: int, token: st
             training.start()
         return _state(sheet, training, epochs)
 
+    @app.get("/pairs/{number}/{side}")
+    def of_pair(number: int, side: comparing.Side) -> Response:
+        pairs = comparing.drawn_pairs()
+        if not 0 <= number < len(pairs):
+            raise HTTPException(404)
+        # the pixels alone: the file's own text would tell which is which
+        return Response(_pixels(pairs[number].left if side == "left" else pairs[number].right), media_type="image/png")
+
+    @app.get("/pairs/{number}")
+    def caption(number: int) -> str:
+        pairs = comparing.drawn_pairs()
+        if not 0 <= number < len(pairs):
+            raise HTTPException(404)
+        return pairs[number].caption
+
+    @app.post("/pairs")
+    def choose(given: Chosen) -> State:
+        pairs = comparing.drawn_pairs()
+        if not 0 <= given.pair < len(pairs):
+            raise HTTPException(422, "there is no such pair any more")
+        pair = pairs[given.pair]
+        preferred: Literal["before", "after", "neither"] = "neither"
+        if given.preferred != "neither":
+            preferred = "after" if given.preferred == pair.after else "before"
+        said = comparing.Preferred(adapter=comparing.adapter_digest(), caption_id=pair.caption_id, preferred=preferred)
+        answers.append(comparisons, said)
+        return _state(sheet, training, epochs)
+
+    @app.post("/drawing")
+    def draw() -> State:
+        training.draw()
+        return _state(sheet, training, epochs)
+
     @app.post("/training")
     def start() -> State:
         training.start()
@@ -134,9 +188,18 @@ def make_app(sheet: Sheet, training: Training, epochs: int, port: int, token: st
 
 
 def _state(sheet: Sheet, training: Training, epochs: int) -> State:
-    problem, lines = "", {}
+    problem, lines, pairs, counted = "", {}, [], None
     try:
         lines = sheet.read()
+        drawn = comparing.drawn_pairs()[:PAIRS]
+        if drawn:
+            adapter = comparing.adapter_digest()
+            said = [
+                one for one in answers.read(sheet.folder / COMPARISONS, comparing.Preferred) if one.adapter == adapter
+            ]
+            known = {one.caption_id for one in said}
+            pairs = [number for number, pair in enumerate(drawn) if pair.caption_id not in known]
+            counted = None if pairs else comparing.tally(said)
     except UserError as error:
         problem = str(error)
     waiting = [Shown(image=name, prompt=line.prompt) for name, line in lines.items() if line.score is None]
@@ -148,4 +211,13 @@ def _state(sheet: Sheet, training: Training, epochs: int) -> State:
         epochs=epochs,
         log=training.tail(),
         problem=problem,
+        trained=(paths.ADAPTER / ADAPTER_WEIGHTS).is_file(),
+        pairs=pairs,
+        tally=counted,
     )
+
+
+def _pixels(image: Path) -> bytes:
+    written = BytesIO()
+    open_rgb(image).save(written, format="PNG")
+    return written.getvalue()

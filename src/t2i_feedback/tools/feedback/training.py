@@ -13,21 +13,28 @@ TAIL = 4000  # bytes of the log that are shown
 
 
 class Training:
-    """Runs `command`, one at a time; what it prints goes to the file `log`."""
+    """Runs `train`, or `draw`, which draws held-out captions; one at a time. What they print goes to the file `log`."""
 
-    def __init__(self, command: Sequence[str], log: Path):
-        self.command, self.log = list(command), log
+    def __init__(self, train: Sequence[str], draw: Sequence[str], log: Path):
+        self._train, self._draw, self.log = list(train), list(draw), log
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts it, unless it runs already."""
+        """Starts training, unless something runs already."""
+        self._start(self._train)
+
+    def draw(self) -> None:
+        """Starts drawing, unless something runs already."""
+        self._start(self._draw)
+
+    def _start(self, command: list[str]) -> None:
         if self.state() == "running":
             return
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as out:
             # a session of its own: Ctrl-C reaches this program, which ends the training by itself
             self._process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
             )
 
     def state(self) -> State:

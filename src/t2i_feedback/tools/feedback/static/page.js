@@ -8,6 +8,7 @@ let skipped = []; // images to come back to, behind all others
 let given = []; // what this page has scored: {image, prompt, before}, the last one last
 let times = []; // when answers were given, in ms
 let busy = false; // an answer is on its way
+let pair = null; // the number of the pair on the page
 let shown = null; // the image on the page: {image, prompt}
 
 async function call(path, body) {
@@ -23,6 +24,11 @@ async function call(path, body) {
 function complain(text) {
   by("problem").textContent = text;
   by("problem").hidden = !text;
+}
+
+// Only what is new is said again by a screen reader.
+function put(id, text) {
+  if (by(id).textContent !== text) by(id).textContent = text;
 }
 
 function pace() {
@@ -42,7 +48,10 @@ function show() {
   const running = state.training === "running";
   const scoring = state.waiting.length > 0 && !running;
   by("score").hidden = !scoring;
-  by("train").hidden = scoring;
+  const comparing = !scoring && !running && state.pairs.length > 0;
+  by("compare").hidden = !comparing;
+  by("train").hidden = scoring || (comparing && state.training === "ended");
+  tell(state.tally);
   by("undo").disabled = given.length === 0;
   const trained = state.epoch ? `epoch ${state.epoch} of ${state.epochs} is trained; ` : "";
   if (scoring) {
@@ -54,15 +63,18 @@ function show() {
       by("prompt").textContent = one.prompt;
       slide((lowest + highest) / 2);
     }
-    by("progress").textContent = `${trained}${state.waiting.length} left, ${state.scored} scored${pace()}`;
+    put("progress", `${trained}${state.waiting.length} left, ${state.scored} scored${pace()}`);
     return;
   }
   shown = null;
-  by("progress").textContent = `${trained}${state.scored} images scored`;
+  const left = comparing ? `; ${state.pairs.length} pairs left` : "";
+  put("progress", `${trained}${state.scored} images scored${left}`);
+  if (comparing) confront(state.pairs[0]);
+  by("draw").hidden = running || !state.trained || state.training !== "ended" || comparing || state.tally !== null;
   by("log").textContent = state.log.join("\n");
   const [doing, advice, button] = {
     running: ["Training", "New images appear here by themselves. You may close this page.", ""],
-    ended: ["Done", "The adapter is in models/lora. `make repro` draws and compares with it.", ""],
+    ended: ["Done", "The adapter is in models/lora; `make repro` measures it.", ""],
     failed: ["The run ended", "Its last lines say why. What was answered is kept.", "Run again"],
     none: state.scored ? ["All is scored", "Go on with the training.", "Go on"]
       : ["Nothing is drawn yet", "The first images are drawn now, then you score them.", "Begin"],
@@ -71,6 +83,30 @@ function show() {
   by("advice").textContent = advice;
   by("start").textContent = button;
   by("start").hidden = !button;
+}
+
+// The pair with this number, and its caption.
+function confront(number) {
+  if (pair === number) return;
+  pair = number;
+  for (const side of ["left", "right"]) by(side).querySelector("img").src = `/pairs/${number}/${side}`;
+  call(`/pairs/${number}`).then((caption) => { by("caption").textContent = caption; }).catch(() => {});
+}
+
+function tell(tally) {
+  by("tally").hidden = tally === null;
+  if (tally === null) return;
+  const percent = (share) => `${Math.round(100 * share)} %`;
+  const share = tally.share === null ? "nothing was preferred"
+    : `after is preferred in ${percent(tally.share)} of those decided, 95 % interval ${percent(tally.low)} to ${percent(tally.high)}`;
+  put("tally", `Of held-out pairs you preferred ${tally.after} after fine-tuning, ${tally.before} before, `
+    + `${tally.neither} neither: ${share}.`);
+}
+
+function prefer(side) {
+  if (by("compare").hidden || pair === null) return;
+  const number = pair;
+  act(() => call("/pairs", { pair: number, preferred: side }));
 }
 
 async function act(work) {
@@ -140,13 +176,20 @@ by("undo").addEventListener("click", undo);
 by("zoom").addEventListener("click", () => toggle(by("zoom")));
 by("ask").addEventListener("click", () => { by("prompt").hidden = !toggle(by("ask")); });
 by("start").addEventListener("click", () => act(() => call("/training", {})));
-by("image").addEventListener("load", (event) => event.target.classList.toggle("smooth", event.target.naturalWidth >= 256));
+by("draw").addEventListener("click", () => act(() => call("/drawing", {})));
+for (const side of ["left", "right", "neither"]) by(side).addEventListener("click", () => prefer(side));
+for (const image of document.images) {
+  image.addEventListener("load", () => image.classList.toggle("smooth", image.naturalWidth >= 256));
+}
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || event.repeat) return;
   const key = event.key.toLowerCase();
   if (/^[0-9]$/.test(key)) score(key === "0" ? highest : Number(key));
   else if (key === "enter" && !(event.target instanceof HTMLButtonElement)) score(Number(by("slider").value));
+  else if (key === "arrowleft" && !by("compare").hidden) prefer("left");
+  else if (key === "arrowright" && !by("compare").hidden) prefer("right");
+  else if (key === "arrowup" && !by("compare").hidden) prefer("neither");
   else if (key === "s") skip();
   else if (key === "u") undo();
   else if (key === "p") by("ask").click();
