@@ -125,6 +125,10 @@ def make_app(sheet: Sheet, training: Training, epochs: int, port: int, token: st
             raise HTTPException(404)
         return FileResponse(HERE / "static" / name, media_type=STATIC[name])
 
+    @app.get("/favicon.ico")
+    def no_icon() -> Response:
+        return Response(status_code=204)
+
     @app.get("/images/{name}")
     def image(name: str) -> Response:
         if name not in sheet.read() or "/" in name or "\\" in name or not (sheet.folder / name).is_file():
