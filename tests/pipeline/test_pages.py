@@ -1,0 +1,135 @@
+"""The pages in a real browser: from the first image to an adapter that was trained by what was scored."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import browser
+from conftest import Clone
+from playwright.sync_api import Page
+
+from t2i_feedback.foundation.rows import EpochRow, read_rows
+from t2i_feedback.rewards import human
+
+PREFERENCE = "scenes at night"
+SECONDS = 240  # for all of it
+
+
+def serve(clone: Clone) -> tuple[subprocess.Popen[str], str]:
+    """The program, and the address that it prints."""
+    program = [sys.executable, "-m", "t2i_feedback.tools.feedback", "--preference", PREFERENCE]
+    process = subprocess.Popen(
+        [*program, "--epochs", "2", "--questions", "4"],
+        cwd=clone.folder,
+        env=clone.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for line in process.stdout:
+        if found := re.search(r"http://\S+", line):
+            return process, found[0]
+    raise AssertionError(f"it ended with {process.wait()}")
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=40)
+
+
+def score_one(page: Page, key: str) -> None:
+    shown = page.get_attribute("#image", "src")
+    page.keyboard.press(key)
+    page.wait_for_function(
+        "was => document.querySelector('#image').getAttribute('src') !== was "
+        "|| document.querySelector('#score').hidden",
+        arg=shown,
+    )
+
+
+def until(page: Page, *selectors: str) -> str:
+    """The first of the selectors to be visible."""
+    start = time.monotonic()
+    while time.monotonic() - start < SECONDS:
+        for selector in selectors:
+            if page.locator(selector).is_visible():
+                return selector
+        page.wait_for_timeout(100)
+    raise AssertionError(f"none of {selectors} appeared:\n{page.locator('body').inner_text()}")
+
+
+def test_a_person_trains_and_compares_in_a_browser(finished: Clone, tmp_path: Path) -> None:
+    clone = Clone(shutil.copytree(finished.folder, tmp_path / "taste", symlinks=True))
+    process, address = serve(clone)
+    try:
+        with browser.opened() as (page, errors):
+            page.goto(address)
+            page.locator("#start").click()
+            until(page, "#score")
+            assert "token" not in page.url and not browser.is_wider_than_its_window(page)
+            score_one(page, "9")
+            page.keyboard.press("u")  # taken back
+            page.wait_for_function("() => document.querySelector('#progress').textContent.includes('4 left')")
+            first = page.get_attribute("#image", "src")
+            page.keyboard.press("s")  # comes last
+            assert page.get_attribute("#image", "src") != first
+            page.keyboard.press("p")
+            assert page.locator("#prompt").is_visible()
+            for key in ("0", "2", "8"):
+                score_one(page, key)
+            assert page.get_attribute("#image", "src") == first
+            assert errors == []
+        end(process)  # the page and the program are gone in the middle of an epoch
+        process, address = serve(clone)
+        with browser.opened(browser.PHONE) as (page, errors):
+            page.goto(address)
+            until(page, "#score")
+            assert page.get_attribute("#image", "src") == first and not browser.is_wider_than_its_window(page)
+            page.locator("#slider").fill("3.7")
+            page.locator("#give").click()  # the last of the epoch: training begins by itself
+            until(page, "#log")
+            until(page, "#score")
+            for key in ("1", "9", "5", "7"):
+                score_one(page, key)
+            until(page, "#draw")
+            page.locator("#draw").click()
+            until(page, "#compare")
+            assert not browser.is_wider_than_its_window(page)
+            while until(page, "#compare", "#tally") == "#compare":
+                shown = page.get_attribute("#left img", "src")
+                page.keyboard.press("ArrowLeft")
+                page.wait_for_function(
+                    "was => document.querySelector('#left img').getAttribute('src') !== was "
+                    "|| document.querySelector('#compare').hidden",
+                    arg=shown,
+                )
+            assert "95 % interval" in page.locator("#tally").inner_text()
+            assert errors == []
+    finally:
+        end(process)
+    history = read_rows(clone.folder / "models/lora/history.jsonl", EpochRow)
+    assert [row.asked for row in history] == [4, 4]
+    lines = human.sheet_of(PREFERENCE, clone.folder / "feedback").read()
+    assert sorted(line.score for line in lines.values()) == [1.0, 2.0, 3.7, 5.0, 7.0, 8.0, 9.0, 10.0]
+
+
+def test_a_prompt_and_the_report_are_shown_without_errors(finished: Clone) -> None:
+    clone = finished
+    printed = clone.run(
+        sys.executable, "-m", "t2i_feedback.tools.improve", "<b>a red house</b>", "--rounds", "2"
+    ).stdout
+    improved = clone.folder / re.search(r"improved/\S+/index\.html", printed)[0]
+    for viewport in (browser.WIDE, browser.PHONE):
+        with browser.opened(viewport) as (page, errors):
+            page.goto(improved.as_uri())
+            assert page.locator("h2").inner_text() == "<b>a red house</b>"
+            assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+            assert not browser.is_wider_than_its_window(page)
+            page.goto((finished.folder / "metrics/report.html").as_uri())
+            assert page.locator("h1").count() == 1
+            assert page.evaluate("[...document.images].every(image => image.alt)")
+            assert errors == []
