@@ -11,7 +11,7 @@ export PYTHONPATH := src
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast test-unit test-pipeline test-pretrain soak lint types check ui publish report profile ledger retry-failed forget improve feedback calibrate preflight estimate bench table1 table2 rehearse pretrain model-card clean
+.PHONY: help setup repro test test-fast test-unit test-pipeline test-pretrain soak lint types check ui publish report profile ledger retry-failed forget improve feedback gallery calibrate preflight estimate bench table1 table2 rehearse pretrain model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -82,6 +82,9 @@ improve: $(READY) ## improve a prompt of your own: make improve PROMPT="a red ho
 feedback: $(READY) ## fine-tune to a taste of your own in a browser: make feedback PREFERENCE="scenes at night" (EPOCHS=8 QUESTIONS=16)
 	@python -m t2i_feedback.tools.unlock
 	@python -m t2i_feedback.tools.feedback $(if $(PREFERENCE),--preference "$$PREFERENCE") $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(QUESTIONS),--questions $(QUESTIONS))
+
+gallery: $(READY) ## images of several runs side by side in one file: make gallery RUNS="workspace my-experiment" (OUT=gallery.html CAPTIONS=256)
+	@python -m t2i_feedback.tools.gallery $(RUNS) $(if $(OUT),--out "$(OUT)") $(if $(CAPTIONS),--captions $(CAPTIONS))
 
 calibrate: $(READY) ## can a catalogue entry judge? make calibrate JUDGE=llava16-7b: a table, images in calibrated/
 	@python -m t2i_feedback.tools.calibrate_entry $(JUDGE)

@@ -133,3 +133,40 @@ def test_a_prompt_and_the_report_are_shown_without_errors(finished: Clone) -> No
             assert page.locator("h1").count() == 1
             assert page.evaluate("[...document.images].every(image => image.alt)")
             assert errors == []
+
+
+def test_a_gallery_shows_an_experiment_beside_the_workspace(finished: Clone, tmp_path: Path) -> None:
+    clone = Clone(shutil.copytree(finished.folder, tmp_path / "gallery", symlinks=True))
+    clone.git("add", "--all")
+    clone.git("commit", "--quiet", "--allow-empty", "--message", "finished")
+    experiment = ["dvc", "exp", "run", "--temp", "--name", "stronger", "--set-param", "model.guidance=3"]
+    clone.run(*experiment, "generate@raw")
+    program = [sys.executable, "-m", "t2i_feedback.tools.gallery"]
+    refused = clone.run(*program, "nobody", check=False)
+    assert refused.returncode == 1 and "RUNS: no experiment, branch or commit is called 'nobody'" in refused.stdout
+    printed = clone.run(*program, "workspace", "stronger", "--captions", "10").stdout
+    assert "2 of 12 captions are left out" in printed and "10 captions, 7 arms" in printed
+    with browser.opened() as (page, errors):
+        address = (clone.folder / "gallery.html").as_uri()
+        page.goto(address)
+        assert page.locator(".row").count() == 10 and page.locator(".row").first.locator("figure").count() == 7
+        page.wait_for_function("() => document.querySelector('.row img').naturalWidth === 64")
+        page.locator("#sort").select_option("alignment")
+        page.locator("#text").fill("a")
+        kept = page.locator(".row").count()
+        page.locator(".row button").last.click()
+        page.locator("#mode").select_option("difference")
+        page.locator("#zoom").fill("2")
+        view, caption = page.url, page.locator("#closer-caption").inner_text()
+        page.keyboard.press("Escape")
+        assert page.locator("#closer").is_hidden()
+        page.goto("about:blank")
+        page.goto(view)  # a permalink
+        assert page.locator("#closer-caption").inner_text() == caption and page.locator(".difference").count() == 1
+        assert page.locator(".row").count() == kept
+        page.goto("about:blank")
+        page.goto(address + "#left=99&mode=<b>&open=nothing&__proto__=1")
+        assert page.locator(".row").count() == 10 and page.locator("#closer").is_hidden()
+        page.set_viewport_size(browser.PHONE)
+        assert not browser.is_wider_than_its_window(page)
+        assert errors == []

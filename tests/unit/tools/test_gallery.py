@@ -1,0 +1,86 @@
+"""make gallery: what it keeps, what it says that it left out, and that nothing from a run can act on the page."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from t2i_feedback.foundation import paths
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.images import save_png
+from t2i_feedback.foundation.rows import CaptionRow, ImageRow, write_rows
+from t2i_feedback.tools.gallery import __main__ as gallery
+from t2i_feedback.tools.gallery import page
+from t2i_feedback.tools.gallery.collecting import HERE, collect
+
+HOSTILE = "</script><script>alert(1)</script>"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two arms of six captions; of caption 0 both drew the same image."""
+    monkeypatch.chdir(tmp_path)
+    draw(64)
+    return tmp_path
+
+
+def draw(side: int, captions: int = 6) -> None:
+    rows = [CaptionRow(caption_id=i, image_id=i, caption=f"{HOSTILE} {i}", image="") for i in range(captions)]
+    write_rows(paths.EVALUATION_CAPTIONS, rows)
+    for shade, arm in enumerate(("raw", "enhanced")):
+        folder = paths.arm(arm)
+        drawn = [ImageRow(caption_id=i, round=1, prompt=HOSTILE, image=f"images/{i}.png") for i in range(captions)]
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        for row in drawn:
+            colour = (row.caption_id, shade * row.caption_id, 0)
+            save_png(Image.new("RGB", (side, side), colour), folder / row.image, {})
+        write_rows(folder / "images.jsonl", drawn)
+        write_rows(folder / "rounds.jsonl", drawn)
+
+
+def data(html: str) -> dict:
+    return json.loads(re.search(r'id="data">(.*?)</script>', html, re.S)[1])
+
+
+def test_equal_images_are_kept_once_and_nothing_acts(run: Path) -> None:
+    collection = collect([HERE], None)
+    assert (len(collection.captions), len(collection.columns), len(collection.images)) == (6, 2, 11)
+    html = page.write(collection, Path("gallery.html"))[0].read_text()
+    assert "<script>alert" not in html and html.count("<script") == 2
+    found = data(html)
+    assert found["captions"][3]["text"] == f"{HOSTILE} 3" and found["cells"][0][0]["prompt"] == HOSTILE
+    assert found["cells"][0][0]["image"] == found["cells"][1][0]["image"]
+    assert "http" not in re.sub(r"Content-Security-Policy|http-equiv", "", html)  # no network
+
+
+def test_what_is_left_out_is_said(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection = collect([HERE], 4)
+    assert list(collection.captions) == [0, 1, 2, 3] and collection.left_out[0].startswith("2 of 6 captions are left")
+    assert collection.left_out[0] in page.write(collection, Path("gallery.html"))[0].read_text()
+    monkeypatch.setattr(page, "MOST", 2000)
+    path, size = page.write(collect([HERE], None), Path("gallery.html"))
+    assert path == Path("gallery/index.html") and "images lie beside the page" in path.read_text()
+    images = data(path.read_text())["images"].values()
+    assert len(images) == 11 and all((path.parent / name).is_file() for name in images)
+    assert size == sum(file.stat().st_size for file in Path("gallery").rglob("*") if file.is_file())
+
+
+def test_fewer_captions_of_large_images(run: Path) -> None:
+    draw(264, 66)
+    assert len(collect([HERE], None).captions) == 64
+
+
+def test_what_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="RUNS: workspace has no"):
+        collect([HERE], None)
+    draw(64)
+    (paths.arm("raw") / "images/2.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="cannot be read"):
+        collect([HERE], None)
+    for wrong, said in (("--captions=0", "CAPTIONS: 0"), ("--out=x.pdf", "OUT: x.pdf")):
+        monkeypatch.setattr("sys.argv", ["gallery", wrong])
+        with pytest.raises(UserError, match=said):
+            gallery.main()
