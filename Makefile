@@ -29,6 +29,7 @@ repro: $(READY) ## run what is out of date of the experiment, then publish it to
 	@python -m t2i_feedback.tools.unlock
 	dvc repro
 	python -m t2i_feedback.tools.publish
+	@python -m t2i_feedback.tools.compare
 	@echo "open metrics/report.html"
 
 test: $(READY) ## all tests, lint and types

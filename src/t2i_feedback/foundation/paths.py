@@ -32,7 +32,6 @@ METRICS = Path("metrics")
 HEADLINE = METRICS / "headline.json"  # the few numbers that `dvc metrics` and `dvc exp show` print
 NUMBERS = METRICS / "numbers.json"  # every number that was measured: of arms, calibrations and fine-tuning; differences
 REPORT = METRICS / "report.html"
-COMPARED = METRICS / "compared.html"  # of `make compare`: the report with what differs; no output of the DAG
 PLOTS = METRICS / "plots"  # CSV series and images
 
 

@@ -43,7 +43,7 @@ def _line(key: str, old: float | None, new: float | None) -> tuple[str, ...] | N
         return None
     label = metric.label if metric else (name or part).replace("_", " ")
     who = f"{arms.by_name(part).label}: " if part in arms.NAMES else ""
-    change = NOTHING if old is None or new is None else signed(new - old, digits)
+    change = NOTHING if old is None or new is None else signed(new - old, digits + 1)
     return f"{who}{label}", number(old, digits), number(new, digits), change
 
 

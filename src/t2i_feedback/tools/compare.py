@@ -25,6 +25,8 @@ from t2i_feedback.reporting.tables import Table
 from t2i_feedback.stages import report
 from t2i_feedback.tools.publish import check_up_to_date
 
+COMPARED = paths.METRICS / "compared.html"  # no output of the DAG
+
 
 def main(*arguments: str) -> None:
     parser = argparse.ArgumentParser(
@@ -33,8 +35,12 @@ def main(*arguments: str) -> None:
     parser.add_argument("rev", nargs="?", default="HEAD", help="a commit, branch or experiment (the last commit)")
     rev = parser.parse_args(arguments).rev
     check_up_to_date("compared")
-    found = before.compared(named(rev), *differences(rev))
-    paths.COMPARED.unlink(missing_ok=True)  # of another comparison
+    COMPARED.unlink(missing_ok=True)  # of another comparison
+    differing = differences(rev)
+    if differing is None:
+        print(f"there is no run before this one to compare with: {rev} has no {paths.HEADLINE}")
+        return
+    found = before.compared(named(rev), *differing)
     if not (found.parameters or found.numbers):
         print(f"nothing differs from the run of {found.name} in the digits that the report writes")
         return
@@ -42,22 +48,26 @@ def main(*arguments: str) -> None:
     for table in (found.parameters, found.numbers):
         if table:
             print(as_text(table))
-    write_text(paths.COMPARED, page.render(report.gather(load(Settings)), found))
-    print(f"the report with these differences: {paths.COMPARED}")
+    write_text(COMPARED, page.render(report.gather(load(Settings)), found))
+    print(f"the report with these differences: {COMPARED}")
 
 
-def differences(rev: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """DVC's differences of the parameters and of the headline's numbers: key -> `old` and `new`, None where missing.
+def differences(rev: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """DVC's differences of the parameters that stages read and of the headline's numbers; None when `rev` has no run.
 
-    UserError when DVC does not know `rev`.
+    Either is key -> `old` and `new`, None where missing. UserError when DVC does not know `rev`.
     """
     try:
         with Repo() as repo:
-            found = [part.diff(a_rev=rev) for part in (repo.params, repo.metrics)]
+            if repo.scm.no_commits:
+                return None
+            found = [repo.params.diff(a_rev=rev, deps_only=True), repo.metrics.diff(a_rev=rev)]
     except DvcException as error:
         raise UserError(f"nothing is compared: {error}") from None
     files = (paths.PARAMS, paths.HEADLINE)
     parameters, numbers = (one.get("diff", {}).get(str(path), {}) for one, path in zip(found, files, strict=True))
+    if numbers and all(change["old"] is None for change in numbers.values()):
+        return None
     return parameters, numbers
 
 

@@ -13,10 +13,10 @@ def test_numbers_are_written_as_in_the_arms_table_and_what_looks_alike_is_counte
     assert found.unseen == 1
     assert found.numbers is not None and found.parameters is not None
     assert [row.cells for row in found.numbers.rows] == [
-        ("alarms", "0.000", "1.000", "+1.000"),
+        ("alarms", "0.000", "1.000", "+1.0000"),
         ("combined: alignment", "–", "0.950", "–"),
-        ("fine-tuned: brightness", "87.2", "86.9", "−0.3"),
-        ("held out score finetuned minus raw", "1.643", "1.633", "−0.010"),
+        ("fine-tuned: brightness", "87.2", "86.9", "−0.35"),
+        ("held out score finetuned minus raw", "1.643", "1.633", "−0.0100"),
     ]
     assert [row.cells for row in found.parameters.rows] == [("finetune.preference", "–", "dark"), ("seed", "1", "–")]
 
