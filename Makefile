@@ -11,7 +11,7 @@ export PYTHONPATH := src
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast test-unit test-pipeline test-pretrain soak lint types check ui publish report profile ledger retry-failed forget improve feedback gallery calibrate preflight estimate bench table1 table2 rehearse pretrain model-card clean
+.PHONY: help setup repro test test-fast test-unit test-pipeline test-pretrain soak lint types check ui publish compare report profile ledger retry-failed forget improve feedback gallery calibrate preflight estimate bench table1 table2 rehearse pretrain model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,6 +29,7 @@ repro: $(READY) ## run what is out of date of the experiment, then publish it to
 	@python -m t2i_feedback.tools.unlock
 	dvc repro
 	python -m t2i_feedback.tools.publish
+	@python -m t2i_feedback.tools.compare
 	@echo "open metrics/report.html"
 
 test: $(READY) ## all tests, lint and types
@@ -61,6 +62,9 @@ ui: $(READY) ## the MLflow UI on this repository's runs, http://127.0.0.1:5000
 
 publish: $(READY) ## log the present metrics, images and report to MLflow again (idempotent)
 	python -m t2i_feedback.tools.publish
+
+compare: $(READY) ## what differs from the run before, also as a page: make compare (the last commit) or REV=my-experiment
+	@python -m t2i_feedback.tools.compare $(REV)
 
 profile: $(READY) ## print a named set-up as a dvc exp run line: make profile NAME=paper (APPLY=1 writes it to params.yaml)
 	@python -m t2i_feedback.tools.profile $(NAME) $(if $(APPLY),--apply)

@@ -21,7 +21,7 @@ MAY_KNOW = {
     "tracking": {"arms"},
 }
 EVERYTHING = {"stages", "tools"}  # and nobody knows them
-READ_STAGES = {"tools.estimate", "tools.paper"}
+READ_STAGES = {"tools.compare", "tools.estimate", "tools.paper"}
 ALL_PARAMETERS = {"stages.check", "tools"}  # who may know params.yaml as a whole; a stage knows the keys that it reads
 DAG_FILES = {"foundation", "stages", "tools", "tracking"}  # who may know the paths of the DAG's files
 

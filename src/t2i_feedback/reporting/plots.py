@@ -138,7 +138,7 @@ def _epochs(axes: Axes) -> None:
 
 def accepted_by_round(loops: Mapping[str, Sequence[RoundSummary]]) -> Plot:
     """Share of captions whose image was accepted by each round."""
-    canvas = _Canvas("Share of captions accepted by round", height=2.3)
+    canvas, last = _Canvas("Share of captions accepted by round", height=2.3), []
     with canvas as axes:
         for name, rounds in loops.items():
             captions, total, shares = rounds[0].drawn, 0, []
@@ -147,8 +147,9 @@ def accepted_by_round(loops: Mapping[str, Sequence[RoundSummary]]) -> Plot:
                 shares.append(total / captions)
             arm, numbers = arms.by_name(name), [row.round for row in rounds]
             axes.plot(numbers, shares, marker=arm.marker, color=arm.colour, label=arm.label)
+            last.append(f"{arm.label} {shares[0]:.0%} after the first, {shares[-1]:.0%} after all")
         axes.set_ylim(0, 1.03)
         axes.set_xlabel("round")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="lower right")
-    return canvas.plot("Share of captions accepted up to each round.")
+    return canvas.plot(f"Share of captions accepted by round: {'; '.join(last)}.")

@@ -74,12 +74,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """`columns` name the cells of each row; the first cell of a row names the row."""
+    """`columns` name the cells of each row; the first cell of a row names the row.
+
+    A reader may `sort` its "rows" by a column, or its "columns" by a row where each row is another measure.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     caption: str = ""
     note: str = ""
+    sort: str = ""
 
 
 def glossary() -> dict[str, str]:
@@ -158,8 +162,9 @@ def arms_table(arms: Iterable[MeasuredArm]) -> Table:
     counts = [int(arm.metrics["n"]) for arm in arms if "n" in arm.metrics]
     images = f"{counts[0]} images per arm. " if counts and len(set(counts)) == 1 else ""
     return Table(
-        ("", *(arm.label for arm in arms)),
+        ("measure", *(arm.label for arm in arms)),
         tuple(rows),
+        sort="columns",
         note=f"{images}↑ higher is better, ↓ lower is better; no arrow where it depends on the preference.",
     )
 
@@ -179,14 +184,15 @@ def cards_table(arms: Iterable[MeasuredArm]) -> Table | None:
     return Table(("protocol", "ours", "the paper’s"), tuple(rows))
 
 
-def number_cards(card: Mapping[str, object], metrics: Iterable[str]) -> Table:
-    """The protocol card of every single number: what of the arms' card decides it."""
+def number_cards(run: Sequence[MeasuredArm]) -> Table | None:
+    """The protocol card of every single number that some arm has: what of the arms' card decides it."""
+    if not run or not run[0].card:
+        return None
     rows = []
-    for key in metrics:
-        if key in protocols.DECIDES:
-            own = protocols.card_of(key, card)
-            parts = [f"{name.replace('_', ' ')}: {_plain(value)}" for name, value in own.items()]
-            rows.append(Row((BY_KEY[key].label, "; ".join(parts))))
+    for key in (key for key in BY_KEY if key in protocols.DECIDES and any(key in arm.metrics for arm in run)):
+        own = protocols.card_of(key, run[0].card)
+        parts = [f"{name.replace('_', ' ')}: {_plain(value)}" for name, value in own.items()]
+        rows.append(Row((BY_KEY[key].label, "; ".join(parts))))
     return Table(("number", "made by"), tuple(rows))
 
 
@@ -210,7 +216,7 @@ def paper_stage1() -> Table:
     for enhancer, validator, fid, fid_std, score, score_std, rounds, spread in paper.STAGE1:
         iteration = number(rounds, 0 if spread is None else 2, spread)
         rows.append(Row((enhancer, validator, number(fid, 2, fid_std), number(score, 2, score_std), iteration)))
-    return Table(STAGE1_COLUMNS, tuple(rows), caption="The paper, stage 1")
+    return Table(STAGE1_COLUMNS, tuple(rows), caption="The paper, stage 1", sort="rows")
 
 
 def our_stage1(arms: Iterable[MeasuredArm], mllm: str) -> Table:
@@ -222,7 +228,7 @@ def our_stage1(arms: Iterable[MeasuredArm], mllm: str) -> Table:
             cells = [measured(BY_KEY[key], arm.metrics) for key in ("fid", "is")]
             rounds = measured(BY_KEY["rounds_mean"], arm.metrics) if arm.arm.draws_several else "1"
             rows.append(Row((*names, *cells, rounds)))
-    return Table(STAGE1_COLUMNS, tuple(rows), caption="Ours, stage 1")
+    return Table(STAGE1_COLUMNS, tuple(rows), caption="Ours, stage 1", sort="rows")
 
 
 def paper_stage2() -> Table:
@@ -230,7 +236,7 @@ def paper_stage2() -> Table:
         Row((model, number(fid, 2), number(score, 2, spread), number(contrast, 2), number(brightness, 2)))
         for model, fid, score, spread, contrast, brightness in paper.STAGE2
     ]
-    return Table(STAGE2_COLUMNS, tuple(rows), caption="The paper, stage 2")
+    return Table(STAGE2_COLUMNS, tuple(rows), caption="The paper, stage 2", sort="rows")
 
 
 def our_stage2(arms: Iterable[MeasuredArm], model: str) -> Table:
@@ -241,8 +247,8 @@ def our_stage2(arms: Iterable[MeasuredArm], model: str) -> Table:
             fidelity = [measured(BY_KEY[key], arm.metrics) for key in ("fid", "is")]
             light = [number(arm.metrics.get(key), 2) for key in ("contrast", "brightness")]
             rows.append(Row((name, *fidelity, *light)))
-    return Table(STAGE2_COLUMNS, tuple(rows), caption="Ours, stage 2")
+    return Table(STAGE2_COLUMNS, tuple(rows), caption="Ours, stage 2", sort="rows")
 
 
-def plain_table(columns: Sequence[str], lines: Iterable[Sequence[str]], caption: str = "", note: str = "") -> Table:
-    return Table(tuple(columns), tuple(Row(tuple(line)) for line in lines), caption, note)
+def plain_table(columns: Sequence[str], lines: Iterable[Sequence[str]], sort: str = "") -> Table:
+    return Table(tuple(columns), tuple(Row(tuple(line)) for line in lines), sort=sort)

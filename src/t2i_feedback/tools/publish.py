@@ -15,8 +15,11 @@ def main() -> None:
     publish.publish()
 
 
-def check_up_to_date() -> None:
-    """Raise UserError that names a stage that DVC finds out of date: its numbers are of other code, data or outputs."""
+def check_up_to_date(wanted: str = "published to MLflow") -> None:
+    """Raise UserError that names a stage that DVC finds out of date: its numbers are of other code, data or outputs.
+
+    It says that nothing is as `wanted`.
+    """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -24,7 +27,7 @@ def check_up_to_date() -> None:
         with Repo() as repo:
             found = repo.status()
     except DvcException as error:
-        raise UserError(f"nothing is published to MLflow: DVC cannot say what is up to date ({error})") from None
+        raise UserError(f"nothing is {wanted}: DVC cannot say what is up to date ({error})") from None
     stale = {name: why for name, why in found.items() if why != ["always changed"]}
     if not stale:
         return
@@ -32,7 +35,7 @@ def check_up_to_date() -> None:
     changed = [path for one in why if isinstance(one, dict) for paths in one.values() for path in paths]
     more = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
     raise UserError(
-        f"nothing is published to MLflow: stage {name}{more} is out of date ({', '.join(map(str, changed[:2]))}); "
+        f"nothing is {wanted}: stage {name}{more} is out of date ({', '.join(map(str, changed[:2]))}); "
         "run `dvc repro` first"
     )
 

@@ -37,7 +37,7 @@ def test_arms_table_puts_invalid_rates_below_judged_metrics_and_drops_what_nobod
     table = tables.arms_table(
         [arm("raw", fid=30.0, fid_std=0.5, n=8), arm("finetuned", judge_score=6.5, invalid_judge=0.02, n=8)]
     )
-    assert table.columns == ("", "raw", "fine-tuned")
+    assert table.columns == ("measure", "raw", "fine-tuned")
     assert line(table, "FID") == ("FID ↓", "30.00 ± 0.50", "–")
     names = [row.cells[0] for row in table.rows]
     assert names.index("– invalid answers") == names.index("judge’s score ↑") + 1
@@ -61,7 +61,8 @@ def test_cards_are_shown_once_where_arms_agree_and_beside_what_the_paper_says() 
 def test_every_number_of_the_arms_table_has_a_card_of_its_own() -> None:
     assert set(tables.BY_KEY) == set(protocols.DECIDES)
     card = {"n": 8, "extractor": "clip", "reference_n": 30, "judge": "gpt4", "preference": "dark"}
-    table = tables.number_cards(card, ["fid", "is", "judge_score"])
+    table = tables.number_cards([arm("raw", card, fid=30.0, judge_score=6.5), arm("finetuned", card, **{"is": 2.5})])
+    assert table is not None and len(table.rows) == 3
     assert line(table, "FID") == ("FID", "n: 8; extractor: clip; reference n: 30")
     assert line(table, "Inception Score") == ("Inception Score", "n: 8; extractor: clip")
     assert line(table, "judge’s score") == ("judge’s score", "n: 8; preference: dark; judge: gpt4")
@@ -70,7 +71,7 @@ def test_every_number_of_the_arms_table_has_a_card_of_its_own() -> None:
 def test_an_arm_apart_has_a_table_of_its_own_that_says_what_differs() -> None:
     raw, other = arm("raw", {"n": 8, "steps": 20}), arm("finetuned", {"n": 8, "steps": 30}, fid=30.0)
     table = tables.apart_table(other, raw)
-    assert table.columns == ("", "fine-tuned")
+    assert table.columns == ("measure", "fine-tuned")
     assert table.note == "Not comparable with the arms above, which differ in: steps (20 there, 30 here)."
 
 
