@@ -160,6 +160,9 @@ def test_a_preference_is_written_into_the_parameters(tmp_path: Path, monkeypatch
     monkeypatch.setattr("sys.argv", ["feedback"])
     with pytest.raises(UserError, match="make feedback PREFERENCE="):
         feedback.main()
+    monkeypatch.setattr("sys.argv", ["feedback", "--epochs", "3"])
+    with pytest.raises(UserError, match="go with PREFERENCE"):
+        feedback.main()
     found = feedback._set("scenes at night", 8, 16).finetune
     assert found == params.load().finetune
     assert (found.preference, found.user, found.feedback_budget, found.epochs) == ("scenes at night", "file", 16, 8)

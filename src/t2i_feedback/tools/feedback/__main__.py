@@ -27,13 +27,15 @@ from t2i_feedback.tools.feedback.training import Training
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preference", help="the taste, in words; written into params.yaml with a person as its user")
-    parser.add_argument("--epochs", type=int, default=8, help="with --preference: so many are trained")
-    parser.add_argument("--questions", type=int, default=16, help="with --preference: images to score per epoch")
+    parser.add_argument("--epochs", type=int, help="with --preference: so many are trained; else 8")
+    parser.add_argument("--questions", type=int, help="with --preference: images to score per epoch; else 16")
     parser.add_argument("--port", type=int, default=0, help="of the page; 0 = one that is free")
     given = parser.parse_args()
     p = params.load()
     if given.preference:
-        p = _set(given.preference, given.epochs, given.questions)
+        p = _set(given.preference, given.epochs or 8, given.questions or 16)
+    elif given.epochs or given.questions:
+        raise UserError("EPOCHS and QUESTIONS go with PREFERENCE: without it the page asks as params.yaml says")
     config = p.finetune
     if config.user != "file" or "preference" not in config.reward:
         raise UserError(
