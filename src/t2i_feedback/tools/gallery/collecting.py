@@ -56,8 +56,8 @@ class Source:
 
         try:
             self._files = DVCFileSystem(rev=name)
-            self._files.exists(paths.PIPELINE.as_posix())
-        except (DvcException, SCMError) as error:
+            self._files.read_text(paths.PIPELINE.as_posix())  # it is looked up when the first file is read
+        except (DvcException, SCMError, OSError) as error:
             raise UserError(
                 f"RUNS: no experiment, branch or commit is called {name!r}; `dvc exp list` names them ({error})"
             ) from None
@@ -67,12 +67,14 @@ class Source:
 
     def read(self, path: Path) -> bytes:
         """Raises UserError when the file is not there, or not in the cache."""
+        from dvc.exceptions import DvcException
+
         try:
             if self._files is None:
                 return path.read_bytes()
             with self._files.open(path.as_posix(), "rb") as file:
                 return file.read()
-        except OSError:
+        except (OSError, DvcException):
             raise UserError(
                 f"RUNS: {self.name} has no {path} on this machine: `dvc exp apply {self.name} && dvc repro` makes it "
                 "again"
