@@ -145,11 +145,11 @@ def test_a_gallery_shows_an_experiment_beside_the_workspace(finished: Clone, tmp
     refused = clone.run(*program, "nobody", check=False)
     assert refused.returncode == 1 and "RUNS: no experiment, branch or commit is called 'nobody'" in refused.stdout
     printed = clone.run(*program, "workspace", "stronger", "--captions", "10").stdout
-    assert "2 of 12 captions are left out" in printed and "10 captions, 7 arms" in printed
+    assert "2 of 12 captions are left out" in printed and "10 captions, 12 arms" in printed
     with browser.opened() as (page, errors):
         address = (clone.folder / "gallery.html").as_uri()
         page.goto(address)
-        assert page.locator(".row").count() == 10 and page.locator(".row").first.locator("figure").count() == 7
+        assert page.locator(".row").count() == 10 and page.locator(".row").first.locator("figure").count() == 12
         page.wait_for_function("() => document.querySelector('.row img').naturalWidth === 64")
         page.locator("#sort").select_option("alignment")
         page.locator("#text").fill("a")
