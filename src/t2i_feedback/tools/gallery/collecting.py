@@ -55,7 +55,7 @@ class Source:
         from dvc.scm import SCMError
 
         try:
-            self._files = DVCFileSystem(rev=name)
+            self._files = DVCFileSystem(rev=name, config={"core": {"remote": ""}})  # this machine's cache alone
             self._files.read_text(paths.PIPELINE.as_posix())  # it is looked up when the first file is read
         except (DvcException, SCMError, OSError) as error:
             raise UserError(
@@ -63,22 +63,30 @@ class Source:
             ) from None
 
     def exists(self, path: Path) -> bool:
-        return path.exists() if self._files is None else self._files.exists(path.as_posix())
+        """Of a revision: whether a stage of it made this, even if the cache has it no more."""
+        if self._files is None:
+            return path.exists()
+        made = [Path(out.fs_path) for out in self._files.repo.index.outs if out.hash_info]
+        return any((Path(self._files.repo.root_dir) / path).is_relative_to(out) for out in made)
 
     def read(self, path: Path) -> bytes:
         """Raises UserError when the file is not there, or not in the cache."""
+        if self._files is None:
+            try:
+                return path.read_bytes()
+            except OSError:
+                raise UserError(f"RUNS: {self.name} has no {path}: run `dvc repro`") from None
         from dvc.exceptions import DvcException
+        from dvc_data.index import DataIndexError
 
         try:
-            if self._files is None:
-                return path.read_bytes()
             with self._files.open(path.as_posix(), "rb") as file:
                 return file.read()
-        except (OSError, DvcException):
-            raise UserError(
-                f"RUNS: {self.name} has no {path} on this machine: `dvc exp apply {self.name} && dvc repro` makes it "
-                "again"
-            ) from None
+        except (OSError, DvcException, DataIndexError):
+            raise self._missing(path) from None
+
+    def _missing(self, path: Path) -> UserError:
+        return UserError(f"RUNS: {self.name} has no {path} in this machine's DVC cache: `dvc pull` it or run it again")
 
     def rows(self, path: Path, kind: type[RowType]) -> list[RowType]:
         """Raises UserError when the file is not there, or a line is no such row."""
@@ -97,8 +105,10 @@ def collect(runs: Iterable[str], at_most: int | None) -> Collection:
     """
     columns: list[tuple[Source, Column]] = []
     common: dict[int, str] | None = None
+    known: set[tuple[int, str]] = set()
     for source in map(Source, dict.fromkeys(runs)):
         captions = {row.caption_id: row.caption for row in source.rows(paths.EVALUATION_CAPTIONS, CaptionRow)}
+        known |= captions.items()
         found = [_column(source, arm) for arm in arms.ARMS if source.exists(paths.arm(arm.name) / "images.jsonl")]
         if not found:
             raise UserError(f"RUNS: {source.name} has drawn nothing yet: run `dvc repro`")
@@ -112,6 +122,10 @@ def collect(runs: Iterable[str], at_most: int | None) -> Collection:
     side = _side(*columns[0], next(iter(common)))
     kept = sorted(common)[: at_most or (64 if side > 256 else 256)]
     collection = Collection({i: common[i] for i in kept}, [column for _, column in columns])
+    if len(common) < len(known):
+        collection.left_out.append(
+            f"Left out, as not all arms and runs have them: {len(known) - len(common)} captions."
+        )
     if len(kept) < len(common):
         collection.left_out.append(f"{len(common) - len(kept)} of {len(common)} captions are left out (CAPTIONS=).")
     for number, (source, column) in enumerate(columns):
