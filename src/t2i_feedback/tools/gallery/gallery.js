@@ -6,9 +6,9 @@ const data = JSON.parse(by("data").textContent);
 const several = new Set(data.columns.map((one) => one.run)).size > 1;
 const names = data.columns.map((one) => (several ? `${one.run}: ${one.label}` : one.label));
 const columns = names.map((_, number) => number);
-const start = { text: "", sort: "", from: "0", to: String(names.length - 1), only: "", size: "144", hidden: "", open: "", left: "0", right: String(names.length - 1), mode: "wipe", zoom: "1" };
+const start = { text: "", sort: "", from: "0", to: String(names.length - 1), only: "", size: "144", hidden: "", open: "", left: "0", right: String(names.length - 1), mode: "wipe", zoom: "1", wipe: "50" };
 const view = { ...start };
-const fields = ["text", "sort", "from", "to", "only", "size", "left", "right", "mode", "zoom"];
+const fields = ["text", "sort", "from", "to", "only", "size", "left", "right", "mode", "zoom", "wipe"];
 
 function element(tag, text = "", attributes = {}) {
   const made = document.createElement(tag);
@@ -75,21 +75,23 @@ function wanted(index) {
   return kept && words.every((word) => text.includes(word));
 }
 
+const hidden = () => new Set(view.hidden.split(",").filter(Boolean));
+
+let order = data.captions.map((_, index) => index); // of the captions shown
 let shown = "";
 function draw() {
   for (const name of fields) if (by(name).value !== view[name]) by(name).value = view[name];
   document.documentElement.style.setProperty("--size", `${Number(view.size)}px`);
-  const hidden = new Set(view.hidden.split(",").filter(Boolean));
-  for (const box of by("arms").querySelectorAll("input")) box.checked = !hidden.has(box.value);
+  for (const box of by("arms").querySelectorAll("input")) box.checked = !hidden().has(box.value);
   by("hiding").textContent = "";
-  by("hiding").sheet && [...hidden].forEach((column) => by("hiding").sheet.insertRule(`figure[data-column="${Number(column)}"] { display: none; }`));
+  by("hiding").sheet && [...hidden()].forEach((column) => by("hiding").sheet.insertRule(`figure[data-column="${Number(column)}"] { display: none; }`));
   const list = JSON.stringify([view.text, view.sort, view.from, view.to, view.only]);
   if (list !== shown) {
     shown = list;
-    let indices = data.captions.map((_, index) => index).filter(wanted);
-    if (view.sort) indices = indices.map((index) => [moved(index), index]).sort((a, b) => b[0] - a[0]).map((one) => one[1]);
-    by("rows").replaceChildren(...indices.map(rowOf));
-    by("count").textContent = `${indices.length} of ${data.captions.length} captions, ${names.length} arms`;
+    order = data.captions.map((_, index) => index).filter(wanted);
+    if (view.sort) order = order.map((index) => [moved(index), index]).sort((a, b) => b[0] - a[0]).map((one) => one[1]);
+    by("rows").replaceChildren(...order.map(rowOf));
+    by("count").textContent = `${order.length} of ${data.captions.length} captions, ${names.length} arms`;
   }
   closer();
 }
@@ -101,23 +103,54 @@ function closer() {
     return;
   }
   by("closer-caption").textContent = data.captions[index].text;
-  const frame = by("under").parentElement;
-  frame.className = `frame ${view.mode}`;
-  frame.style.setProperty("--zoom", view.zoom);
-  for (const [id, column] of [["under", view.left], ["over", view.right]]) {
-    const cell = data.cells[column][index];
-    by(id).src = data.images[cell.image];
-    by(id).alt = `${names[column]}: ${cell.prompt}`;
-  }
+  const overlaid = ["wipe", "difference"].includes(view.mode);
+  by("stage").hidden = !overlaid;
+  by("panes").hidden = overlaid;
   by("wipe").hidden = view.mode !== "wipe";
-  wipe();
-  by("stories").replaceChildren(...[view.left, view.right].map((column) => story(Number(column), data.cells[column][index])));
+  by("pair").hidden = view.mode === "all";
+  by("closer").classList.toggle("wide", view.mode === "all");
+  by("closer").style.setProperty("--zoom", view.zoom);
+  const pair = [Number(view.left), Number(view.right)];
+  if (overlaid) overlay(index, pair);
+  else panes(index, view.mode === "all" ? columns.filter((column) => !hidden().has(String(column))) : pair);
   if (!by("closer").open) by("closer").showModal();
 }
 
-function wipe() {
-  by("over").style.clipPath = view.mode === "wipe" ? `inset(0 0 0 ${by("wipe").value}%)` : "none";
+function overlay(index, pair) {
+  by("under").parentElement.className = `frame ${view.mode}`;
+  for (const [number, id] of ["under", "over"].entries()) {
+    const cell = data.cells[pair[number]][index];
+    by(id).src = data.images[cell.image];
+    by(id).alt = `${names[pair[number]]}: ${cell.prompt}`;
+  }
+  by("over").style.clipPath = view.mode === "wipe" ? `inset(0 0 0 ${view.wipe}%)` : "none";
+  by("stories").replaceChildren(...pair.map((column) => story(column, data.cells[column][index])));
 }
+
+// Each image in a window of its own; made again only when other images are to be seen, so that a zoom keeps its place.
+let paned = "";
+function panes(index, shownColumns) {
+  by("stories").replaceChildren();
+  const wantedPanes = JSON.stringify([index, shownColumns]);
+  if (wantedPanes === paned) return;
+  paned = wantedPanes;
+  by("panes").replaceChildren(...shownColumns.map((column) => {
+    const cell = data.cells[column][index];
+    const pane = element("div", "", { class: "pane", tabindex: "0", role: "group", "aria-label": names[column] });
+    pane.append(element("img", "", { src: data.images[cell.image], alt: `${names[column]}: ${cell.prompt}` }));
+    const box = element("div");
+    box.append(pane, story(column, cell));
+    return box;
+  }));
+}
+
+// All windows show the same part of their images.
+by("panes").addEventListener("scroll", ({ target }) => {
+  for (const pane of by("panes").querySelectorAll(".pane")) {
+    if (Math.abs(pane.scrollLeft - target.scrollLeft) > 1) pane.scrollLeft = target.scrollLeft;
+    if (Math.abs(pane.scrollTop - target.scrollTop) > 1) pane.scrollTop = target.scrollTop;
+  }
+}, true);
 
 function story(column, cell) {
   const told = element("section");
@@ -138,6 +171,8 @@ function set(changes) {
   draw();
 }
 
+const slides = (name) => by(name).type === "range";
+
 // Only what this page offers is taken from an address.
 function fromHash() {
   const given = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
@@ -148,6 +183,10 @@ function fromHash() {
     if (["from", "to", "left", "right"].includes(name) ? isColumn(value) : true) view[name] = value;
   }
   for (const name of ["sort", "only", "mode"]) if (![...by(name).options].some((one) => one.value === view[name])) view[name] = start[name];
+  for (const name of fields.filter(slides)) {
+    by(name).value = Number.isFinite(Number(view[name])) ? view[name] : start[name];
+    view[name] = by(name).value; // within its bounds
+  }
   draw();
 }
 
@@ -159,15 +198,19 @@ for (const column of columns) {
   label.prepend(box);
   by("arms").append(label);
 }
-for (const name of fields) by(name).addEventListener("input", () => set({ [name]: by(name).value }));
+// A slider's address is written when it is let go: browsers refuse hundreds of addresses in a few seconds.
+for (const name of fields) {
+  const read = () => ({ [name]: by(name).value });
+  by(name).addEventListener(slides(name) ? "change" : "input", () => set(read()));
+  if (slides(name)) by(name).addEventListener("input", () => { Object.assign(view, read()); draw(); });
+}
 document.head.append(element("style", "", { id: "hiding" }));
 by("controls").addEventListener("submit", (event) => event.preventDefault());
-by("wipe").addEventListener("input", wipe);
 by("closer").addEventListener("close", () => { if (view.open) set({ open: "" }); });
 document.addEventListener("keydown", (event) => {
   const index = data.captions.findIndex((one) => String(one.id) === view.open);
   if (index < 0 || !["ArrowUp", "ArrowDown"].includes(event.key) || event.target.matches("select, input")) return;
-  const next = data.captions[index + (event.key === "ArrowDown" ? 1 : -1)];
+  const next = data.captions[order[order.indexOf(index) + (event.key === "ArrowDown" ? 1 : -1)]];
   if (next) set({ open: String(next.id) });
   event.preventDefault();
 });
