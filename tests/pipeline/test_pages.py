@@ -19,6 +19,19 @@ PREFERENCE = "scenes at night"
 SECONDS = 240  # for all of it
 
 
+# The page's question for what is new takes a second, and says when it is on its way.
+SLOW_STATE = """
+const real = window.fetch;
+window.fetch = async (path, ...rest) => {
+  if (path !== "/state") return real(path, ...rest);
+  window.asking = true;
+  await new Promise((done) => setTimeout(done, 1000));
+  window.asking = false;
+  return real(path, ...rest);
+};
+"""
+
+
 def serve(clone: Clone) -> tuple[subprocess.Popen[str], str]:
     """The program, and the address that it prints."""
     program = [sys.executable, "-m", "t2i_feedback.tools.feedback", "--preference", PREFERENCE]
@@ -67,8 +80,12 @@ def test_a_person_trains_and_compares_in_a_browser(finished: Clone, tmp_path: Pa
     process, address = serve(clone)
     try:
         with browser.opened() as (page, errors):
+            page.add_init_script(SLOW_STATE)
             page.goto(address)
-            page.locator("#start").click()
+            until(page, "#start")
+            assert page.locator("#compare").is_hidden()  # the adapter that is there is of another preference
+            page.wait_for_function("() => window.asking")
+            page.locator("#start").click()  # is not lost
             until(page, "#score")
             assert "token" not in page.url and not browser.is_wider_than_its_window(page)
             score_one(page, "9")

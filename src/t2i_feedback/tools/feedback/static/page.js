@@ -8,6 +8,7 @@ let skipped = []; // images to come back to, behind all others
 let given = []; // what this page has scored: {image, prompt, before}, the last one last
 let times = []; // when answers were given, in ms
 let busy = false; // an answer is on its way
+let acts = 0; // answers and other acts so far
 let pair = null; // the number of the pair on the page
 let shown = null; // the image on the page: {image, prompt}
 
@@ -48,7 +49,7 @@ function show() {
   const running = state.training === "running";
   const scoring = state.waiting.length > 0 && !running;
   by("score").hidden = !scoring;
-  const comparing = !scoring && !running && state.pairs.length > 0;
+  const comparing = !scoring && !running && state.scored > 0 && state.pairs.length > 0; // not another preference's
   by("compare").hidden = !comparing;
   by("train").hidden = scoring || (comparing && state.training === "ended");
   tell(state.tally);
@@ -109,9 +110,11 @@ function prefer(side) {
   act(() => call("/pairs", { pair: number, preferred: side }));
 }
 
+// What a person does; while it is on its way, what else is pressed would be about an image that is answered already.
 async function act(work) {
   if (busy) return;
   busy = true;
+  acts += 1;
   try {
     state = await work();
     show();
@@ -198,9 +201,19 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
+// Asks what is new, in nobody's way: an answer that a person's act has overtaken is dropped.
 async function watch() {
   if (!busy && (state === null || state.training === "running" || state.waiting.length === 0)) {
-    await act(() => call("/state"));
+    const before = acts;
+    try {
+      const found = await call("/state");
+      if (acts === before) {
+        state = found;
+        show();
+      }
+    } catch (error) {
+      if (acts === before) complain(`Nothing is heard of \`make feedback\`: ${error.message}. Is it still running?`);
+    }
   }
   setTimeout(watch, 1000);
 }
