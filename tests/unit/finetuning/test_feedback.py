@@ -19,8 +19,7 @@ from t2i_feedback.finetuning.scores import from_reward
 from t2i_feedback.finetuning.trainer import Trainer
 from t2i_feedback.foundation import paths, photometry
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.image_models.lora import add_adapter
-from t2i_feedback.image_models.stable_diffusion import load_pipeline
+from t2i_feedback.image_models.loading import load_image_model
 from t2i_feedback.rewards import human
 from t2i_feedback.stages import finetune
 
@@ -201,12 +200,12 @@ def make(checkpoint_folder):
     def build(folder: Path, **changes) -> Trainer:
         model = tiny_diffusion.model(name=str(checkpoint_folder))
         config = tiny_diffusion.finetune(**{"user": "pixels"} | changes)
-        pipe = load_pipeline(model)
-        parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, 5)
+        made = load_image_model(model)
+        parameters = made.add_adapter(config.lora_rank, config.lora_alpha, config.targets, 5)
         folder.mkdir(exist_ok=True)
-        scorer = finetune.scorer(config, model.size, 5, None, {}, folder)
+        scorer = finetune.scorer(config, model.pixels, 5, None, {}, folder)
         return Trainer(
-            pipe, parameters, PROMPTS, scorer, photometry.means, model=model, finetune=config, seed=5, folder=folder
+            made, parameters, PROMPTS, scorer, photometry.means, model=model, finetune=config, seed=5, folder=folder
         )
 
     return build
