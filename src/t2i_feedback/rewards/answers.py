@@ -1,13 +1,13 @@
-"""Scores that a person gave on a page, one line each, in the order in which they were given.
+"""Scores and choices that a person gave on a page, one line each, in the order in which they were given.
 
 They lie beside a score sheet that a spreadsheet program may rewrite at any time, and nothing of them is ever rewritten.
 """
 
 import os
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from t2i_feedback.foundation.errors import UserError
 
@@ -28,6 +28,21 @@ class Answer(BaseModel):
     def after(self, typed: float | None) -> float | None:
         """The score that counts when the sheet says `typed` now: what changed there since was typed later."""
         return self.score if typed == self.typed else typed
+
+
+class Choice(BaseModel):
+    """Which of two images of one prompt is better. None takes back what was said of the two before."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    left: str
+    right: str
+    better: Literal["left", "right", "neither"] | None
+    at: str  # ISO 8601, in UTC
+
+
+class Said(RootModel[Answer | Choice]):
+    """A line of answers.jsonl."""
 
 
 Line = TypeVar("Line", bound=BaseModel)
@@ -65,6 +80,9 @@ def read(path: Path, kind: type[Line]) -> list[Line]:
     return found
 
 
-def latest(path: Path) -> dict[str, Answer]:
-    """Image -> what was said of it last. Raises UserError as `read` does."""
-    return {answer.image: answer for answer in read(path, Answer)}
+def said(path: Path) -> tuple[dict[str, Answer], list[Choice]]:
+    """Image -> what was said of it last; and all choices between two images. Raises UserError as `read` does."""
+    lines = [line.root for line in read(path, Said)]
+    return {one.image: one for one in lines if isinstance(one, Answer)}, [
+        one for one in lines if isinstance(one, Choice)
+    ]
