@@ -136,11 +136,11 @@ def test_a_person_trains_and_compares_in_a_browser(finished: Clone, tmp_path: Pa
 
 def choose_one(page: Page, key: str) -> None:
     """Answers about two images, and waits for what comes then."""
-    shown = [page.get_attribute(f"#{side} img", "src") for side in ("left", "right")]
+    shown = page.evaluate("() => [...document.querySelectorAll('.pair img')].map(image => image.src).join()")
     page.keyboard.press(key)
     page.wait_for_function(
-        "was => was.join() !== ['left', 'right'].map(side => document.querySelector(`#${side} img`).getAttribute('src'))"
-        ".join() || document.querySelector('#compare').hidden",
+        "was => [...document.querySelectorAll('.pair img')].map(image => image.src).join() !== was "
+        "|| document.querySelector('#compare').hidden",
         arg=shown,
     )
 

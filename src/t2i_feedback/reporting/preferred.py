@@ -8,7 +8,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from t2i_feedback.foundation.images import about_png
-from t2i_feedback.reporting.tables import percent
 
 
 class Preferred(BaseModel):
@@ -51,21 +50,10 @@ def tally(answers: Sequence[Preferred], adapter: str) -> Tally:
     return Tally(**counts, share=counts["after"] / decided, low=float(interval.low), high=float(interval.high))
 
 
-def sentence(found: Tally) -> str:
-    """What came of it, in words."""
-    decided = found.before + found.after
-    start = f"A person was shown {decided + found.neither} held-out captions, before and after fine-tuning, blind: "
-    if found.share is None or found.low is None or found.high is None:
-        return f"{start}neither image was ever preferred."
-    ties = f"; {found.neither} were ties" if found.neither else ""
-    return (
-        f"{start}the image after it was preferred {found.after} times of {decided}{ties} "
-        f"({percent(found.share)}, 95 % interval {percent(found.low)} to {percent(found.high)})."
-    )
-
-
-def numbers(found: Tally) -> dict[str, float]:
-    """The counts and, where something was preferred, the share of `after` with its interval."""
+def numbers(found: Tally | None) -> dict[str, float]:
+    """The counts and, where something was preferred, the share of `after` with its interval; empty for None."""
+    if found is None:
+        return {}
     known = found.model_dump(exclude_none=True)
     ends = {"share": "after_share", "low": "after_share_low", "high": "after_share_high"}
     return {f"person_preferred_{ends.get(name, name)}": float(value) for name, value in known.items()}

@@ -69,12 +69,12 @@ def read(path: Path, kind: type[Line]) -> list[Line]:
     if not path.exists():
         return found
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
-        if not line.strip():
+        if not line.strip("\0 \r"):  # zeros: what a file system may leave of a line when the power fails
             continue
         try:
             found.append(kind.model_validate_json(line))
         except ValidationError as error:
-            if line.rstrip().endswith("}"):
+            if line.rstrip().endswith("}") or not line.startswith("{"):
                 why = error.errors()[0]["msg"]
                 raise UserError(f"{path}:{number} is no answer ({why}): delete that line and run again") from None
     return found
