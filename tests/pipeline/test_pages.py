@@ -177,7 +177,7 @@ def test_a_person_compares_two_images_of_a_prompt_and_tries_another(finished: Cl
             page.keyboard.press("t")
             page.goto(address.partition("?")[0] + "try")
             page.locator("#text").fill("<b>a large red circle at night</b>")
-            page.locator("#adapter").uncheck()
+            assert page.locator("#adapter").is_hidden()  # none is there while one is being trained
             page.locator("#go").click()
             until(page, "#rounds li:nth-child(1) img")
             page.wait_for_function("() => !document.querySelector('#go').disabled", timeout=1000 * SECONDS)
@@ -203,6 +203,11 @@ def test_a_person_compares_two_images_of_a_prompt_and_tries_another(finished: Cl
             until(page, "#draw")
             page.goto(address.partition("?")[0] + "try")
             until(page, "#adapter")
+            page.locator("#text").fill("a large red circle at night")
+            page.keyboard.press("Enter")
+            until(page, "#rounds li:nth-child(1) img")
+            page.wait_for_function("() => !document.querySelector('#go').disabled", timeout=1000 * SECONDS)
+            assert page.locator("#problem").is_hidden()
             assert not browser.is_wider_than_its_window(page)
             assert [error for error in errors if "401" not in error] == []
     finally:
