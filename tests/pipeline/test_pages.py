@@ -183,7 +183,7 @@ def test_a_person_compares_two_images_of_a_prompt_and_tries_another(finished: Cl
             page.wait_for_function("() => !document.querySelector('#go').disabled", timeout=1000 * SECONDS)
             assert page.locator("#asked").inner_text() == "“<b>a large red circle at night</b>”"
             assert page.locator("#rounds li.kept").count() == 1 and page.locator("#problem").is_hidden()
-            assert page.evaluate("() => [...document.images].every(image => image.naturalWidth > 0)")
+            page.wait_for_function("() => [...document.images].every(image => image.naturalWidth > 0)")
             page.locator("#text").fill("  ")
             page.locator("#go").click()
             until(page, "#problem")

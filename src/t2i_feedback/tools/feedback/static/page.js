@@ -13,10 +13,17 @@ let acts = 0; // answers and other acts so far
 let pair = null; // the two images that are compared: {key, left, right, answer}
 let shown = null; // the image on the page: {key, image, prompt}
 
+// The first two images of a prompt that are compared take one answer.
+function answersLeft() {
+  const waiting = new Set(state.waiting.map((one) => one.image));
+  const both = state.duels.filter((duel) => waiting.has(duel.left) && waiting.has(duel.right));
+  return waiting.size - (byPairs ? both.length : 0);
+}
+
 function pace() {
   const gaps = times.slice(1).map((time, i) => time - times[i]).filter((gap) => gap < 60000).slice(-20);
   if (gaps.length < 2) return "";
-  const seconds = state.waiting.length * gaps.reduce((a, b) => a + b) / gaps.length / 1000;
+  const seconds = answersLeft() * gaps.reduce((a, b) => a + b) / gaps.length / 1000;
   return seconds < 90 ? `, about ${Math.max(1, Math.round(seconds))} s at this pace` : `, about ${Math.round(seconds / 60)} min at this pace`;
 }
 

@@ -1,18 +1,23 @@
 // A prompt is typed, and its rounds appear as they come. Everything shown comes from /try/state.
 import { by, call, complain, put } from "/static/asking.js";
 
-let drawn = ""; // the addresses of the images on the page
+const figures = new Map(); // an image's address -> its place on the page, so that no image is loaded twice
 
 function figure(round, number) {
+  const item = figures.get(round.image) ?? made(round, number);
+  figures.set(round.image, item);
+  item.classList.toggle("kept", round.kept);
+  item.querySelector("h3").textContent = `Round ${number}: ${round.outcome}${round.kept ? ", the best so far" : ""}`;
+  return item;
+}
+
+function made(round, number) {
   const item = document.createElement("li");
   const image = document.createElement("img");
   image.src = round.image;
   image.alt = `Round ${number}: ${round.prompt}`;
   image.addEventListener("load", () => image.classList.toggle("smooth", image.naturalWidth >= 256));
-  const title = document.createElement("h3");
-  title.textContent = `Round ${number}: ${round.outcome}${round.kept ? ", the best so far" : ""}`;
-  item.classList.toggle("kept", round.kept);
-  item.append(image, title);
+  item.append(image, document.createElement("h3"));
   for (const text of [round.prompt, round.missed && `Missed: ${round.missed}`].filter(Boolean)) {
     const line = document.createElement("p");
     line.textContent = text;
@@ -23,10 +28,9 @@ function figure(round, number) {
 
 function show(state) {
   complain(state.problem);
-  const rounds = state.rounds.map((round) => `${round.image} ${round.kept}`).join();
-  if (rounds !== drawn) {
-    drawn = rounds;
-    by("rounds").replaceChildren(...state.rounds.map((round, i) => figure(round, i + 1)));
+  const found = state.rounds.map((round, i) => figure(round, i + 1));
+  if (found.length !== by("rounds").children.length || found[0] !== by("rounds").firstChild) {
+    by("rounds").replaceChildren(...found);
   }
   by("go").disabled = state.running;
   by("trained").hidden = !state.trained;
