@@ -103,6 +103,14 @@ def test_a_random_choice_depends_on_seed_and_epoch_alone():
     assert chosen(3, 0, drawn=1) != chosen(4, 0, drawn=1)
 
 
+@pytest.mark.parametrize("acquisition", ["random", "uncertainty"])
+def test_what_is_most_telling_is_asked_about_first(acquisition):
+    odd, alike = coloured(0, 1), [Image.new("RGB", (16, 16), (100 + i, 100, 100)) for i in range(7)]
+    user = Counting()
+    Scorer(user, budget=budget(acquisition, 8)).scores(0, [*alike[:4], *odd, *alike[4:]], ["a"] * 8)
+    assert len(user.asked) == 8 and user.asked[0] == odd[0].tobytes()
+
+
 def test_uncertainty_asks_about_the_odd_one_out():
     alike = [Image.new("RGB", (16, 16), (100 + i, 100, 100)) for i in range(7)]
     odd = coloured(0, 1)
