@@ -72,7 +72,7 @@ def load_image_model(model: Model, adapter: Path | None = None, *, training: boo
         advice = "" if local else f"; {hub.fetch(model.name, model.revision)}"
         raise UserError(f"model.name: {model.name!r} cannot be loaded: {first_line(error)}{advice}") from None
     made = family(pipe, model)
-    made.check_size()
+    made.check_settings()
     pipe.scheduler = family.scheduler(family.rollouts if training else scheduler, pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     if model.vae_dtype == "float32":
@@ -107,7 +107,7 @@ def load_tokenizer(model: Model):
 
     revision = "main" if local else model.revision
     tokenizer = getattr(transformers, index[part][1]).from_pretrained(model.name, subfolder=part, revision=revision)
-    if part == "tokenizer_3":
+    if index[part][1].startswith("T5"):
         _set_window(tokenizer, model.max_sequence_length)
     elif tokenizer.model_max_length > WINDOW:
         encoder = part.replace("tokenizer", "text_encoder")
@@ -125,7 +125,8 @@ def text_encoders(pipe: Any) -> list["torch.nn.Module"]:
 def _set_windows(pipe: Any) -> None:
     """Where a tokenizer names no bound, or one beyond it, the text encoder's number of positions is its window."""
     for number in ("", "_2"):
-        if encoder := getattr(pipe, f"text_encoder{number}", None):
+        encoder = getattr(pipe, f"text_encoder{number}", None)
+        if encoder is not None and hasattr(encoder.config, "max_position_embeddings"):  # a T5 has no such bound
             _set_window(getattr(pipe, f"tokenizer{number}"), encoder.config.max_position_embeddings)
     if hasattr(pipe, "tokenizer_max_length"):  # SD3's pipeline has looked before
         pipe.tokenizer_max_length = pipe.tokenizer.model_max_length

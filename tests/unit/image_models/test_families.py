@@ -67,7 +67,7 @@ def test_a_rollout_without_noise_draws_what_diffusers_own_pipeline_draws(folder,
     theirs = diffusers_own(folder)
     if made.rollouts == "ddim":
         theirs.scheduler = made.pipe.scheduler
-    own = {"max_sequence_length": 3} if folder.name == "sd3" else {}
+    own = {"max_sequence_length": 3} if folder.name in ("sd3", "flux") else {}
     width, height = tiny_families.SIZE
     for image, prompt, seed in zip(drawn, PROMPTS, SEEDS, strict=True):
         [expected] = theirs(
@@ -96,7 +96,7 @@ def test_the_arms_are_drawn_as_diffusers_draws_them(folder) -> None:
     width, height = tiny_families.SIZE
     theirs = diffusers_own(folder)
     theirs.scheduler = made.pipe.scheduler
-    own = {"max_sequence_length": 3} if folder.name == "sd3" else {}
+    own = {"max_sequence_length": 3} if folder.name in ("sd3", "flux") else {}
     expected = theirs(
         PROMPTS,
         guidance_scale=3.0,
@@ -267,7 +267,7 @@ def test_a_size_that_the_patches_do_not_divide_or_the_positions_do_not_reach_is_
     made = load(folder)
     made.network.register_to_config(patch_size=5)
     with pytest.raises(UserError, match="a width of 24 is no multiple of 10, the side of a patch in pixels"):
-        made.check_size()
+        made.check_settings()
 
 
 def test_a_safety_checker_that_the_family_has_not_is_refused(tmp_path) -> None:

@@ -434,7 +434,9 @@ def test_a_broken_index_is_named(copy: Path) -> None:
 def test_another_pipeline_is_named(copy: Path) -> None:
     index = copy / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "PixArtAlphaPipeline"}))
-    assert "is a PixArtAlphaPipeline, and there is no family for it; there are StableDiffusionPipeline, " in refusal(copy)
+    assert "is a PixArtAlphaPipeline, and there is no family for it; there are StableDiffusionPipeline, " in refusal(
+        copy
+    )
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
