@@ -59,7 +59,7 @@ def connect() -> tuple["MlflowClient", str]:
     from mlflow.tracking import MlflowClient
 
     for chatty in ("mlflow", "alembic", "urllib3"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)  # an error is raised as well, and told by `warn`
     with one_at_a_time():
         client = MlflowClient(uri())
         experiment = client.get_experiment_by_name(EXPERIMENT)
