@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2i_feedback.tracking import entities, store
+from t2i_feedback.tracking.interruptions import shielded
 from t2i_feedback.tracking.runs import Run, image_key, parent_run
 from t2i_feedback.tracking.under_way import end_dead_runs, under_way
 
@@ -51,13 +52,18 @@ class Stream:
 
     @contextmanager
     def tolerant(self) -> Iterator[None]:
-        """Around what asks MLflow: its failure ends the stream, with a warning if it is the first."""
+        """Around what is said to MLflow."""
         try:
-            yield
+            with shielded():
+                yield
         except Exception as error:  # MLflow, SQLAlchemy, requests and the disk each raise their own
-            if self._run:
-                store.warn(error)
-            self._run = None
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """End the stream, with a warning the first time."""
+        if self._run:
+            store.warn(error)
+        self._run = None
 
 
 @contextmanager
@@ -72,8 +78,10 @@ def stage_run(stage: str) -> Iterator[Stream]:
     with ExitStack() as stack:
         stream = Stream(_begin(stage, stack))
         yield stream
-        with stream.tolerant():
+        try:
             stack.close()
+        except Exception as error:
+            stream.fail(error)
 
 
 def _begin(stage: str, stack: ExitStack) -> Run | None:
@@ -83,7 +91,8 @@ def _begin(stage: str, stack: ExitStack) -> Run | None:
         parent = parent_run()
         run = parent.child(stage)
         stack.enter_context(under_way(run, parent))
-        entities.dataset(run, "training")
+        with shielded():
+            entities.dataset(run, "training")
     except Exception as error:
         store.warn(error)
         return None

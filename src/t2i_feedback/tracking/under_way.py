@@ -6,10 +6,6 @@ finds a file that nobody holds, and ends that run as KILLED. Runs of temporary e
 their files in the same folder, that of the repository.
 """
 
-import os
-import signal
-import sys
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,15 +16,12 @@ from filelock import FileLock, Timeout
 
 from t2i_feedback.foundation import files, paths
 from t2i_feedback.tracking import store
+from t2i_feedback.tracking.interruptions import Terminated, interruptible, shielded
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
     from t2i_feedback.tracking.runs import Run
-
-
-class Terminated(BaseException):
-    """SIGTERM has come."""
 
 
 @contextmanager
@@ -39,11 +32,12 @@ def under_way(*runs: "Run") -> Iterator[None]:
     Raises what MLflow raises. An exception of the block itself goes before one of ending the runs, which the next
     process does then.
     """
-    with _terminable(), ExitStack() as held:
-        with store.one_at_a_time():
-            locks = [held.enter_context(_lock(_file(run.run_id))) for run in runs]
-        for run in runs:
-            run.begin()
+    with interruptible(), ExitStack() as held:
+        with shielded():
+            with store.one_at_a_time():
+                locks = [held.enter_context(_lock(_file(run.run_id))) for run in runs]
+            for run in runs:
+                run.begin()
         try:
             yield
         except BaseException as error:
@@ -68,9 +62,10 @@ def end_dead_runs() -> None:
 
 
 def _end(runs: "tuple[Run, ...]", locks: list[FileLock], status: str) -> None:
-    for run, lock in zip(runs, locks, strict=True):
-        run.finish(status)
-        Path(lock.lock_file).unlink()
+    with shielded():
+        for run, lock in zip(runs, locks, strict=True):
+            run.finish(status)
+            Path(lock.lock_file).unlink()
 
 
 def _kill(client: "MlflowClient", run_id: str) -> None:
@@ -114,24 +109,3 @@ def _folder() -> Path:
 def _store() -> str:
     """A name for the place where runs are kept: another place does not know these runs."""
     return files.text_digest(store.uri())[:8]
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Within it SIGTERM raises Terminated, so that what is open is ended; at its end the signal has its effect."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except Terminated:
-        signal.signal(signal.SIGTERM, before)
-        os.kill(os.getpid(), signal.SIGTERM)
-        sys.exit(128 + signal.SIGTERM)  # where the handler before has returned
-    finally:
-        signal.signal(signal.SIGTERM, before)
