@@ -7,27 +7,17 @@ an unfinished one, which ends up in `pretrain/work/draft` and whose pictures the
 training goes on from its last checkpoint.
 """
 
-import json
 import shutil
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from mllm_muon import Muon
 from pictures import load_renders
-from recipe import (
-    Recipe,
-    forget_checkpoint,
-    load_checkpoint,
-    read_recipe,
-    save_checkpoint,
-    set_rate,
-    training_steps,
-    trapezoid,
-)
+from recipe import Recipe, forget_checkpoint, read_recipe, training_steps, trapezoid
 from safetensors.torch import load_file
 from text_encoder import tokenize
 from torch import Generator, Tensor, nn
+from training import Training, save_pipeline
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from t2i_feedback.datasets.postcards.world import COLUMN_X, GROUND_Y, SCALE, SIDE, SKY_Y, Scene
@@ -87,95 +77,33 @@ def thing_masks(scenes: list[Scene]) -> Tensor:
     return masks
 
 
-class Training:
-    """The UNet and the text encoder that learn, their moving averages and the optimisers: what a checkpoint holds."""
+def build_training(recipe: Recipe) -> Training:
+    """The UNet, fresh, and the text encoder as it is."""
+    p = recipe.params
+    torch.manual_seed(p["seed"])
+    encoder = CLIPTextModel.from_pretrained(recipe.work / "text_encoder")
+    parts = {"unet": build_unet(p["widths"], encoder.config.hidden_size), "text": encoder}
+    shares = {"unet": 1.0, "text": p["text_rate"]}
+    return Training(parts, shares, p["learning_rate"], lambda name: name.startswith(("conv_in", "conv_out")), p["seed"])
 
-    def __init__(self, recipe: Recipe) -> None:
-        p = recipe.params
-        self.tokenizer = CLIPTokenizer.from_pretrained(recipe.work / "tokenizer")
-        torch.manual_seed(p["seed"])
-        encoder = CLIPTextModel.from_pretrained(recipe.work / "text_encoder")
-        self.model = nn.ModuleDict(
-            {"unet": build_unet(p["widths"], encoder.config.hidden_size), "text": encoder}
-        ).train()
-        self.parameters = list(self.model.parameters())
-        self.average = [parameter.detach().clone() for parameter in self.parameters]
-        self.optimisers = self._optimisers(p["learning_rate"], p["text_rate"])
-        self.generator = Generator().manual_seed(p["seed"])
-        self.step = 0
 
-    def _optimisers(self, rate: float, text_rate: float) -> list[torch.optim.Optimizer]:
-        """Muon for the convolutions and matrices, AdamW for embeddings, biases, norms, and the first and last layer."""
-        inner, outer = [], []
-        for part, scale in (("unet", 1.0), ("text", text_rate)):
-            matrices, others = [], []
-            for name, parameter in self.model[part].named_parameters():
-                outermost = "embedding" in name or name.startswith(("conv_in", "conv_out"))
-                (others if outermost or parameter.ndim == 1 else matrices).append(parameter)
-            inner.append({"params": matrices, "scale": scale})
-            outer.append({"params": others, "scale": scale})
-        adamw = torch.optim.AdamW(outer, rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-        return [Muon(inner, rate), adamw]
-
-    def learn(self, loss: Tensor, rate: float) -> None:
-        """One step of the optimiser and of the moving averages."""
-        self.model.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        for optimiser in self.optimisers:
-            set_rate(optimiser, rate)
-            optimiser.step()
-        self.step += 1
-        keep = min(0.998, (10 + self.step) / (30 + self.step))
-        torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self.parameters], 1 - keep)
-
-    def save(self, path: Path) -> None:
-        modules = {
-            "model": self.model.state_dict(),
-            "average": self.average,
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-        }
-        save_checkpoint(path, modules | {"generator": self.generator.get_state(), "step": self.step})
-
-    def resume(self, path: Path) -> None:
-        if state := load_checkpoint(path):
-            self.model.load_state_dict(state["model"])
-            for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-                optimiser.load_state_dict(saved)
-            self.generator.set_state(state["generator"])
-            self.average, self.step = state["average"], state["step"]
-
-    def export(self, recipe: Recipe, folder: Path) -> None:
-        """Write the averaged weights as a pipeline, complete or not at all."""
-        names = [name for name, _ in self.model.named_parameters()]
-        averaged = dict(zip(names, self.average, strict=True))
-        text = CLIPTextModel(self.model["text"].config)
-        text.load_state_dict(
-            {name.removeprefix("text."): tensor for name, tensor in averaged.items() if name.startswith("text.")}
-        )
-        unet = UNet2DConditionModel.from_config(self.model["unet"].config)
-        unet.load_state_dict(
-            {name.removeprefix("unet."): tensor for name, tensor in averaged.items() if name.startswith("unet.")}
-        )
-        pipeline = StableDiffusionPipeline(
-            vae=AutoencoderKL.from_pretrained(recipe.work / "decoder").half(),
-            text_encoder=text.half(),
-            tokenizer=self.tokenizer,
-            unet=unet.half(),
-            scheduler=build_scheduler(),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-        fresh = folder.with_name(folder.name + ".new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        pipeline.save_pretrained(fresh)
-        for path in fresh.glob("*/config.json"):  # diffusers notes where a part came from: a folder of this machine
-            config = json.loads(path.read_text())
-            config.pop("_name_or_path", None)
-            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)
-        fresh.rename(folder)
+def export(training: Training, tokenizer: CLIPTokenizer, recipe: Recipe, folder: Path) -> None:
+    """Write the averaged weights as a pipeline."""
+    text = CLIPTextModel(training.model["text"].config)
+    text.load_state_dict(training.averaged("text"))
+    unet = UNet2DConditionModel.from_config(training.model["unet"].config)
+    unet.load_state_dict(training.averaged("unet"))
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(recipe.work / "decoder").half(),
+        text_encoder=text.half(),
+        tokenizer=tokenizer,
+        unet=unet.half(),
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    save_pipeline(pipeline, folder)
 
 
 def velocity_loss(
@@ -207,14 +135,15 @@ def velocity_loss(
 def main() -> None:
     recipe = read_recipe(__doc__, "unet")
     p = recipe.params
-    training = Training(recipe)
+    tokenizer = CLIPTokenizer.from_pretrained(recipe.work / "tokenizer")
+    training = build_training(recipe)
     training.resume(recipe.checkpoint)
     generator = training.generator
     latents = {name: tensor.float() for name, tensor in load_file(recipe.work / "latents.safetensors").items()}
     captions = load_file(recipe.work / "captions.safetensors")["ids"]
     count = len(latents["mean"])
     things = thing_masks(load_renders(recipe.work / "renders")[1][:count])
-    empty = tokenize(training.tokenizer, [""])[0]
+    empty = tokenize(tokenizer, [""])[0]
     alphas = build_scheduler().alphas_cumprod
 
     draft = recipe.checkpoint.with_suffix(".draft")  # beside the checkpoint: DVC empties `work` before a stage goes on
@@ -235,8 +164,8 @@ def main() -> None:
         if (step + 1) % p["checkpoint_every"] == 0:
             training.save(recipe.checkpoint)
         if training.step == p["draft_step"]:
-            training.export(recipe, draft)
-    training.export(recipe, recipe.models / "sd")
+            export(training, tokenizer, recipe, draft)
+    export(training, tokenizer, recipe, recipe.models / "sd")
     shutil.copytree(draft, recipe.work / "draft", dirs_exist_ok=True)
     forget_checkpoint(recipe.checkpoint)
     shutil.rmtree(draft)
