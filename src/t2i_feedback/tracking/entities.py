@@ -1,23 +1,19 @@
-"""What MLflow knows more of than a file: the data set as a run's input, the adapter as a model, the arms' images."""
+"""What MLflow knows more of than a file: the data set as a run's input, the adapter as a model."""
 
 import json
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i_feedback import arms
-from t2i_feedback.foundation import files, images, lockfile, params, paths
-from t2i_feedback.foundation.rows import CaptionRow, ImageRow, read_rows
-from t2i_feedback.tracking.runs import Run, image_key
-from t2i_feedback.tracking.under_way import under_way
+from t2i_feedback.foundation import files, lockfile, params, paths
+from t2i_feedback.foundation.rows import CaptionRow, read_rows
+from t2i_feedback.tracking.runs import Run
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 WEIGHTS, PIPELINE_RUN = "t2i.weights", "t2i.run"  # tags of a model
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"  # the name under which diffusers and MLflow look
-SHOWN = 12  # captions whose images of all arms are logged
 
 
 def dataset(run: Run, context: str) -> None:
@@ -112,32 +108,3 @@ def _commit(name: str, revision: str) -> str:
 
     found = try_to_load_from_cache(name, "model_index.json", revision=revision)
     return Path(found).parent.name if isinstance(found, str) else revision
-
-
-def arm_images(run: Run) -> None:
-    """The first captions' images of every arm that is there, in a child run that is named by them.
-
-    Other images, as a remote MLLM may lead to with the same parameters, are another child.
-    """
-    found = dict(_arm_images())
-    if not found:
-        return
-    digest = files.combined({key: files.digest(path) for key, path in found.items()})
-    child = run.child(f"arms {digest[:7]}")
-    there = child.images()
-    missing = {key: path for key, path in found.items() if (key, 0) not in there}
-    if missing or child.status != "FINISHED":
-        with under_way(child):
-            for key, path in missing.items():
-                child.image(key, 0, images.open_rgb(path))
-
-
-def _arm_images() -> Iterator[tuple[str, Path]]:
-    """Key and file of each image."""
-    made = [paths.arm(name) for name in arms.NAMES if (paths.arm(name) / "images.jsonl").exists()]
-    rows = {arm: {row.caption_id: row for row in read_rows(arm / "images.jsonl", ImageRow)} for arm in made}
-    captions = read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)[:SHOWN] if made else []
-    for number, caption in enumerate(captions, 1):
-        for arm in made:
-            if row := rows[arm].get(caption.caption_id):
-                yield image_key(f"{arm.name}/{number:02} {caption.caption}"), arm / row.image

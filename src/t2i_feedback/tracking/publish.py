@@ -14,7 +14,7 @@ from t2i_feedback import arms
 from t2i_feedback.foundation import lockfile, paths
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import EpochRow, read_rows
-from t2i_feedback.tracking import entities, store
+from t2i_feedback.tracking import arm_images, entities, store
 from t2i_feedback.tracking.runs import Run, parent_run
 from t2i_feedback.tracking.under_way import end_dead_runs, under_way
 
@@ -49,7 +49,7 @@ def _publish(run: Run) -> None:
     files = (paths.REPORT, paths.NUMBERS, paths.HEADLINE, paths.PLOTS)
     run.keep(path for path in files if path.exists())
     entities.dataset(run, "evaluation")
-    entities.arm_images(run)
+    arm_images.log(run)
     if paths.ADAPTER.exists():
         run.keep([paths.ADAPTER], "models")
         entities.adapter(run, paths.ADAPTER)
