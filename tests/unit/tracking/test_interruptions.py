@@ -10,11 +10,16 @@ from t2i_feedback.tracking.interruptions import Terminated, interruptible, shiel
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
 def test_a_signal_waits_until_what_is_said_to_mlflow_is_said(number: int, raised: type[BaseException]) -> None:
     said = []
-    with interruptible(), pytest.raises(raised), shielded():
+
+    def say() -> None:
         with shielded():
-            os.kill(os.getpid(), number)
-            said.append("a word")
-        said.append("and the next")
+            with shielded():
+                os.kill(os.getpid(), number)
+                said.append("a word")
+            said.append("and the next")
+
+    with interruptible(), pytest.raises(raised):
+        say()
     assert said == ["a word", "and the next"]
 
 
