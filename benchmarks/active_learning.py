@@ -25,6 +25,7 @@ import matplotlib
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
 from t2i_feedback import mllm, params
 from t2i_feedback.datasets.postcards.captions import caption
@@ -39,7 +40,6 @@ from t2i_feedback.foundation.rows import EpochRow
 from t2i_feedback.foundation.seeds import noise_seed
 from t2i_feedback.image_models import base
 from t2i_feedback.image_models.lora import add_adapter
-from t2i_feedback.image_models.stable_diffusion import load_pipeline
 from t2i_feedback.mllm.base import Mllm
 from t2i_feedback.reporting.style import STYLE
 from t2i_feedback.rewards.mllm import preference

@@ -207,13 +207,13 @@ def our_worker(spec: dict[str, Any]) -> dict[str, Any]:
     import peft  # noqa: F401  as TRL does: else they would come with the pipeline and count as its memory
     import torch
     from diffusers import DDIMScheduler, StableDiffusionPipeline  # noqa: F401
+    from t2i_feedback.image_models.stable_diffusion import load_pipeline
     from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
     from t2i_feedback import params
     from t2i_feedback.finetuning.acquisition import Scorer
     from t2i_feedback.finetuning.trainer import Trainer
     from t2i_feedback.image_models.lora import add_adapter
-    from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
     imported = resident()
     setting = Setting(**spec["setting"])
@@ -302,11 +302,11 @@ def evaluate_worker(spec: dict[str, Any]) -> list[float]:
     """Mean darkness of the same images for the base model (first) and for every adapter named in `files`."""
     import numpy as np
     import torch
+    from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
     from t2i_feedback import params
     from t2i_feedback.image_models import base
     from t2i_feedback.image_models.lora import add_adapter
-    from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
     setting = WORK["trl"]
     model, _ = our_configuration(params.load(), setting, 1)
@@ -340,13 +340,13 @@ def evaluate_worker(spec: dict[str, Any]) -> list[float]:
 def floor_worker(spec: dict[str, Any]) -> dict[str, float]:
     """FLOPs of one transition of the network as it stands, and this machine's FLOPs per second."""
     import torch
+    from t2i_feedback.image_models.stable_diffusion import load_pipeline
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     from t2i_feedback import params
     from t2i_feedback.image_models import base
     from t2i_feedback.image_models.lora import add_adapter
-    from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
     model, _ = our_configuration(params.load(), WORK["trl"], 1)
     pipe = load_pipeline(model)

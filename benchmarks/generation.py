@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
 from t2i_feedback import params
 from t2i_feedback.datasets.postcards.captions import caption
@@ -30,7 +31,6 @@ from t2i_feedback.foundation.rows import PromptRow
 from t2i_feedback.foundation.seeds import generators, noise_seed
 from t2i_feedback.image_models import base, drawing
 from t2i_feedback.image_models.section import Model
-from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
 RESULT = Path("benchmarks/generation.json")
 REPEATS = 3  # the fastest counts: other processes only ever slow a run down

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
 from t2i_feedback import mllm, params
 from t2i_feedback.evaluation import extractors, fidelity
@@ -26,7 +27,6 @@ from t2i_feedback.foundation.rows import CaptionRow, read_rows
 from t2i_feedback.image_models import base, transitions
 from t2i_feedback.image_models.lora import add_adapter
 from t2i_feedback.image_models.merging import Adapter
-from t2i_feedback.image_models.stable_diffusion import load_pipeline
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Mllm
 

@@ -2,10 +2,10 @@
 
     PYTHONPATH=src python pretrain/flow.py
 
-Needs `pretrain/work/renders` and `models/postcards/sd`, whose VAE it keeps and whose text encoder it starts from. Writes
-a `StableDiffusion3Pipeline` to `models/postcards/sd3` (fp16 safetensors) without the optional third text encoder, whose
-place takes one row of zeros (`max_sequence_length=1`): the pipeline's 256 would make a step several times as dear. An
-interrupted training goes on from its last checkpoint.
+Needs `pretrain/work/renders` and `models/postcards/sd`, whose VAE it keeps and whose text encoder it starts from.
+Writes a `StableDiffusion3Pipeline` to `models/postcards/sd3` (fp16 safetensors) without the optional third text
+encoder, whose place takes one row of zeros (`max_sequence_length=1`): the pipeline's 256 would make a step several
+times as dear. An interrupted training goes on from its last checkpoint.
 """
 
 import random
@@ -79,7 +79,7 @@ def build_training(recipe: Recipe) -> Training:
 
 
 def conditioning(parts: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """What the pipeline makes of token ids [B, T]: text [B, T + 1, width], its last row zeros, and pooled [B, width]."""
+    """What the pipeline makes of token ids [B, T]: text [B, T + 1, width], its last row 0, and pooled [B, width]."""
     read = [parts[name](input_ids=ids, output_hidden_states=True) for name in ("first", "second")]
     text = torch.cat([one.hidden_states[-2] for one in read], dim=-1)
     pooled = torch.cat([one.text_embeds for one in read], dim=-1)
@@ -90,8 +90,8 @@ def velocity_loss(training: Training, clean: Tensor, ids: Tensor, things: Tensor
     """Weighted MSE of v = noise - clean at stratified noise levels, more of them high.
 
     The noisy latents are (1 - s) clean + s noise (Liu et al., *Flow Straight and Fast*, 2022). Where a thing stands the
-    error weighs more, but only at levels s `below` which the noisy picture shows what stands there (`unet.velocity_loss`
-    says why).
+    error weighs more, but only at levels s `below` which the noisy picture shows what stands there (the reason:
+    `unet.velocity_loss`).
     """
     count, generator = len(clean), training.generator
     strata = (torch.rand(1, generator=generator) + torch.arange(count) / count) % 1
@@ -151,7 +151,9 @@ def main() -> None:
     rng = random.Random(p["seed"])
     captions = torch.stack(
         [
-            tokenize(tokenizer, [write_caption(scene, rng, p["levels"], p["remark_share"])[0] for _ in range(p["captions"])])
+            tokenize(
+                tokenizer, [write_caption(scene, rng, p["levels"], p["remark_share"])[0] for _ in range(p["captions"])]
+            )
             for scene in scenes
         ]
     ).short()

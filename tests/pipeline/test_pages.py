@@ -32,11 +32,11 @@ window.fetch = async (path, ...rest) => {
 """
 
 
-def serve(clone: Clone) -> tuple[subprocess.Popen[str], str]:
+def serve(clone: Clone, *arguments: str) -> tuple[subprocess.Popen[str], str]:
     """The program, and the address that it prints."""
     program = [sys.executable, "-m", "t2i_feedback.tools.feedback", "--preference", PREFERENCE]
     process = subprocess.Popen(
-        [*program, "--epochs", "2", "--questions", "4"],
+        [*program, "--epochs", "2", "--questions", "4", *arguments],
         cwd=clone.folder,
         env=clone.environment,
         stdout=subprocess.PIPE,
@@ -132,6 +132,90 @@ def test_a_person_trains_and_compares_in_a_browser(finished: Clone, tmp_path: Pa
     assert [row.asked for row in history] == [4, 4]
     lines = human.sheet_of(PREFERENCE, clone.folder / "feedback").read()
     assert sorted(line.score for line in lines.values()) == [1.0, 2.0, 3.7, 5.0, 7.0, 8.0, 9.0, 10.0]
+
+
+def choose_one(page: Page, key: str) -> None:
+    """Answers about two images, and waits for what comes then."""
+    shown = page.evaluate("() => [...document.querySelectorAll('.pair img')].map(image => image.src).join()")
+    page.keyboard.press(key)
+    page.wait_for_function(
+        "was => [...document.querySelectorAll('.pair img')].map(image => image.src).join() !== was "
+        "|| document.querySelector('#compare').hidden",
+        arg=shown,
+    )
+
+
+def test_a_person_compares_two_images_of_a_prompt_and_tries_another(finished: Clone, tmp_path: Path) -> None:
+    clone = Clone(shutil.copytree(finished.folder, tmp_path / "pairs", symlinks=True))
+    process, address = serve(clone, "--pairs")
+    sheet = human.sheet_of(PREFERENCE, clone.folder / "feedback")
+    try:
+        with browser.opened() as (page, errors):
+            page.goto(address)
+            until(page, "#start")
+            page.locator("#start").click()
+            until(page, "#compare")  # the training ended for want of scores
+            assert page.locator("#score").is_hidden() and not browser.is_wider_than_its_window(page)
+            assert page.locator("#caption").is_hidden()
+            page.keyboard.press("p")
+            assert page.locator("#caption").inner_text() == sheet.read()[sheet.asked()[0]].prompt
+            first = page.get_attribute("#left img", "src")
+            page.keyboard.press("s")  # the other prompt first
+            assert page.get_attribute("#left img", "src") != first
+            page.keyboard.press("s")
+            assert page.get_attribute("#left img", "src") == first
+            choose_one(page, "ArrowLeft")
+            winner = sheet.read()[first.rpartition("/")[2]].score
+            assert winner is not None and winner > 7
+            page.keyboard.press("u")
+            page.wait_for_function("() => document.querySelector('#progress').textContent.includes('4 left')")
+            assert page.get_attribute("#left img", "src") == first
+            choose_one(page, "ArrowRight")
+            page.keyboard.press("t")  # one at a time
+            until(page, "#score")
+            assert "2 left, 2 scored" in page.locator("#progress").inner_text()
+            page.keyboard.press("t")
+            page.goto(address.partition("?")[0] + "try")
+            page.locator("#text").fill("<b>a large red circle at night</b>")
+            assert page.locator("#adapter").is_hidden()  # none is there while one is being trained
+            page.locator("#go").click()
+            until(page, "#rounds li:nth-child(1) img")
+            page.wait_for_function("() => !document.querySelector('#go').disabled", timeout=1000 * SECONDS)
+            assert page.locator("#asked").inner_text() == "“<b>a large red circle at night</b>”"
+            assert page.locator("#rounds li.kept").count() == 1 and page.locator("#problem").is_hidden()
+            page.wait_for_function("() => [...document.images].every(image => image.naturalWidth > 0)")
+            page.locator("#text").fill("  ")
+            page.locator("#go").click()
+            until(page, "#problem")
+            assert page.locator("#problem").inner_text() == "type what the image is to show"
+            assert [error for error in errors if "422" not in error] == []
+        with browser.opened(browser.PHONE) as (page, errors):
+            page.goto(address.partition("?")[0] + "try?token=wrong")
+            assert "open the whole address" in page.locator("body").inner_text()
+            page.goto(address)
+            until(page, "#compare")
+            assert not browser.is_wider_than_its_window(page)
+            page.locator("#neither").click()  # the last of the epoch: training begins by itself
+            until(page, "#log")
+            until(page, "#compare")
+            for key in ("ArrowLeft", "ArrowUp"):
+                choose_one(page, key)
+            until(page, "#draw")
+            page.goto(address.partition("?")[0] + "try")
+            until(page, "#adapter")
+            page.locator("#text").fill("a large red circle at night")
+            page.keyboard.press("Enter")
+            until(page, "#rounds li:nth-child(1) img")
+            page.wait_for_function("() => !document.querySelector('#go').disabled", timeout=1000 * SECONDS)
+            assert page.locator("#problem").is_hidden()
+            assert not browser.is_wider_than_its_window(page)
+            assert [error for error in errors if "401" not in error] == []
+    finally:
+        end(process)
+    history = read_rows(clone.folder / "models/lora/history.jsonl", EpochRow)
+    assert [row.asked for row in history] == [4, 4]
+    scores = sorted(round(line.score, 1) for line in sheet.read().values())
+    assert scores == [3.9, 3.9, 5.5, 5.5, 5.5, 5.5, 7.1, 7.1]
 
 
 def test_a_prompt_and_the_report_are_shown_without_errors(finished: Clone) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch.distributed
 
 from t2i_feedback.foundation import distributed
-from t2i_feedback.image_models import drawing
+from t2i_feedback.image_models.base import ImageModel
 from t2i_feedback.mllm.local import LocalMllm
 from t2i_feedback.stages import best_of_n, enhance, evaluate, finetune, generate, reference, validate
 
@@ -25,12 +25,12 @@ def note(file: str, line: str) -> None:
 
 
 def main() -> None:
-    draw, answers = drawing.draw, LocalMllm.answers
+    draw, answers = ImageModel.draw, LocalMllm.answers
 
-    def noting_draw(pipe, prompts, seeds, **settings):
+    def noting_draw(model, prompts, seeds):
         for prompt, seed in zip(prompts, seeds, strict=True):
             note("drawn", f"{stage} {seed} {prompt}")
-        return draw(pipe, prompts, seeds, **settings)
+        return draw(model, prompts, seeds)
 
     def answering(model, requests, decoding):
         for request in requests:
@@ -38,7 +38,7 @@ def main() -> None:
             note("asked", f"{model._name} {request.text!r} {request.sample} {image} {decoding}")
         yield from answers(model, requests, decoding)
 
-    drawing.draw, LocalMllm.answers = noting_draw, answering
+    ImageModel.draw, LocalMllm.answers = noting_draw, answering
     for name, run in {
         "reference": reference.main,
         "raw": lambda: generate.main("raw"),

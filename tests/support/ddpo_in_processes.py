@@ -20,16 +20,15 @@ from t2i_feedback.finetuning.acquisition import Scorer
 from t2i_feedback.finetuning.rollout import Rollout
 from t2i_feedback.finetuning.trainer import Trainer
 from t2i_feedback.foundation import distributed
-from t2i_feedback.image_models.lora import add_adapter
-from t2i_feedback.image_models.stable_diffusion import load_pipeline
+from t2i_feedback.image_models.loading import load_image_model
 
 
 def main(sd: str, folder: Path, die: bool) -> None:
     config = tiny_diffusion.finetune(epochs=4)
-    pipe = load_pipeline(tiny_diffusion.model(name=sd))
-    parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, 5)
+    made = load_image_model(tiny_diffusion.model(name=sd))
+    parameters = made.add_adapter(config.lora_rank, config.lora_alpha, config.targets, 5)
     trainer = Trainer(
-        pipe,
+        made,
         parameters,
         ["a cat", "two dogs", "a red house"],
         Scorer(lambda images, prompts: [255.0 - float(np.asarray(image).mean()) for image in images]),

@@ -16,11 +16,11 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ASK = """
 import sys
 from tiny_diffusion import model
-from t2i_feedback.image_models.stable_diffusion import load_pipeline
+from t2i_feedback.image_models.loading import load_image_model
 from t2i_feedback.foundation.errors import UserError
 for name, revision in zip(sys.argv[1::2], sys.argv[2::2]):
     try:
-        load_pipeline(model(name=name, revision=revision))
+        load_image_model(model(name=name, revision=revision))
         print("> loaded")
     except UserError as error:
         print(">", error)

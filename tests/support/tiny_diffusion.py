@@ -9,6 +9,7 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from t2i_feedback.finetuning.section import Finetune
+from t2i_feedback.image_models.families.stable_diffusion import StableDiffusion
 from t2i_feedback.image_models.section import Model
 
 SIZE = 16  # pixels; latents are 8 x 8
@@ -99,6 +100,11 @@ def checkpoint(folder: Path, *, safety: bool = False, **changes) -> Path:
     return folder / "sd"
 
 
+def image_model(pipe: StableDiffusionPipeline, **changes) -> StableDiffusion:
+    """With those settings instead of `model`'s."""
+    return StableDiffusion(pipe, model(**changes))
+
+
 def model(**changes) -> Model:
     defaults = {
         "name": "tiny",
@@ -137,7 +143,7 @@ def finetune(**changes) -> Finetune:
         "epochs": 2,
         "prompts_per_epoch": 2,
         "images_per_prompt": 4,
-        "eta": 1.0,
+        "noise": {"kind": "auto", "level": 1.0, "window": None},
         "objective": "ddpo",
         "inner_epochs": 1,
         "updates_per_epoch": 2,

@@ -13,7 +13,7 @@ Extractor = Literal["efficientnet-lite0", "inception-v3-compat", "clip"]
 class Evaluate(Section):
     judge: EntryName
     protocol: Literal["own", "paper", "coco30k-256", "coco5k"]
-    size: Annotated[int, Field(ge=8)] | None  # None = model.size
+    size: Annotated[int, Field(ge=8)] | None  # None = model.size, the shorter side
     resizer: Resizer
     extractor: Extractor
     weights: Annotated[Annotated[str, Field(min_length=1)] | None, CHECKPOINT]  # None = the extractor's own

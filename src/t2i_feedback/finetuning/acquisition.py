@@ -111,7 +111,7 @@ class Scorer:
         model, x = self._learner.fit(embedded)
         chosen = self._choose(epoch, self.budget, model, x, prompts)
         scores = self._totals(chosen, self._ask(epoch, chosen, images, prompts), len(images))
-        answered = [index for index in chosen if not scores.values[index].isnan()]
+        answered = sorted(index for index in chosen if not scores.values[index].isnan())
         answers = scores.values[answered]
         error = None
         if self._learner.answers and answered:
@@ -177,21 +177,24 @@ class Scorer:
     def _choose(
         self, epoch: int, budget: Budget, model: surrogate.Surrogate, x: torch.Tensor, prompts: list[str]
     ) -> list[int]:
-        """The indices of the images to ask about.
+        """The indices of the images to ask about, first what the model is expected to learn most from: a person sees
+        them in this order.
 
         At random equally many of every prompt are chosen, since advantages compare within one.
         """
         groups = prompts if budget.per_prompt else [""] * len(prompts)
+        by_telling = surrogate.by_telling(model, x, groups)
         if budget.acquisition == "uncertainty":
-            chosen = surrogate.most_telling(model, x, budget.questions, groups)
+            chosen = by_telling[: budget.questions]
         else:
             order = torch.randperm(len(groups), generator=generator(budget.seed, "feedback", epoch))
-            left, chosen = surrogate.quotas(groups, budget.questions), []
+            left, some = surrogate.quotas(groups, budget.questions), set()
             for index in order.tolist():
                 if left[groups[index]]:
                     left[groups[index]] -= 1
-                    chosen.append(index)
-        return sorted(distributed.broadcast(torch.tensor(chosen)).tolist())
+                    some.add(index)
+            chosen = [index for index in by_telling if index in some]
+        return distributed.broadcast(torch.tensor(chosen)).tolist()
 
     def _predict(
         self, embedded: torch.Tensor, rest: torch.Tensor, answers: torch.Tensor, error: float, surrogate_weight: float

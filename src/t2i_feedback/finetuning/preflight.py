@@ -13,33 +13,36 @@ TRANSITIONS = 64  # that are replayed: at least so many, in whole images
 SHARE = 0.1  # of the clip range: how far the ratio may be from 1 before anything was learnt
 
 
-def limit(clip_range: float) -> float:
-    """The largest |ratio - 1| that passes."""
-    return SHARE * clip_range
+def check(
+    replay: Replay, trajectories: Trajectories, steps: torch.Tensor, train_batch_size: int, clip_range: float
+) -> dict[int, float]:
+    """Replay trajectories that the present policy has just drawn, in the batches in which an update replays them.
 
-
-def check(replay: Replay, trajectories: Trajectories, train_batch_size: int, clip_range: float) -> float:
-    """Replay trajectories that the present policy has just drawn. Returns the largest |ratio - 1|.
-
-    Raises UserError if it is too large, or a log-probability is not finite. Graphs are built as in an update, since
-    gradient checkpointing changes what is computed.
+    Returns for each of `steps` the largest |ratio - 1|: what the network's own rounding makes of its log-probability,
+    the floor below which no clip range means anything. Raises UserError if the clip range is below ten times the
+    highest of them, or a log-probability is not finite. Graphs are built as in an update, since gradient checkpointing
+    changes what is computed.
     """
     if not trajectories.log_probs.isfinite().all():
         raise UserError(
             "preflight: a log-probability of the rollout is not finite; lower model.guidance or use float32"
         )
-    count, steps = trajectories.log_probs.shape
-    images = torch.arange(min(count, math.ceil(TRANSITIONS / steps)))
-    worst = 0.0
-    with replay.adapter.merged():
-        for image, step in minibatches(images, torch.arange(steps), train_batch_size):
+    images = torch.arange(min(len(trajectories.log_probs), math.ceil(TRANSITIONS / len(steps))))
+    floors = dict.fromkeys(steps.tolist(), 0.0)
+    with replay.policy.model.adapter.merged():
+        for image, step in minibatches(images, steps, train_batch_size):
             replayed = replay.log_prob(trajectories, image, step)[0].detach()
             ratio = torch.exp(replayed - trajectories.log_probs[image, step].to(replayed.device))
-            worst = max(worst, float((ratio - 1).abs().max()))
-    if not worst < limit(clip_range):
+            for index, distance in zip(step.tolist(), (ratio - 1).abs().nan_to_num(math.inf).tolist(), strict=True):
+                floors[index] = max(floors[index], distance)
+    floor = max(floors.values())
+    if not floor < SHARE * clip_range:
+        worst = max(floors, key=lambda step: floors[step])
+        allowed = f"{floor / SHARE:.1e}" if floor < math.inf else "no number"
         raise UserError(
-            f"preflight: the importance ratio before any update is off by {worst:.1e}, more than "
-            f"{limit(clip_range):.1e} = {SHARE} * finetune.clip_range: sampling and training disagree. Use model.dtype "
-            "float32, or raise finetune.clip_range"
+            f"preflight: before any update the importance ratio is off by {floor:.1e} (at step {worst + 1}), more than "
+            f"{SHARE * clip_range:.1e} = {SHARE} * finetune.clip_range: what rounding does is no smaller than what "
+            f"learning may do. The smallest finetune.clip_range that this allows is {allowed}; or replay in the "
+            "batches in which images are drawn (finetune.train_batch_size = model.batch_size), or use float32"
         )
-    return worst
+    return floors

@@ -10,31 +10,29 @@ import torch
 
 from t2i_feedback.finetuning.rollout import Trajectories
 from t2i_feedback.image_models import transitions
-from t2i_feedback.image_models.base import Policy
-from t2i_feedback.image_models.merging import Adapter
+from t2i_feedback.image_models.base import Conditioning, Policy
 
 
 @dataclass
 class Replay:
     policy: Policy
-    adapter: Adapter  # of the policy's UNet
-    embeddings: torch.Tensor  # [prompts, tokens, width], into which the trajectories' prompt_index points
-    device: torch.device
+    prompts: Conditioning  # into which the trajectories' prompt_index points
 
     def log_prob(
         self, trajectories: Trajectories, image: torch.Tensor, step: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probability [B] and mean [B, C, H, W] of the transitions under the present policy."""
-        x_t = trajectories.latents[image, step].to(self.device)
-        x_prev = trajectories.latents[image, step + 1].to(self.device)
+        """Log-probability [B] and mean [B, ...] of the transitions under the present policy."""
+        device = self.policy.model.device
+        x_t = trajectories.latents[image, step].to(device)
+        x_prev = trajectories.latents[image, step + 1].to(device)
         prompt_index = trajectories.prompt_index[image]
-        mean = self.policy.mean(x_t, step, self.embeddings[prompt_index].to(self.device), prompt_index)
+        mean = self.policy.mean(x_t, step, self.prompts[prompt_index].to(device), prompt_index)
         return transitions.log_prob(self.policy.schedule, step, mean, x_prev), mean
 
     def kl(
         self, trajectories: Trajectories, image: torch.Tensor, step: torch.Tensor, mean: torch.Tensor
     ) -> torch.Tensor:
         """KL(policy || base) [B] of the transitions, per latent dimension; `mean` is the policy's, from `log_prob`."""
-        with torch.no_grad(), self.adapter.base():
+        with torch.no_grad(), self.policy.model.adapter.base():
             base_mean = self.log_prob(trajectories, image, step)[1]
         return transitions.kl_divergence(self.policy.schedule, step, mean, base_mean)

@@ -10,15 +10,15 @@ from PIL import Image
 from t2i_feedback.foundation import distributed
 from t2i_feedback.foundation.seeds import generators
 from t2i_feedback.image_models import transitions
-from t2i_feedback.image_models.base import Pipeline, Policy, decode
+from t2i_feedback.image_models.base import Conditioning, Policy
 
 
 @dataclass
 class Trajectories:
     """The drawing of P images, step by step; all tensors are on the CPU."""
 
-    latents: torch.Tensor  # [P, steps + 1, C, H, W]; [:, 0] is pure noise, [:, -1] is decoded
-    log_probs: torch.Tensor  # [P, steps] of latents[:, i + 1] given latents[:, i]
+    latents: torch.Tensor  # [P, steps + 1, ...]; [:, 0] is pure noise, [:, -1] is decoded
+    log_probs: torch.Tensor  # [P, steps] of latents[:, i + 1] given latents[:, i]; 0 where a step has no noise
     prompt_index: torch.Tensor  # [P] into the embeddings
     images: list[Image.Image]
 
@@ -72,35 +72,18 @@ def gather_images(indices: Sequence[int], images: Sequence[Image.Image], total: 
 
 
 @torch.no_grad()
-def roll_out(
-    pipe: Pipeline,
-    policy: Policy,
-    embeddings: torch.Tensor,
-    prompt_index: torch.Tensor,
-    seeds: Sequence[int],
-    *,
-    size: int,
-) -> Trajectories:
-    """Draw one batch, an image of `size` x `size` pixels for each entry of `prompt_index` [B] and its seed.
-
-    `embeddings` [prompts, tokens, width] are those that `prompt_index` points into.
-    """
-    side = size // pipe.vae_scale_factor
-    shape = (pipe.unet.config.in_channels, side, side)
-    sources = generators(seeds)
-    like = {"device": pipe.device, "dtype": pipe.unet.dtype}  # both take a walk over all modules
-    given = embeddings[prompt_index].to(like["device"])
-
-    def fresh_noise() -> torch.Tensor:
-        return torch.stack([torch.randn(shape, generator=source) for source in sources]).to(**like)
-
-    x = fresh_noise()
+def roll_out(policy: Policy, given: Conditioning, prompt_index: torch.Tensor, seeds: Sequence[int]) -> Trajectories:
+    """Draw one batch, an image for each entry of `prompt_index` [B], which points into `given`, and its seed."""
+    sources, model, schedule = generators(seeds), policy.model, policy.schedule
+    chosen = given[prompt_index].to(model.device)
+    x = model.fresh_noise(sources)
     latents, log_probs = [x], []
-    for index in range(len(policy.schedule)):
-        step = torch.full((len(x),), index)
-        mean = policy.mean(x, step, given, prompt_index)
-        x = (mean + policy.schedule.sigma[index].to(mean.device) * fresh_noise()).to(like["dtype"])
-        log_probs.append(transitions.log_prob(policy.schedule, step, mean, x))  # of the latent as stored
+    for index in range(len(schedule)):
+        step, sigma = torch.full((len(x),), index), schedule.sigma[index].to(x.device)
+        mean = policy.mean(x, step, chosen, prompt_index)
+        x = (mean + sigma * model.fresh_noise(sources)).to(model.dtype)
+        has = transitions.log_prob(schedule, step, mean, x) if sigma > 0 else torch.zeros(len(x), device=x.device)
+        log_probs.append(has)  # of the latent as stored
         latents.append(x)
-    images = decode(pipe, x)
+    images = model.decode(x)
     return Trajectories(torch.stack(latents, 1).cpu(), torch.stack(log_probs, 1).cpu(), prompt_index, images)

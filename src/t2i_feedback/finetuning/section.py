@@ -9,6 +9,20 @@ from t2i_feedback.finetuning import objectives
 from t2i_feedback.foundation.params import FREE, Count, EntryName, Positive, Section, Share
 
 
+class Noise(Section):
+    """Of the steps of rollouts: a policy without noise has no log-probability."""
+
+    kind: Literal["auto", "ddim", "flow_sde", "cps", "dance_sde"]  # auto: the family's own
+    level: Annotated[float, Field(gt=0, le=2)]
+    window: Count | None
+
+    @model_validator(mode="after")
+    def _ddim_has_at_most_as_much_as_ddpm(self) -> "Noise":
+        if self.kind == "ddim" and self.level > 1:
+            raise ValueError(f"level {self.level:g}: DDIM's eta is at most 1")
+        return self
+
+
 class Finetune(Section):
     judge: EntryName
     preference: Annotated[str, Field(min_length=3)]
@@ -22,7 +36,7 @@ class Finetune(Section):
     epochs: Count
     prompts_per_epoch: Count
     images_per_prompt: Annotated[int, Field(ge=2)]
-    eta: Annotated[float, Field(gt=0, le=1)]
+    noise: Noise
     objective: str  # the name of a file of objectives/
     inner_epochs: Count
     updates_per_epoch: Count
@@ -41,7 +55,7 @@ class Finetune(Section):
     overlap_judging: Annotated[bool, FREE]
     lora_rank: Count
     lora_alpha: Count
-    lora_targets: Annotated[list[str], Field(min_length=1)]
+    lora_targets: Literal["auto"] | Annotated[list[str], Field(min_length=1)]
     optimiser: Literal["adamw", "adamw8bit"]
     gradient_checkpointing: bool
     keep_last: Annotated[Count, FREE]
@@ -50,6 +64,11 @@ class Finetune(Section):
     @property
     def images_per_epoch(self) -> int:
         return self.prompts_per_epoch * self.images_per_prompt
+
+    @property
+    def targets(self) -> list[str]:
+        """Of the adapter; empty = the family's own."""
+        return [] if self.lora_targets == "auto" else self.lora_targets
 
     @property
     def answers_per_epoch(self) -> int:

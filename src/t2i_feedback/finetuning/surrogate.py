@@ -105,8 +105,8 @@ class Learner:
         self._embeddings, self._scores = state["embeddings"], state["scores"]
 
 
-def most_telling(surrogate: Surrogate, x: torch.Tensor, count: int, groups: Sequence[str]) -> list[int]:
-    """Which `count` of the images x [N, D] to ask about: those whose squared advantage is expected to be the largest.
+def by_telling(surrogate: Surrogate, x: torch.Tensor, groups: Sequence[str]) -> list[int]:
+    """The images x [N, D] in the order in which to ask about them: the largest expected squared advantage first.
 
     An image's advantage is its score less its group's mean, w · (x - mean x of the group), which has a mean and a
     variance: its expected square is mean² + variance. So what is asked about is what will move the policy most, or may,
@@ -117,7 +117,7 @@ def most_telling(surrogate: Surrogate, x: torch.Tensor, count: int, groups: Sequ
         members = [index for index, other in enumerate(groups) if other == group]
         centred[members] -= x[members].mean(0)
     expected = (centred @ surrogate.mean).square() + spread(centred, surrogate.covariance)
-    return sorted(expected.argsort(descending=True, stable=True)[:count].tolist())
+    return expected.argsort(descending=True, stable=True).tolist()
 
 
 def quotas(groups: Sequence[str], count: int) -> dict[str, int]:

@@ -40,9 +40,9 @@ from t2i_feedback.foundation import distributed
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import EpochRow, read_rows, write_rows
 from t2i_feedback.foundation.seeds import generator, noise_seed
-from t2i_feedback.image_models import base, texts, transitions
-from t2i_feedback.image_models.merging import Adapter
+from t2i_feedback.image_models.base import ImageModel, Policy
 from t2i_feedback.image_models.section import Model
+from t2i_feedback.image_models.transitions import Schedule
 
 Measure = Callable[[list[Image.Image]], dict[str, float]]
 
@@ -51,7 +51,7 @@ SAMPLES = 3  # prompts whose images show how the adapter learns
 
 
 class Trainer:
-    """Trains the adapter that a pipeline's UNet carries (`image_models.lora.add_adapter`), `parameters`.
+    """Trains the adapter that an image model's network carries (`ImageModel.add_adapter`), `parameters`.
 
     `scorer` scores the images as saved. `held_out`, if given, is a second judge that rewards nothing: it is logged, and
     `max_held_out_drop` ends training by it. `measure` returns photometric means by name. `folder` holds checkpoints and
@@ -60,7 +60,7 @@ class Trainer:
 
     def __init__(
         self,
-        pipe: base.Pipeline,
+        image_model: ImageModel,
         parameters: list[torch.nn.Parameter],
         prompts: Sequence[str],
         scorer: Scorer,
@@ -72,37 +72,54 @@ class Trainer:
         folder: Path,
         held_out: Reward | None = None,
     ):
-        self.pipe, self.parameters, self.prompts = pipe, parameters, list(prompts)
+        self.image_model, self.parameters, self.prompts = image_model, parameters, list(prompts)
         self.scorer, self.measure = scorer, measure
         self.held_out = Scorer(held_out) if held_out else None
         self.model, self.config, self.seed, self.folder = model, finetune, seed, folder
-        try:
-            schedule = transitions.Schedule.of(pipe.scheduler, model.steps, finetune.eta)
-        except ValueError as error:
-            raise UserError(f"finetune.eta: {error}") from None
         chunk = finetune.images_per_epoch // finetune.updates_per_epoch
         if distributed.world_size() > chunk:
             raise UserError(
                 f"finetune.updates_per_epoch: an update's {chunk} images cannot be divided among "
                 f"{distributed.world_size()} processes; start fewer, or make fewer updates of more images"
             )
-        self.steps = (schedule.sigma >= finetune.min_sigma).nonzero().flatten()  # those that are trained
-        if not len(self.steps):
-            raise UserError(
-                f"finetune.min_sigma: no step has as much noise as {finetune.min_sigma:g}; the most is "
-                f"{float(schedule.sigma.max()):.3g}"
-            )
-        self.embeddings = base.embed(pipe, self.prompts)
-        null = base.embed(pipe, [model.negative_prompt])
         if finetune.gradient_checkpointing:
-            pipe.unet.enable_gradient_checkpointing()
-        self.policy = base.Policy(pipe.unet, schedule, model.guidance, null, texts.OncePerText(pipe.unet))
-        self.adapter = Adapter(pipe.unet)
+            image_model.network.enable_gradient_checkpointing()
+        self.policy = Policy.of(image_model, self.schedule(None))
+        for window in self.windows():
+            self.policy.schedule = self.schedule(window)
+            if not len(self.steps):
+                raise UserError(
+                    f"finetune.min_sigma: no step has as much noise as {finetune.min_sigma:g}; the most is "
+                    f"{float(self.policy.schedule.sigma.max()):.3g}"
+                )
         self.optimiser = optimiser.make(finetune, parameters)
-        # the device is asked once: every time it is a walk over all modules
-        self.replay = Replay(self.policy, self.adapter, self.embeddings, pipe.device)
+        self.replay = Replay(self.policy, image_model.encode(self.prompts))
         objective = objectives.load(finetune.objective)
-        self.updater = Updater(self.replay, objective, parameters, self.optimiser, finetune, self.steps, seed)
+        self.updater = Updater(self.replay, objective, parameters, self.optimiser, finetune, seed)
+
+    def windows(self) -> list[range | None]:
+        """The runs of steps that may have noise in an epoch: all steps (None), or windows in the first half of them."""
+        size, half = self.config.noise.window, self.model.steps // 2
+        return [range(first, first + size) for first in range(max(1, half - size + 1))] if size else [None]
+
+    def schedule(self, noisy: range | None) -> Schedule:
+        """Of rollouts whose steps `noisy` have noise. Raises UserError if the family has no such noise."""
+        noise, family = self.config.noise, self.image_model
+        kind = family.noises[0] if noise.kind == "auto" else noise.kind
+        if kind not in family.noises:
+            raise UserError(
+                f"finetune.noise.kind: a {family.pipeline} has no {kind}; there are auto, {', '.join(family.noises)}"
+            )
+        try:
+            return family.schedule(self.model.steps, kind, noise.level, noisy)
+        except ValueError as error:
+            raise UserError(f"finetune.noise: {error}") from None
+
+    @property
+    def steps(self) -> torch.Tensor:
+        """Indices of the steps that are trained on: those with enough noise in the present schedule."""
+        sigma = self.policy.schedule.sigma
+        return ((sigma > 0) & (sigma >= self.config.min_sigma)).nonzero().flatten()
 
     def run(
         self,
@@ -193,6 +210,9 @@ class Trainer:
     def roll_out(self, epoch: int) -> Rollout:
         """Draw the epoch's images: a seeded choice of prompts, each with its group of images."""
         config, order = self.config, self._generator(epoch, "prompts")
+        windows = self.windows()
+        chosen = int(torch.randint(len(windows), (), generator=self._generator(epoch, "window")))
+        self.policy.schedule = self.schedule(windows[chosen])
         index = choose_prompts(len(self.prompts), config.prompts_per_epoch, config.images_per_prompt, order)
         prompts = [self.prompts[i] for i in index.tolist()]
         first_pass = chunks(config.images_per_epoch, config.updates_per_epoch, self._generator(epoch, "update 0"))
@@ -209,32 +229,35 @@ class Trainer:
 
     def draw(self, prompt_index: torch.Tensor, seeds: list[int]) -> Trajectories:
         """Draw a batch with the present adapter: an image for each of `prompt_index` [B], into `prompts`, and seed."""
-        with torch.no_grad(), self.adapter.merged():
-            return roll_out(self.pipe, self.policy, self.embeddings, prompt_index, seeds, size=self.model.size)
+        with torch.no_grad(), self.image_model.adapter.merged():
+            return roll_out(self.policy, self.replay.prompts, prompt_index, seeds)
 
     def samples(self) -> dict[str, Image.Image]:
         """Prompt -> its image by the present adapter, of the first few prompts; always from the same noise."""
         shown, size = range(min(SAMPLES, len(self.prompts))), self.model.batch_size
+        self.policy.schedule = self.schedule(None)  # a rollout chooses its own
         drawn = [
             self.draw(torch.tensor(some), [noise_seed(self.seed, "sample", number) for number in some])
             for some in (shown[start : start + size] for start in range(0, len(shown), size))
         ]
         return dict(zip(self.prompts, Trajectories.joined(drawn).images, strict=False))
 
-    def preflight(self) -> float:
+    def preflight(self) -> dict[int, float]:
         """Replay a small rollout under the run's own configuration: every importance ratio must be 1.
 
-        Returns the largest |ratio - 1|. Raises UserError if it is too large, or a log-probability is not finite.
+        Returns for each step that is trained what rounding makes of its log-probability. Raises UserError if that is
+        too much for the clip range, or a log-probability is not finite.
         """
         count = min(self.model.batch_size, self.config.images_per_epoch)
         seeds = [noise_seed(self.seed, "preflight", number) for number in range(count)]
         groups = torch.arange(count) // self.config.images_per_prompt
-        trajectories = self.draw(groups % len(self.prompts), seeds)
-        return preflight.check(self.replay, trajectories, self.config.train_batch_size, self.config.clip_range)
+        self.policy.schedule = self.schedule(None)
+        trajectories, steps = self.draw(groups % len(self.prompts), seeds), self.steps
+        return preflight.check(self.replay, trajectories, steps, self.config.train_batch_size, self.config.clip_range)
 
     def update(self, epoch: int, rollout: Rollout, advantages: Advantages) -> dict[str, float]:
         """The epoch's optimiser steps (`Updater.update`)."""
-        return self.updater.update(epoch, rollout, advantages)
+        return self.updater.update(epoch, rollout, advantages, self.steps)
 
     def _generator(self, epoch: int, use: str) -> torch.Generator:
         """Another one for every use: a resumed run draws what the uninterrupted one would have drawn."""

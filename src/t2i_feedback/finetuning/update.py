@@ -36,17 +36,18 @@ class Updater:
     parameters: Sequence[torch.nn.Parameter]
     optimiser: torch.optim.Optimizer
     config: Finetune
-    steps: torch.Tensor  # indices of the denoising steps that may be trained on
     seed: int
 
-    def update(self, epoch: int, rollout: Rollout, advantages: Advantages) -> dict[str, float]:
+    def update(self, epoch: int, rollout: Rollout, advantages: Advantages, steps: torch.Tensor) -> dict[str, float]:
         """Take the epoch's optimiser steps on the images that have an advantage; `advantages` are of all N images.
+
+        `steps` are the indices of the denoising steps that may be trained on.
 
         Returns what is logged: ratio_max (largest |ratio - 1|), clipped (share of ratios outside the clip range) and
         grad_norm (mean over the steps, before clipping). Raises UserError if a loss or a gradient is not finite.
         """
         config = self.config
-        trained = max(1, round(len(self.steps) * config.timestep_share))
+        trained = max(1, round(len(steps) * config.timestep_share))
         place = {index: position for position, index in enumerate(rollout.indices)}
         own = Advantages(advantages.values[rollout.indices], advantages.dead_groups)
         ratio_max, clipped, seen, norms = 0.0, 0, 0, []
@@ -55,12 +56,12 @@ class Updater:
             for inner in range(config.inner_epochs):
                 order = generator(self.seed, "finetune", epoch, f"update {inner}")
                 for chunk in chunks(config.images_per_epoch, config.updates_per_epoch, order):
-                    steps = self.steps[torch.randperm(len(self.steps), generator=order)[:trained]]
+                    some = steps[torch.randperm(len(steps), generator=order)[:trained]]
                     valid = chunk[advantages.valid[chunk]].tolist()
                     if not valid:
                         continue
                     mine = torch.tensor([place[index] for index in valid if index in place], dtype=torch.long)
-                    far, outside = self.accumulate(epoch, rollout.trajectories, own, mine, steps, bar.update)
+                    far, outside = self.accumulate(epoch, rollout.trajectories, own, mine, some, bar.update)
                     ratio_max, clipped, seen = max(ratio_max, far), clipped + outside, seen + len(mine) * trained
                     norms.append(self.step(epoch, len(valid) * trained))
         found = torch.zeros(2 + distributed.world_size(), dtype=torch.float64)
@@ -88,7 +89,7 @@ class Updater:
         not finite.
         """
         ratio_max, clipped = 0.0, 0
-        with self.replay.adapter.merged():
+        with self.replay.policy.model.adapter.merged():
             for image, step in minibatches(images, steps, self.config.train_batch_size):
                 loss, ratio, outside = self.loss(trajectories, advantages, image, step)
                 if not loss.isfinite():

@@ -27,6 +27,8 @@ ENTRY = "names an entry of the catalogue mllms"  # marks a field: the bytes of t
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+Side = Annotated[int, Field(ge=8, multiple_of=8)]  # pixels
+Size = Side | tuple[Side, Side]  # of an image: both sides, or width and height
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 EntryName = Annotated[str, ENTRY]
 
@@ -111,7 +113,8 @@ def fields(values: BaseModel) -> Iterator[tuple[str, Any, list[Any]]]:
         alias = field.validation_alias
         dotted = ".".join(map(str, alias.path)) if isinstance(alias, AliasPath) else name
         value = getattr(values, name)
-        yield dotted, value, field.metadata
+        unsaid = LATER in field.metadata and value == field.default
+        yield dotted, value, [*field.metadata, *([FREE] if unsaid else [])]
         inner = {dotted: value} if isinstance(value, BaseModel) else {}
         if isinstance(value, dict):
             inner = {f"{dotted}.{item}": one for item, one in value.items() if isinstance(one, BaseModel)}
@@ -121,8 +124,8 @@ def fields(values: BaseModel) -> Iterator[tuple[str, Any, list[Any]]]:
 
 
 def decisive(values: BaseModel) -> dict[str, Any]:
-    """Dotted key -> value as JSON has it, of every leaf that is not marked FREE, nor LATER and empty."""
-    free = [dotted for dotted, value, marks in fields(values) if FREE in marks or (LATER in marks and not value)]
+    """Dotted key -> value as JSON has it, of every leaf that is not marked FREE, nor LATER and as if unsaid."""
+    free = [dotted for dotted, _, marks in fields(values) if FREE in marks]
     return {
         dotted: TypeAdapter(Any).dump_python(value, mode="json")
         for dotted, value, _ in fields(values)
@@ -130,6 +133,11 @@ def decisive(values: BaseModel) -> dict[str, Any]:
         and not (isinstance(value, dict) and any(isinstance(one, BaseModel) for one in value.values()))
         and dotted not in free
     }
+
+
+def sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Width and height."""
+    return (size, size) if isinstance(size, int) else size
 
 
 def at(tree: Any, dotted: str) -> Any:

@@ -17,7 +17,7 @@ from t2i_feedback.foundation.images import about_png, save_png
 from t2i_feedback.foundation.params import decisive
 from t2i_feedback.foundation.rows import ImageRow, PromptRow
 from t2i_feedback.foundation.seeds import noise_seed
-from t2i_feedback.image_models.base import Pipeline, draw, flag
+from t2i_feedback.image_models.base import ImageModel
 from t2i_feedback.image_models.lora import ADAPTER_WEIGHTS
 from t2i_feedback.image_models.section import Model
 
@@ -27,7 +27,7 @@ def image_name(caption_id: int, round: int) -> str:
 
 
 def draw_missing(
-    load: Callable[[], Pipeline],
+    load: Callable[[], ImageModel],
     prompts: Sequence[PromptRow],
     folder: Path,
     *,
@@ -40,7 +40,7 @@ def draw_missing(
 
     Rows make batches in their order. A batch is drawn whole unless all its images are there, of these prompts and
     parameters, so an interrupted run ends with the same bytes. Several processes share the batches, and all images
-    are there when this returns. `load` gives the pipeline, and is called only if something is missing.
+    are there when this returns. `load` gives the image model, and is called only if something is missing.
     """
     parameters = json.dumps(decisive(model) | {"adapter": adapter and _adapter_digest(adapter)}, sort_keys=True)
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -58,10 +58,10 @@ def draw_missing(
 
     missing = [batch for batch in distributed.shard(batches) if not all(map(is_drawn, batch))]
     if missing:
-        pipe, total = load(), sum(map(len, missing))
+        image_model, total = load(), sum(map(len, missing))
         with tqdm(total=total, unit="image", desc=title, mininterval=1, disable=not distributed.is_main()) as bar:
             for batch in missing:
-                for row, image, found in zip(batch, *_draw(pipe, batch, model, seed), strict=True):
+                for row, image, found in zip(batch, *_draw(image_model, batch, model, seed), strict=True):
                     name = image_name(row.caption_id, row.round)
                     _keep_flag(folder, name, found)  # before the image, which says that both are there
                     save_png(image, folder / name, about(row))
@@ -70,22 +70,15 @@ def draw_missing(
 
 
 def _draw(
-    pipe: Pipeline, batch: Sequence[PromptRow], model: Model, seed: int
+    image_model: ImageModel, batch: Sequence[PromptRow], model: Model, seed: int
 ) -> tuple[list[Image.Image], list[bool] | list[None]]:
     """A batch's images, and whether the safety checker flags each; `safety_checker: on` blackens those it flags."""
-    images = draw(
-        pipe,
-        [row.prompt for row in batch],
-        [noise_seed(seed, row.caption_id, row.round) for row in batch],
-        steps=model.steps,
-        guidance=model.guidance,
-        eta=model.eta,
-        size=model.size,
-        negative_prompt=model.negative_prompt,
+    images = image_model.draw(
+        [row.prompt for row in batch], [noise_seed(seed, row.caption_id, row.round) for row in batch]
     )
     if model.safety_checker == "off":
         return images, [None] * len(batch)
-    flags = flag(pipe, images)
+    flags = image_model.flag(images)
     if model.safety_checker == "on":
         images = [Image.new("RGB", i.size) if found else i for i, found in zip(images, flags, strict=True)]
     return images, flags

@@ -4,10 +4,10 @@ from functools import cached_property
 from pathlib import Path
 
 from t2i_feedback.foundation.rows import ImageRow, PromptRow, read_rows
-from t2i_feedback.image_models.base import Pipeline
+from t2i_feedback.image_models.base import ImageModel
 from t2i_feedback.image_models.drawing import copy_images, draw_missing, image_name
+from t2i_feedback.image_models.loading import load_image_model
 from t2i_feedback.image_models.section import Model
-from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
 
 class RoundDrawer:
@@ -18,8 +18,8 @@ class RoundDrawer:
         (folder / "images").mkdir(parents=True, exist_ok=True)
 
     @cached_property
-    def _pipeline(self) -> Pipeline:
-        return load_pipeline(self.model, self.adapter)
+    def _image_model(self) -> ImageModel:
+        return load_image_model(self.model, self.adapter)
 
     def copy_first(self, arm: Path) -> None:
         """Take another arm's images, one of each caption, as those of round 1."""
@@ -28,7 +28,7 @@ class RoundDrawer:
     def draw(self, prompts: list[PromptRow]) -> list[str]:
         """The names of the prompts' images, relative to the folder; those that are missing are drawn."""
         draw_missing(
-            lambda: self._pipeline,
+            lambda: self._image_model,
             prompts,
             self.folder,
             model=self.model,

@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from t2i_feedback.foundation.params import CHECKPOINT, FREE, LATER, Count, Section, Share
+from t2i_feedback.foundation.params import CHECKPOINT, FREE, LATER, Count, Section, Share, Size, sides
 
-Scheduler = Literal["ddim", "pndm", "dpmsolver++", "euler"]
+Scheduler = Literal["auto", "ddim", "pndm", "dpmsolver++", "euler"]
 
 
 def _off_or_on(value: object) -> object:
@@ -23,7 +23,7 @@ class Model(Section):
     dtype: Literal["float32", "bfloat16", "float16"]
     vae_dtype: Literal["same", "float32"]
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], FREE]
-    size: Annotated[int, Field(ge=8, multiple_of=8)]
+    size: Size
     scheduler: Scheduler
     steps: Annotated[int, Field(ge=2, le=1000)]
     guidance: Annotated[float, Field(ge=1)]
@@ -36,6 +36,21 @@ class Model(Section):
     vae_tiling: bool
     offload: Annotated[bool, FREE]
     compile: Annotated[bool, FREE]
+    max_sequence_length: Annotated[Count, LATER] = 256  # of the T5 text, for models that read one
+    quantisation: Annotated[Literal["none", "8bit", "4bit"], LATER] = "none"
+
+    @property
+    def width(self) -> int:
+        return sides(self.size)[0]
+
+    @property
+    def height(self) -> int:
+        return sides(self.size)[1]
+
+    @property
+    def pixels(self) -> int:
+        """Of an image."""
+        return self.width * self.height
 
     @property
     def sampler(self) -> str:

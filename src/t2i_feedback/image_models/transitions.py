@@ -1,33 +1,56 @@
-"""One denoising step of DDIM as a Gaussian policy: its mean, its noise, and the log-probability of what it drew.
+"""One denoising step as a Gaussian policy: its mean, its noise, and the log-probability of what it drew.
 
-Song, Meng & Ermon, *Denoising Diffusion Implicit Models* (2021), eq. 12 and 16. With a_t the cumulative product of
-alphas at timestep t, predicted clean sample x0 and predicted noise e:
+Whatever the process, noisy latents are x = signal x0 + noise e, and a step ends at a mixture of what the network makes
+of the clean sample x0 and of the noise e:
 
-    sigma_t = eta * sqrt((1 - a_prev) / (1 - a_t)) * sqrt(1 - a_t / a_prev)
-    mean    = sqrt(a_prev) * x0 + sqrt(1 - a_prev - sigma_t^2) * e
-    x_prev ~ N(mean, sigma_t^2 I)
+    mean = clean_weight x0 + noise_weight e,    x_prev ~ N(mean, sigma^2 I)
+
+**DDIM** (Song, Meng & Ermon, *Denoising Diffusion Implicit Models*, 2021, eq. 12 and 16), with a_t the cumulative
+product of alphas at timestep t, and eta the level of noise:
+
+    sigma = eta sqrt((1 - a_prev) / (1 - a_t)) sqrt(1 - a_t / a_prev)
+    clean_weight = sqrt(a_prev),  noise_weight = sqrt(1 - a_prev - sigma^2)
+
+**Flow matching** has signal 1 - s, noise s and v = e - x0 (Liu et al., *Flow Straight and Fast*, 2022). A step from s
+to s' < s has clean_weight 1 - s'. With h = s - s' and a the level of noise:
+
+    flow_sde   sigma = g sqrt(h), noise_weight = s' - g^2 h / 2s, g = a sqrt(s / (1 - s))  (Flow-GRPO: Liu et al., 2025)
+    dance_sde  the same with g = a                                                         (DanceGRPO: Xue et al., 2025)
+    cps        sigma = s' sin(a pi / 2), noise_weight = sqrt(s'^2 - sigma^2)    (coefficients kept: Wang & Yu, 2025)
+
+where the first step of flow_sde, at s = 1, takes the second level in 1 - s. Without noise all are the Euler step.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
+
+Kind = Literal["ddim", "flow_sde", "cps", "dance_sde"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Steps = range  # indices of the steps that have noise
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The timesteps of one sampling run and what each needs; all tensors have shape [steps], first step first."""
+    """The steps of one sampling run and what each needs; all tensors have shape [steps], first step first."""
 
-    timesteps: torch.Tensor  # int64, decreasing
-    alpha: torch.Tensor  # a_t, float32
-    alpha_prev: torch.Tensor  # a_prev, float32
-    sigma: torch.Tensor  # float32; all above 0
-    prediction_type: str  # epsilon | v_prediction | sample
-    clip_range: float | None  # clean samples are clamped to +- this
+    timesteps: torch.Tensor  # as the network is told them, decreasing
+    signal: torch.Tensor  # float32, as all that follow: of the noisy latents, clean sample ...
+    noise: torch.Tensor  # ... and noise
+    clean_weight: torch.Tensor  # of the step's mean
+    noise_weight: torch.Tensor
+    sigma: torch.Tensor  # 0 where a step has no noise
+    prediction_type: str  # epsilon | v_prediction | sample | flow
+    clip_range: float | None = None  # clean samples are clamped to +- this
 
     @classmethod
-    def of(cls, scheduler, steps: int, eta: float) -> "Schedule":
-        """Read a diffusers DDIMScheduler. Raises ValueError if a step would have no noise, hence no log-probability."""
+    def ddim(cls, scheduler, steps: int, eta: float, noisy: Steps | None = None) -> "Schedule":
+        """Read a diffusers DDIMScheduler; `noisy` None: all steps.
+
+        Raises ValueError if a step that should have noise has none, hence no log-probability.
+        """
         config = scheduler.config
         if config.thresholding:
             raise ValueError("dynamic thresholding has no transition density that is known here")
@@ -38,38 +61,89 @@ class Schedule:
         alpha = alphas[timesteps]
         alpha_prev = torch.where(previous >= 0, alphas[previous.clamp(min=0)], scheduler.final_alpha_cumprod.double())
         sigma = eta * ((1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)).clamp(min=0).sqrt()
-        if not (sigma > 0).all():
+        if eta and not (sigma > 0).all():
             worst = int(timesteps[sigma.argmin()])
             raise ValueError(
                 f"the noise of the step at timestep {worst} is 0 (eta {eta}, {steps} steps): its log-probability does "
                 "not exist. Raise eta, or use a scheduler with steps_offset=1 and set_alpha_to_one=False"
             )
-        clip = config.clip_sample_range if config.clip_sample else None
-        return cls(timesteps, alpha.float(), alpha_prev.float(), sigma.float(), config.prediction_type, clip)
+        alpha, alpha_prev, sigma = alpha.float(), alpha_prev.float(), _only(sigma, noisy).float()
+        return cls(
+            timesteps,
+            alpha.sqrt(),
+            (1 - alpha).sqrt(),
+            alpha_prev.sqrt(),
+            (1 - alpha_prev - sigma**2).clamp(min=0).sqrt(),
+            sigma,
+            config.prediction_type,
+            config.clip_sample_range if config.clip_sample else None,
+        )
+
+    @classmethod
+    def flow(
+        cls, timesteps: torch.Tensor, levels: torch.Tensor, kind: Kind, level: float, noisy: Steps | None = None
+    ) -> "Schedule":
+        """Of the noise levels s [steps + 1], the first at most 1 and the last 0, and the network's `timesteps` [steps].
+
+        `level` is a of the kind; `noisy` None: all steps. Raises ValueError if the kind is no flow's.
+        """
+        levels = levels.cpu().double()
+        s, after = levels[:-1], levels[1:]
+        h = s - after
+        if kind == "cps":
+            sigma = after * math.sin(level * math.pi / 2)
+            noise_weight = (after**2 - _only(sigma, noisy) ** 2).sqrt()
+        elif kind in ("flow_sde", "dance_sde"):
+            clean = 1 - torch.where(s < 1, s, levels[1])
+            rate = level * (s / clean).sqrt() if kind == "flow_sde" else torch.full_like(s, level)
+            sigma = rate * h.sqrt()
+            noise_weight = after - _only(sigma, noisy) ** 2 / (2 * s)
+        else:
+            raise ValueError(f"noise of kind {kind} is of no flow model; there are flow_sde, cps, dance_sde")
+        return cls(
+            timesteps.cpu(),
+            (1 - s).float(),
+            s.float(),
+            (1 - after).float(),
+            noise_weight.float(),
+            _only(sigma, noisy).float(),
+            "flow",
+        )
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
 
+def _only(sigma: torch.Tensor, noisy: Steps | None) -> torch.Tensor:
+    """The noise [steps] of the steps that are to have any."""
+    if noisy is None:
+        return sigma
+    found = torch.zeros_like(sigma)
+    found[noisy.start : noisy.stop] = sigma[noisy.start : noisy.stop]
+    return found
+
+
 def transition_mean(schedule: Schedule, step: torch.Tensor, output: torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
-    """Mean of x_prev given x_t [B, C, H, W] and the network's output, for the steps with indices `step` [B]."""
+    """Mean of x_prev given x_t [B, ...] and the network's output, for the steps with indices `step` [B]."""
     shape = (-1, *[1] * (x_t.ndim - 1))
     output, x_t = output.float(), x_t.float()
-    alpha, alpha_prev, sigma = (
-        values.to(x_t.device)[step].view(shape) for values in (schedule.alpha, schedule.alpha_prev, schedule.sigma)
+    signal, noise, clean_weight, noise_weight = (
+        values.to(x_t.device)[step].view(shape)
+        for values in (schedule.signal, schedule.noise, schedule.clean_weight, schedule.noise_weight)
     )
-    signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
     if schedule.prediction_type == "epsilon":
         clean, epsilon = (x_t - noise * output) / signal, output
     elif schedule.prediction_type == "v_prediction":
         clean, epsilon = signal * x_t - noise * output, signal * output + noise * x_t
     elif schedule.prediction_type == "sample":
         clean, epsilon = output, (x_t - signal * output) / noise
+    elif schedule.prediction_type == "flow":
+        clean, epsilon = x_t - noise * output, x_t + signal * output
     else:
         raise ValueError(f"prediction type {schedule.prediction_type!r} is not one of epsilon, v_prediction, sample")
     if schedule.clip_range is not None:
         clean = clean.clamp(-schedule.clip_range, schedule.clip_range)
-    return alpha_prev.sqrt() * clean + (1 - alpha_prev - sigma**2).clamp(min=0).sqrt() * epsilon
+    return clean_weight * clean + noise_weight * epsilon
 
 
 def log_prob(schedule: Schedule, step: torch.Tensor, mean: torch.Tensor, x_prev: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from t2i_feedback.arms import Arm
 from t2i_feedback.evaluation import intervals
 from t2i_feedback.evaluation.intervals import Interval
 from t2i_feedback.foundation.rows import RoundRow
+from t2i_feedback.reporting import preferred
 from t2i_feedback.reporting.evidence import Evidence, MeasuredArm
 
 KEPT_SHARE = 0.9  # of the base arm's alignment and diversity that fine-tuning must keep, else it has collapsed
@@ -208,7 +209,7 @@ def _standard_error(scores: Sequence[float]) -> float:
 
 
 def summary(evidence: Evidence) -> dict[str, float]:
-    """Flat numbers for `dvc metrics diff`: each comparison with its interval's ends."""
+    """Flat numbers for `dvc metrics diff`: each comparison with its interval's ends, and what a person preferred."""
     numbers: dict[str, float] = {}
     for comparison in (*stage1(evidence), *stage2(evidence), *feedback_effects(evidence)):
         numbers |= _with_ends(comparison.key, comparison.interval)
@@ -217,7 +218,7 @@ def summary(evidence: Evidence) -> dict[str, float]:
             numbers[f"diversity_{arm.name}_over_{arms.base().name}"] = ratio
     for name, split in splits(evidence).items():
         numbers |= _with_ends(f"alignment_{name}_accepted_minus_rejected", split.interval)
-    return numbers
+    return numbers | preferred.numbers(evidence.preferred)
 
 
 def _with_ends(key: str, interval: Interval) -> Mapping[str, float]:

@@ -14,6 +14,7 @@ from t2i_feedback.foundation.rows import (
     ImageRow,
     RoundRow,
 )
+from t2i_feedback.reporting.preferred import Tally
 from t2i_feedback.reporting.section import Settings
 
 
@@ -59,3 +60,4 @@ class Evidence:
     history: Sequence[EpochRow] = ()
     apart: Mapping[str, MeasuredArm] = field(default_factory=dict)
     left_out: int = 0  # images of the data set that could not be read
+    preferred: Tally | None = None  # what a person preferred, before or after fine-tuning; None = nobody was asked

@@ -55,6 +55,7 @@ def render(evidence: Evidence, before: Before | None = None) -> str:
         stage1=pairs.comparison_table(comparisons.stage1(evidence)),
         stage2=pairs.comparison_table(comparisons.stage2(evidence)),
         kept=pairs.kept_sentences(evidence),
+        preferred=pairs.preferred_sentence(evidence.preferred),
         loops=loops.loop_table(run),
         loop_plots=loops.loop_plots(run),
         loop_sentences=loops.loop_sentences(evidence),

@@ -7,6 +7,7 @@ from t2i_feedback.reporting import comparisons, plots, tables, verdict
 from t2i_feedback.reporting.comparisons import Comparison
 from t2i_feedback.reporting.evidence import Evidence
 from t2i_feedback.reporting.plots import Plot
+from t2i_feedback.reporting.preferred import Tally
 from t2i_feedback.reporting.tables import Table, number, percent, signed
 
 DIGITS = {"brightness": 1, "contrast": 1, "judge_score": 2, "held_out_score": 2}
@@ -61,3 +62,18 @@ def arm_plots(evidence: Evidence) -> list[Plot]:
     found = [plots.arm_means(means[measure], title) for measure, title in titles.items() if means[measure]]
     curves = {name: arm.fid_by_n for name, arm in evidence.arms.items() if arm.fid_by_n}
     return [*found, plots.fid_by_n(curves)] if curves else found
+
+
+def preferred_sentence(found: Tally | None) -> str:
+    """What came of it, in words; empty when nobody was asked."""
+    if found is None:
+        return ""
+    decided = found.before + found.after
+    start = f"A person was shown {decided + found.neither} held-out captions, before and after fine-tuning, blind: "
+    if found.share is None or found.low is None or found.high is None:
+        return f"{start}neither image was ever preferred."
+    ties = f"; {found.neither} were ties" if found.neither else ""
+    return (
+        f"{start}the image after it was preferred {found.after} times of {decided}{ties} "
+        f"({percent(found.share)}, 95 % interval {percent(found.low)} to {percent(found.high)})."
+    )

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from t2i_feedback.foundation.params import Count, Keys, Section, Seed, key
+from t2i_feedback.foundation.params import Count, Keys, Section, Seed, Size, key
 
 
 class Report(Section):
@@ -20,7 +20,7 @@ class Settings(Keys):
     report: Report
     data_set: str = key("data.source")
     model: str = key("model.name")
-    size: int = key("model.size")  # pixels
+    size: Size = key("model.size")
     steps: int = key("model.steps")
     guidance: float = key("model.guidance")
     mllm: str = key("stage1.mllm")

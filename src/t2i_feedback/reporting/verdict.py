@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from t2i_feedback import arms
 from t2i_feedback.arms import Arm
 from t2i_feedback.evaluation.intervals import Interval
+from t2i_feedback.foundation.params import sides
 from t2i_feedback.reporting.comparisons import KEPT_SHARE, Comparison, compare, diversity_ratio
 from t2i_feedback.reporting.evidence import Evidence, MeasuredArm
 from t2i_feedback.reporting.tables import listed, number, percent, signed
@@ -109,7 +110,7 @@ def lead(evidence: Evidence) -> str:
     left_out = f" {evidence.left_out} images of {p.data_set} were left out, since they cannot be read."
     return (
         f"{p.model} drew {captions} captions of {p.data_set} in {ways} ways, from the same noise in each "
-        f"({p.size} × {p.size} pixels, {p.steps} steps, guidance {p.guidance:g}). In stage 1, "
+        f"({' × '.join(map(str, sides(p.size)))} pixels, {p.steps} steps, guidance {p.guidance:g}). In stage 1, "
         f"the MLLM {p.mllm} rewrites captions and accepts or rejects images, for {p.max_rounds} rounds "
         f"at most. In stage 2, the judge {p.judge} plays a user who likes “{p.preference}”, and its "
         f"scores fine-tune the model ({p.objective}) over {p.epochs} epochs of {p.images_per_epoch} images; the judge "

@@ -40,15 +40,15 @@ class RewardKind:
 
     name: str  # its key in `finetune.reward`
     raw: str  # what its value is, with its range
-    point: float | Callable[[int], float]  # raw value that counts like one point of the preference; of the image's side
+    point: float | Callable[[int], float]  # raw value that counts like a point of the preference; of the image's pixels
     unit: str  # of the raw value
     giver: str  # who gives it: the user, pixels, the judge, ...
     make: Callable[[Context], Reward]
     asks: Role | None = None  # role in which the judge's model gets one question per image; None = it is not asked
 
-    def point_at(self, side: int) -> float:
-        """One point, for square images of `side` pixels."""
-        return self.point(side) if callable(self.point) else self.point
+    def point_at(self, pixels: int) -> float:
+        """One point, for images of so many pixels."""
+        return self.point(pixels) if callable(self.point) else self.point
 
     def asked_by(self, user: str) -> Role | None:
         """The role in which the judge's model is asked, if this user has the preference."""

@@ -1,4 +1,7 @@
-"""A person as the user: scores that were written into a score sheet. A run ends where one is missing; nobody waits."""
+"""A person as the user: scores of a score sheet, typed, given on a page or made from comparisons there.
+
+A run ends where one is missing; nobody waits.
+"""
 
 import hashlib
 import re
@@ -23,14 +26,16 @@ def sheet_of(preference: str, folder: Path) -> Sheet:
 
 
 def person(sheet: Sheet, folder: Path) -> Reward:
-    """The scores that a person wrote into the sheet. Raises UserError while some are missing.
+    """The scores that the sheet has of a person. Raises UserError while some are missing.
 
     Every process is to ask about the same images; the first one writes.
     """
 
     def reward(images: "list[Image]", prompts: list[str]) -> list[float | None]:
         if distributed.is_main():
-            (folder / AWAITED).write_text("\n".join(sheet.enter(images, prompts)))
+            names = sheet.enter(images, prompts)
+            (folder / AWAITED).write_text("\n".join(names))
+            sheet.ask(names)
         distributed.barrier()  # the others read when it is written
         names = sheet.enter(images, prompts)
         _stop_for(sheet, sheet.unscored(names))

@@ -73,7 +73,7 @@ REWARDS = (
     RewardKind(
         name="jpeg_size",
         raw="size of a JPEG of quality 95, above 0",
-        point=lambda side: side * side * 0.1 / 1000,  # 0.1 byte per pixel: 0.41 kB at 64 pixels, 26 kB at 512
+        point=lambda pixels: pixels * 0.1 / 1000,  # 0.1 byte per pixel: 0.41 kB at 64 pixels, 26 kB at 512
         unit="kB (1000 bytes)",
         giver="pixels",
         make=lambda _: of_each(jpeg_kilobytes),

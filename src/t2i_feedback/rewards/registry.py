@@ -52,8 +52,8 @@ def make(weights: Mapping[str, float], context: Context) -> dict[str, Reward]:
     return {name: known[name].make(context) for name in used(weights)}
 
 
-def total(weights: Mapping[str, float], side: int) -> Callable[[Mapping[str, float]], float]:
-    """The function that makes an image's reward of its raw values by name. `side`: pixels, width and height."""
+def total(weights: Mapping[str, float], pixels: int) -> Callable[[Mapping[str, float]], float]:
+    """The function that makes an image's reward of its raw values by name. `pixels` of an image."""
     known, weighed = kinds(), used(weights)
-    points = {name: known[name].point_at(side) for name in weighed}
+    points = {name: known[name].point_at(pixels) for name in weighed}
     return lambda raw: sum(weight * raw[name] / points[name] for name, weight in weighed.items())

@@ -4,7 +4,9 @@ A folder holds the images, a page that shows them (index.html), and scores.csv w
 column the person fills in with any spreadsheet program or editor. An image is known by its pixels: drawn again, it
 finds its score, also where other hardware draws it a grey level apart. Rows are only ever added, at the end of the
 file as it is: nothing that was typed is rewritten. Answers given on the page of `make feedback` stand beside it, in
-answers.jsonl; of an answer and a cell the later one counts.
+answers.jsonl: scores, of which the later of answer and cell counts, and choices between two images of one prompt, which
+become scores of images that have none (`rewards.pairwise`). asked.txt has the names of the images that the last run
+asked about, in its order.
 """
 
 import csv
@@ -15,12 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from t2i_feedback.foundation import files
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.rewards import answers
-from t2i_feedback.rewards.answers import HIGHEST, LOWEST, Answer
+from t2i_feedback.rewards import answers, pairwise
+from t2i_feedback.rewards.answers import HIGHEST, LOWEST, Answer, Choice
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,7 +47,8 @@ class Sheet:
     def __init__(self, folder: Path, preference: str):
         self.folder, self.preference = folder, preference
         self.path, self.page = folder / "scores.csv", folder / "index.html"
-        self.answers = folder / "answers.jsonl"
+        self.answers, self.comparisons = folder / "answers.jsonl", folder / "comparisons.jsonl"
+        self._asked = folder / "asked.txt"
 
     def enter(self, images: "Sequence[Image]", prompts: Sequence[str]) -> list[str]:
         """The images' names; those that the sheet does not have yet get a row. Raises UserError as `read` does."""
@@ -73,11 +76,19 @@ class Sheet:
 
         Raises UserError that names the line of the first of what is wrong, and how many are.
         """
-        lines, said = self._typed(), answers.latest(self.answers)
-        return {
-            image: replace(line, score=said[image].after(line.score)) if image in said else line
-            for image, line in lines.items()
-        }
+        lines = self._typed()
+        said, choices = answers.said(self.answers)
+        direct = {name: said[name].after(line.score) if name in said else line.score for name, line in lines.items()}
+        compared = pairwise.scores({name: line.prompt for name, line in lines.items()}, direct, choices)
+        return {name: replace(line, score=compared.get(name, direct[name])) for name, line in lines.items()}
+
+    def ask(self, names: Sequence[str]) -> None:
+        """Keep which images a run asks about, in the order in which they are to be shown."""
+        files.write_text(self._asked, "".join(f"{name}\n" for name in names))
+
+    def asked(self) -> list[str]:
+        """Which images the last run asked about, in its order; empty before the first."""
+        return self._asked.read_text(encoding="utf-8").split() if self._asked.exists() else []
 
     def answer(self, image: str, score: float | None) -> None:
         """Keep the score that a person gave on a page; None takes it back. It is on the disk when this returns.
@@ -87,8 +98,17 @@ class Sheet:
         lines = self._typed()
         if image not in lines:
             raise UserError(f"{self.path} has no image {image!r}")
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        answers.append(self.answers, Answer(image=image, score=score, typed=lines[image].score, at=now))
+        answers.append(self.answers, Answer(image=image, score=score, typed=lines[image].score, at=_now()))
+
+    def compare(self, left: str, right: str, better: Literal["left", "right", "neither"] | None) -> None:
+        """Keep which of two images a person finds better; None takes it back. It is on the disk when this returns.
+
+        Raises UserError unless the sheet has both and they are different images of one prompt.
+        """
+        lines = self._typed()
+        if left == right or left not in lines or right not in lines or lines[left].prompt != lines[right].prompt:
+            raise UserError(f"{left!r} and {right!r} are no two images of one prompt in {self.path}")
+        answers.append(self.answers, Choice(left=left, right=right, better=better, at=_now()))
 
     def _typed(self) -> dict[str, Line]:
         """Image -> its row, as it stands in the file."""
@@ -193,6 +213,10 @@ figure {{ margin: 0; width: {SHOWN}px; }} img {{ width: 100%; image-rendering: p
 </div></body></html>
 """
         files.write_text(self.page, page)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _columns(line: Sequence[str]) -> list[str]:

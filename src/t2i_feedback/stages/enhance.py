@@ -25,7 +25,7 @@ def main() -> None:
     entry = p.mllms[p.mllm]
     print(f"enhance: {p.mllm} rewrites {len(captions)} captions")
     from t2i_feedback.image_models.base import tokens_lost
-    from t2i_feedback.image_models.stable_diffusion import load_tokenizer
+    from t2i_feedback.image_models.loading import load_tokenizer
     from t2i_feedback.mllm import shared
     from t2i_feedback.mllm.enhancing import Enhancer
 

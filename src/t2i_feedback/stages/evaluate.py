@@ -61,7 +61,7 @@ def main(arm: str = "") -> None:
             images,
             files,
             p.evaluate,
-            size=p.evaluate.size or p.model.size,
+            size=p.evaluate.size or min(p.model.width, p.model.height),
             device=p.model.device,
             seed=p.seed,
             reference=paths.REFERENCE,

@@ -47,8 +47,7 @@ def main() -> None:
     from t2i_feedback.finetuning.trainer import HISTORY, Trainer
     from t2i_feedback.foundation import photometry
     from t2i_feedback.image_models.base import tokens_lost
-    from t2i_feedback.image_models.lora import add_adapter, save_adapter
-    from t2i_feedback.image_models.stable_diffusion import load_pipeline, load_tokenizer
+    from t2i_feedback.image_models.loading import load_image_model, load_tokenizer
     from t2i_feedback.mllm import shared
     from t2i_feedback.mllm.enhancing import Enhancer
     from t2i_feedback.tracking.streaming import stage_run
@@ -72,13 +71,13 @@ def main() -> None:
             tokenizer = load_tokenizer(p.model)
             enhancer = Enhancer(user, lambda texts: tokens_lost(tokenizer, texts), config.max_invalid_fraction)
             prompts = enhancer.first_prompts(captions)
-        pipe = load_pipeline(p.model, training=True)
+        image_model = load_image_model(p.model, training=True)
         sources = {made.prompt: row.caption for made, row in zip(prompts, captions, strict=True)}
         trainer = Trainer(
-            pipe,
-            add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, p.seed),
+            image_model,
+            image_model.add_adapter(config.lora_rank, config.lora_alpha, config.targets, p.seed),
             [row.prompt for row in prompts],
-            scorer(config, p.model.size, p.seed, user.own if user else None, sources, work),
+            scorer(config, p.model.pixels, p.seed, user.own if user else None, sources, work),
             photometry.means,
             model=p.model,
             finetune=config,
@@ -95,7 +94,7 @@ def main() -> None:
         run.images(len(history), trainer.samples)
         why = beyond_bounds(history, config)
         if distributed.is_main():
-            save_adapter(pipe.unet, work / "adapter")
+            image_model.save_adapter(work / "adapter")
             write_rows(work / "adapter" / HISTORY, history)
             numbers = progress.summary(history, stopped=bool(why))
             write_json(work / "adapter" / paths.FINETUNE_NUMBERS.name, numbers)
@@ -107,14 +106,14 @@ def main() -> None:
 
 
 def scorer(
-    config: Finetune, size: int, seed: int, judge: "Mllm | None", captions: Mapping[str, str], folder: Path
+    config: Finetune, pixels: int, seed: int, judge: "Mllm | None", captions: Mapping[str, str], folder: Path
 ) -> "Scorer":
     """Who scores the run's images. `judge` may be None if no reward asks it; `captions`: prompt -> its caption."""
     from t2i_feedback.finetuning.acquisition import Scorer
     from t2i_feedback.mllm import roles
 
     context = Context(config.preference, config.user, judge, captions, folder, paths.feedback())
-    rewards, total = registry.make(config.reward, context), registry.total(config.reward, size)
+    rewards, total = registry.make(config.reward, context), registry.total(config.reward, pixels)
     return Scorer.of(config, rewards, total, seed, lambda: roles.most_frequent(context.invalid))
 
 

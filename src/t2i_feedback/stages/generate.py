@@ -27,11 +27,11 @@ def main(arm: str = "") -> None:
     print(f"generate {arm}: {len(prompts)} images, {p.model.steps} steps each, by {drawer}")
     from t2i_feedback.image_models.base import tokens_lost
     from t2i_feedback.image_models.drawing import draw_missing, flagged, image_name
-    from t2i_feedback.image_models.stable_diffusion import load_pipeline, load_tokenizer
+    from t2i_feedback.image_models.loading import load_image_model, load_tokenizer
 
     with workspace.unfinished(stage, p) as work:
         draw_missing(
-            lambda: load_pipeline(p.model, adapter),
+            lambda: load_image_model(p.model, adapter),
             prompts,
             work / "arm",
             model=p.model,

@@ -5,7 +5,7 @@ from typing import Annotated
 from t2i_feedback.evaluation.section import Extractor, Resizer
 from t2i_feedback.foundation import distributed, paths, pipeline, running, workspace
 from t2i_feedback.foundation.files import write_json
-from t2i_feedback.foundation.params import CHECKPOINT, Keys, key, load
+from t2i_feedback.foundation.params import CHECKPOINT, Keys, Size, key, load, sides
 from t2i_feedback.foundation.rows import CaptionRow, read_rows
 
 DIVIDED = True  # among several processes
@@ -14,9 +14,9 @@ DIVIDED = True  # among several processes
 class Settings(Keys):
     source: str = key("data.source")
     val_split: str = key("data.val_split")
-    drawn_at: int = key("model.size")
+    drawn_at: Size = key("model.size")
     device: str = key("model.device")
-    size: int | None = key("evaluate.size")  # None = model.size
+    size: int | None = key("evaluate.size")  # None = model.size, the shorter side
     resizer: Resizer = key("evaluate.resizer")
     extractor: Extractor = key("evaluate.extractor")
     weights: Annotated[str | None, CHECKPOINT] = key("evaluate.weights")
@@ -27,7 +27,7 @@ def main() -> None:
     p = load(Settings)
     rows = read_rows(paths.REFERENCE_CAPTIONS, CaptionRow)
     files = [paths.DATASET / row.image for row in rows]
-    size = p.size or p.drawn_at
+    size = p.size or min(sides(p.drawn_at))
     print(f"reference: {p.extractor} features of {len(files)} real images at {size} x {size}")
     from safetensors.numpy import save_file
 

@@ -9,8 +9,10 @@ from t2i_feedback.foundation.files import write_json, write_text
 from t2i_feedback.foundation.params import load
 from t2i_feedback.foundation.rows import CalibrationRow, CaptionRow, EpochRow, read_rows
 from t2i_feedback.reporting import alarm, calibration, comparisons, gathering, numbers, page, protocols, series
-from t2i_feedback.reporting.evidence import Evidence
+from t2i_feedback.reporting.evidence import Evidence, MeasuredArm
+from t2i_feedback.reporting.preferred import Preferred, Tally, drawn_with, tally
 from t2i_feedback.reporting.section import Settings
+from t2i_feedback.rewards import answers, human
 from t2i_feedback.tracking import publish
 
 
@@ -53,7 +55,25 @@ def gather(settings: Settings) -> Evidence:
         validator_plots=gathering.images(paths.VALIDATOR_PLOTS, calibration.VALIDATORS),
         left_out=gathering.numbers(paths.LEFT_OUT).get("left_out", 0),
         history=gathering.rows(paths.ADAPTER / "history.jsonl", EpochRow),
+        preferred=preferred_by_a_person(settings.preference, run.get(arms.finetuned().name)),
     )
+
+
+def preferred_by_a_person(preference: str, finetuned: MeasuredArm | None) -> Tally | None:
+    """What was answered on the page of `make feedback` about the adapter that drew the arm; None if nothing was.
+
+    DVC does not know of the file. What is wrong with it is a warning, and the report says nothing of it then.
+    """
+    file = human.sheet_of(preference, paths.feedback()).comparisons
+    if finetuned is None or not finetuned.images or not file.exists():
+        return None
+    adapter = drawn_with(finetuned.folder / next(iter(finetuned.images.values())).image)
+    try:
+        found = [one for one in answers.read(file, Preferred) if one.adapter == adapter]
+    except UserError as error:
+        print(f"warning: {error}; the report leaves out what a person preferred", file=sys.stderr)
+        return None
+    return tally(found, adapter) if found and adapter else None
 
 
 if __name__ == "__main__":

@@ -14,20 +14,22 @@ from t2i_feedback.foundation.rows import CaptionRow, read_rows
 def main() -> None:
     p = params.load()
     captions = read_rows(paths.FINETUNE_CAPTIONS, CaptionRow)
-    print(f"preflight: {p.model.name}, {p.model.steps} steps, guidance {p.model.guidance:g}, eta {p.finetune.eta:g}")
+    print(
+        f"preflight: {p.model.name}, {p.model.steps} steps, guidance {p.model.guidance:g}, "
+        f"noise {p.finetune.noise.kind} {p.finetune.noise.level:g}"
+    )
     from t2i_feedback.finetuning import preflight
     from t2i_feedback.finetuning.acquisition import Scorer
     from t2i_feedback.finetuning.trainer import Trainer
     from t2i_feedback.foundation import photometry
-    from t2i_feedback.image_models.lora import add_adapter
-    from t2i_feedback.image_models.stable_diffusion import load_pipeline
+    from t2i_feedback.image_models.loading import load_image_model
 
-    pipe = load_pipeline(p.model, training=True)
+    image_model = load_image_model(p.model, training=True)
     config = p.finetune
-    parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, p.seed)
+    parameters = image_model.add_adapter(config.lora_rank, config.lora_alpha, config.targets, p.seed)
     with tempfile.TemporaryDirectory() as nowhere:
-        worst = Trainer(
-            pipe,
+        floors = Trainer(
+            image_model,
             parameters,
             [row.caption for row in captions],
             Scorer(lambda images, prompts: [None] * len(images)),
@@ -37,10 +39,13 @@ def main() -> None:
             seed=p.seed,
             folder=Path(nowhere),
         ).preflight()
-    count = sum(parameter.numel() for parameter in parameters)
+    for step, floor in floors.items():
+        print(f"step {step + 1:3d}: |ratio - 1| up to {floor:.1e}")
+    floor, count = max(floors.values()), sum(parameter.numel() for parameter in parameters)
     print(
-        f"preflight: the importance ratio is 1 within {worst:.1e} (limit {preflight.limit(config.clip_range):.1e}), "
-        f"every log-probability is finite and every sigma above 0; {count:,} parameters would be trained"
+        f"preflight: before any update the importance ratio is 1 within {floor:.1e}, the floor that rounding sets: "
+        f"finetune.clip_range, {config.clip_range:g}, may be as small as {floor / preflight.SHARE:.1e}; every "
+        f"log-probability is finite; {count:,} parameters would be trained"
     )
 
 

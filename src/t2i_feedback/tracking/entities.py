@@ -88,11 +88,12 @@ def _signature(model: dict[str, Any]) -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
 
+    width, height = params.sides(model["size"])
     defaults = {
         "num_inference_steps": ("integer", model["steps"]),
         "guidance_scale": ("double", float(model["guidance"])),
-        "height": ("integer", model["size"]),
-        "width": ("integer", model["size"]),
+        "height": ("integer", height),
+        "width": ("integer", width),
         "negative_prompt": ("string", model["negative_prompt"]),
     }
     return ModelSignature(

@@ -19,8 +19,7 @@ from t2i_feedback.finetuning.scores import from_reward
 from t2i_feedback.finetuning.trainer import Trainer
 from t2i_feedback.foundation import paths, photometry
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.image_models.lora import add_adapter
-from t2i_feedback.image_models.stable_diffusion import load_pipeline
+from t2i_feedback.image_models.loading import load_image_model
 from t2i_feedback.rewards import human
 from t2i_feedback.stages import finetune
 
@@ -102,6 +101,14 @@ def test_a_random_choice_depends_on_seed_and_epoch_alone():
     assert chosen(3, 0, drawn=1) == chosen(3, 0, drawn=2)
     assert chosen(3, 0, drawn=1) != chosen(3, 1, drawn=1)
     assert chosen(3, 0, drawn=1) != chosen(4, 0, drawn=1)
+
+
+@pytest.mark.parametrize("acquisition", ["random", "uncertainty"])
+def test_what_is_most_telling_is_asked_about_first(acquisition):
+    odd, alike = coloured(0, 1), [Image.new("RGB", (16, 16), (100 + i, 100, 100)) for i in range(7)]
+    user = Counting()
+    Scorer(user, budget=budget(acquisition, 8)).scores(0, [*alike[:4], *odd, *alike[4:]], ["a"] * 8)
+    assert len(user.asked) == 8 and user.asked[0] == odd[0].tobytes()
 
 
 def test_uncertainty_asks_about_the_odd_one_out():
@@ -201,12 +208,12 @@ def make(checkpoint_folder):
     def build(folder: Path, **changes) -> Trainer:
         model = tiny_diffusion.model(name=str(checkpoint_folder))
         config = tiny_diffusion.finetune(**{"user": "pixels"} | changes)
-        pipe = load_pipeline(model)
-        parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, 5)
+        made = load_image_model(model)
+        parameters = made.add_adapter(config.lora_rank, config.lora_alpha, config.targets, 5)
         folder.mkdir(exist_ok=True)
-        scorer = finetune.scorer(config, model.size, 5, None, {}, folder)
+        scorer = finetune.scorer(config, model.pixels, 5, None, {}, folder)
         return Trainer(
-            pipe, parameters, PROMPTS, scorer, photometry.means, model=model, finetune=config, seed=5, folder=folder
+            made, parameters, PROMPTS, scorer, photometry.means, model=model, finetune=config, seed=5, folder=folder
         )
 
     return build

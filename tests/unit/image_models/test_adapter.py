@@ -15,9 +15,9 @@ from t2i_feedback import params
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.images import open_rgb
 from t2i_feedback.image_models import merging as module
-from t2i_feedback.image_models.lora import ADAPTER_WEIGHTS, WITH_ALPHAS, add_adapter, load_adapter, save_adapter
+from t2i_feedback.image_models.loading import load_image_model
+from t2i_feedback.image_models.lora import ADAPTER_WEIGHTS, WITH_ALPHAS, add_adapter, load_adapter
 from t2i_feedback.image_models.merging import Adapter
-from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
 TARGETS = ["to_q", "to_k", "to_out.0", "conv1", "conv_shortcut", "time_emb_proj"]  # linear, 3 x 3, 1 x 1
 
@@ -165,7 +165,7 @@ def saved(folder, alpha=4):
     pipe = tiny_diffusion.pipeline(folder / "model")
     for parameter in add_adapter(pipe.unet, 2, alpha, TARGETS, 1):
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
-    save_adapter(pipe.unet, folder / "lora")
+    tiny_diffusion.image_model(pipe).save_adapter(folder / "lora")
     return pipe, folder / "lora"
 
 
@@ -217,10 +217,10 @@ def test_an_adapter_that_is_damaged_or_gone_is_one_line(tmp_path, content):
 
 def test_the_lines_of_the_docs_draw_with_a_saved_adapter(tmp_path, monkeypatch):
     workplaces.enter(tmp_path, monkeypatch)
-    pipe = load_pipeline(params.load().model, training=True)
-    for parameter in add_adapter(pipe.unet, 2, 4, ["to_out.0"], 1):
+    made = load_image_model(params.load().model, training=True)
+    for parameter in made.add_adapter(2, 4, ["to_out.0"], 1):
         parameter.data += 0.1
-    save_adapter(pipe.unet, tmp_path / "models/lora")
+    made.save_adapter(tmp_path / "models/lora")
     [lines] = re.findall(r"```python\n(.*?)```", (workplaces.REPOSITORY / "docs/bigger-models.md").read_text(), re.S)
     assert len([line for line in lines.splitlines() if line]) <= 6
     torch.manual_seed(0)

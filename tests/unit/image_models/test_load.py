@@ -22,7 +22,7 @@ from t2i_feedback.foundation.images import about_png, open_rgb
 from t2i_feedback.foundation.params import decisive
 from t2i_feedback.foundation.rows import ImageRow, PromptRow, read_rows, write_rows
 from t2i_feedback.foundation.seeds import generators, noise_seed
-from t2i_feedback.image_models import base, drawing, lora, stable_diffusion, transitions
+from t2i_feedback.image_models import base, drawing, loading, lora
 
 REPOSITORY = Path(__file__).parents[3]
 ABOUT = {"caption_id", "round", "seed", "prompt", "parameters"}
@@ -62,14 +62,13 @@ def copy(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "copy"))
 
 
-def draw(pipe, model, prompts=("a cat", "two dogs"), seeds=(1, 2)) -> list[np.ndarray]:
-    setting = {key: getattr(model, key) for key in ("steps", "guidance", "eta", "size", "negative_prompt")}
-    return [np.asarray(image).astype(int) for image in base.draw(pipe, prompts, seeds, **setting)]
+def draw(made: base.ImageModel, prompts=("a cat", "two dogs"), seeds=(1, 2)) -> list[np.ndarray]:
+    return [np.asarray(image).astype(int) for image in made.draw(prompts, seeds)]
 
 
 def drawn(folder: Path, **changes) -> list[np.ndarray]:
     model = tiny_diffusion.model(name=str(folder), **changes)
-    return draw(stable_diffusion.load_pipeline(model), model)
+    return draw(loading.load_image_model(model))
 
 
 def apart(some: list[np.ndarray], others: list[np.ndarray]) -> int:
@@ -78,7 +77,7 @@ def apart(some: list[np.ndarray], others: list[np.ndarray]) -> int:
 
 def refusal(name: str | Path, **changes) -> str:
     with pytest.raises(UserError) as caught:
-        stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(name), **changes))
+        loading.load_image_model(tiny_diffusion.model(name=str(name), **changes))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -89,18 +88,18 @@ def refusal(name: str | Path, **changes) -> str:
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_a_image_does_not_depend_on_its_batch(scheduler: str, folder: Path) -> None:
     model = tiny_diffusion.model(name=str(folder), scheduler=scheduler)
-    pipe = stable_diffusion.load_pipeline(model)
-    together = draw(pipe, model, ["a", "b c", "d"], [1, 2, 3])
-    alone = [draw(pipe, model, [prompt], [seed])[0] for prompt, seed in (("a", 1), ("b c", 2), ("d", 3))]
+    made = loading.load_image_model(model)
+    together = draw(made, ["a", "b c", "d"], [1, 2, 3])
+    alone = [draw(made, [prompt], [seed])[0] for prompt, seed in (("a", 1), ("b c", 2), ("d", 3))]
     assert apart(together, alone) <= 1
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_what_is_drawn_is_what_diffusers_draws(scheduler: str, folder: Path) -> None:
     model = tiny_diffusion.model(name=str(folder), scheduler=scheduler, negative_prompt="dark")
-    pipe = stable_diffusion.load_pipeline(model)
+    made = loading.load_image_model(model)
     prompts = ["a cat", "two dogs"]
-    theirs = pipe(
+    theirs = made.pipe(
         prompts,
         negative_prompt=["dark"] * 2,
         generator=generators([1, 2]),
@@ -109,7 +108,7 @@ def test_what_is_drawn_is_what_diffusers_draws(scheduler: str, folder: Path) -> 
         height=model.size,
         width=model.size,
     ).images
-    assert apart(draw(pipe, model, prompts), [np.asarray(image).astype(int) for image in theirs]) <= 1
+    assert apart(draw(made, prompts), [np.asarray(image).astype(int) for image in theirs]) <= 1
 
 
 @pytest.mark.parametrize(
@@ -118,7 +117,7 @@ def test_what_is_drawn_is_what_diffusers_draws(scheduler: str, folder: Path) -> 
 )
 def test_every_scheduler_keeps_the_checkpoints_noise_schedule(scheduler: str, made_is: str, copy: Path) -> None:
     (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps(SD15_SCHEDULER))
-    made = stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(copy), scheduler=scheduler)).scheduler
+    made = loading.load_image_model(tiny_diffusion.model(name=str(copy), scheduler=scheduler)).pipe.scheduler
     assert type(made).__name__ == f"{made_is}Scheduler"
     cumulative = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
     torch.testing.assert_close(made.alphas_cumprod.double(), cumulative, rtol=1e-4, atol=1e-6)
@@ -126,8 +125,7 @@ def test_every_scheduler_keeps_the_checkpoints_noise_schedule(scheduler: str, ma
 
 def test_the_published_schedule_of_sd_15_can_be_trained_with(copy: Path) -> None:
     (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps(SD15_SCHEDULER))
-    made = stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(copy))).scheduler
-    schedule = transitions.Schedule.of(made, 50, 1.0)
+    schedule = loading.load_image_model(tiny_diffusion.model(name=str(copy))).schedule(50, "ddim", 1.0)
     assert schedule.clip_range is None  # latents lie beyond +-1
     assert (schedule.sigma > 0).all()
     assert schedule.timesteps[[0, -1]].tolist() == [981, 1]
@@ -138,15 +136,13 @@ def test_a_checkpoint_that_does_not_say_is_not_clipped_either(copy: Path) -> Non
     (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps(silent))
     index = copy / "model_index.json"
     index.write_text(index.read_text().replace("DDIMScheduler", "EulerDiscreteScheduler"))
-    schedule = transitions.Schedule.of(
-        stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(copy))).scheduler, 50, 1.0
-    )
+    schedule = loading.load_image_model(tiny_diffusion.model(name=str(copy))).schedule(50, "ddim", 1.0)
     assert schedule.clip_range is None and (schedule.sigma > 0).all()
 
 
 def test_training_takes_ddims_steps_whatever_draws_the_arms(checked: Path) -> None:
     model = tiny_diffusion.model(name=str(checked), scheduler="euler", safety_checker="report")
-    pipe = stable_diffusion.load_pipeline(model, training=True)
+    pipe = loading.load_image_model(model, training=True).pipe
     assert type(pipe.scheduler).__name__ == "DDIMScheduler"
     assert pipe.safety_checker is None
 
@@ -154,13 +150,11 @@ def test_training_takes_ddims_steps_whatever_draws_the_arms(checked: Path) -> No
 def test_a_policy_follows_a_negative_prompt(folder: Path) -> None:
     """Its null embedding is the negative prompt's: then a rollout draws what the arms draw."""
     model = tiny_diffusion.model(name=str(folder), negative_prompt="dark", eta=1.0)
-    pipe = stable_diffusion.load_pipeline(model, training=True)
+    made = loading.load_image_model(model, training=True)
     prompts, seeds = ["a cat", "two dogs"], [1, 2]
-    null = base.embed(pipe, [model.negative_prompt])
-    policy = base.Policy(pipe.unet, transitions.Schedule.of(pipe.scheduler, model.steps, 1.0), model.guidance, null)
-    given, index = base.embed(pipe, prompts), torch.tensor([0, 1])
-    rollout = roll_out(pipe, policy, given, index, seeds, size=model.size)
-    assert apart([np.asarray(image).astype(int) for image in rollout.images], draw(pipe, model, prompts, seeds)) <= 1
+    policy = base.Policy.of(made, made.schedule(model.steps, "ddim", 1.0))
+    rollout = roll_out(policy, made.encode(prompts), torch.tensor([0, 1]), seeds)
+    assert apart([np.asarray(image).astype(int) for image in rollout.images], draw(made, prompts, seeds)) <= 1
 
 
 def test_a_negative_prompt_changes_the_images(folder: Path) -> None:
@@ -174,7 +168,7 @@ def test_slicing_saves_memory_and_changes_no_image(switch: str, folder: Path) ->
 
 def test_the_switches_reach_the_parts(folder: Path) -> None:
     on = {"attention_slicing": True, "vae_slicing": True, "vae_tiling": True}
-    pipe = stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(folder), **on))
+    pipe = loading.load_image_model(tiny_diffusion.model(name=str(folder), **on)).pipe
     assert pipe.vae.use_slicing and pipe.vae.use_tiling
     assert {type(one).__name__ for one in pipe.unet.attn_processors.values()} == {"SlicedAttnProcessor"}
 
@@ -187,18 +181,18 @@ def test_tiles_overlap_to_nearly_the_whole_image(folder: Path) -> None:
 
 def test_what_is_offloaded_comes_when_it_is_called_and_goes_when_it_is_done(folder: Path, monkeypatch) -> None:
     model = tiny_diffusion.model(name=str(folder))
-    pipe = stable_diffusion.load_pipeline(model)
-    expected, moves = draw(pipe, model), []
-    for name, module in (("text", pipe.text_encoder), ("vae", pipe.vae.decoder)):
+    made = loading.load_image_model(model)
+    expected, moves = draw(made), []
+    for name, module in (("text", made.pipe.text_encoder), ("vae", made.pipe.vae.decoder)):
         monkeypatch.setattr(module, "to", lambda device, name=name: moves.append((name, device)))
-        stable_diffusion.rest_on_cpu(module, "cuda")
-    assert apart(draw(pipe, model), expected) == 0
+        loading.rest_on_cpu(module, "cuda")
+    assert apart(draw(made), expected) == 0
     text = [("text", "cuda"), ("text", "cpu")]
     assert moves == [*text, *text, ("vae", "cuda"), ("vae", "cpu")]  # the prompts, the negative prompt, the images
 
 
 def test_offloading_on_the_cpu_is_said_to_be_idle(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(folder), offload=True))
+    loading.load_image_model(tiny_diffusion.model(name=str(folder), offload=True))
     assert "model.offload: everything is on the CPU already" in caplog.text
 
 
@@ -253,12 +247,12 @@ def test_where_compiling_fails_one_line_says_so_and_it_is_drawn_without(
 # ------------------------------------------------------------------------------------------------ the safety checker
 
 
-def flag_the_third(checked: Path, model, pipe) -> None:
+def flag_the_third(checked: Path, made: base.ImageModel) -> None:
     """Make the third prompt's image the concept that the checkpoint's checker looks for."""
     seeds = [noise_seed(7, row.caption_id, row.round) for row in PROMPTS]
-    images = [Image.fromarray(a.astype(np.uint8)) for a in draw(pipe, model, [row.prompt for row in PROMPTS], seeds)]
-    checker = pipe.safety_checker
-    pixels = pipe.feature_extractor(images, return_tensors="pt").pixel_values
+    images = [Image.fromarray(a.astype(np.uint8)) for a in draw(made, [row.prompt for row in PROMPTS], seeds)]
+    checker = made.pipe.safety_checker
+    pixels = made.pipe.feature_extractor(images, return_tensors="pt").pixel_values
     with torch.no_grad():
         found = torch.nn.functional.normalize(checker.visual_projection(checker.vision_model(pixels)[1]))
     likeness = (found @ found[2]).sort().values
@@ -272,9 +266,9 @@ def flag_the_third(checked: Path, model, pipe) -> None:
 def gallery_of(checked: Path, out: Path, word: str) -> list[ImageRow]:
     """Four images drawn under that safety checker, of which it flags the third."""
     reporting = tiny_diffusion.model(name=str(checked), safety_checker="report")
-    flag_the_third(checked, reporting, stable_diffusion.load_pipeline(reporting))
+    flag_the_third(checked, loading.load_image_model(reporting))
     model = tiny_diffusion.model(name=str(checked), safety_checker=word)
-    drawing.draw_missing(lambda: stable_diffusion.load_pipeline(model), PROMPTS, out, model=model, seed=7, title="test")
+    drawing.draw_missing(lambda: loading.load_image_model(model), PROMPTS, out, model=model, seed=7, title="test")
     rows = [
         ImageRow(caption_id=row.caption_id, round=1, prompt=row.prompt, image=drawing.image_name(row.caption_id, 1))
         for row in PROMPTS
@@ -306,7 +300,7 @@ def test_flags_are_those_of_diffusers_own_pipeline(checked: Path, tmp_path: Path
     gallery_of(checked, tmp_path / "on", "on")
     model = tiny_diffusion.model(name=str(checked), safety_checker="on")
     seeds = [noise_seed(7, row.caption_id, row.round) for row in PROMPTS]
-    theirs = stable_diffusion.load_pipeline(model)(
+    theirs = loading.load_image_model(model).pipe(
         [row.prompt for row in PROMPTS],
         generator=generators(seeds),
         num_inference_steps=model.steps,
@@ -350,15 +344,15 @@ def draw_gallery(folder: Path, out: Path, loads: list, adapter: Path | None = No
 
     def opened():
         loads.append(model)
-        return stable_diffusion.load_pipeline(model, adapter)
+        return loading.load_image_model(model, adapter)
 
     drawing.draw_missing(opened, PROMPTS, out, model=model, seed=7, title="test", adapter=adapter)
 
 
 def test_a_image_tells_what_it_was_made_of(folder: Path, tmp_path: Path) -> None:
-    pipe = stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(folder)), training=True)
-    lora.add_adapter(pipe.unet, 2, 2, ["to_q"], seed=0)
-    lora.save_adapter(pipe.unet, tmp_path / "adapter")
+    made = loading.load_image_model(tiny_diffusion.model(name=str(folder)), training=True)
+    made.add_adapter(2, 2, ["to_q"], seed=0)
+    made.save_adapter(tmp_path / "adapter")
     draw_gallery(folder, tmp_path / "out", [], adapter=tmp_path / "adapter", scheduler="euler", negative_prompt="dark")
     about = about_png(tmp_path / "out" / drawing.image_name(2, 1))
     assert (about["caption_id"], about["round"], about["prompt"]) == ("2", "1", "c d")
@@ -377,7 +371,7 @@ def test_the_text_of_a_image_is_to_the_letter_what_it_always_was(checkpoint_fold
     model = tiny_diffusion.model(name="sd", eta=0.5, negative_prompt="dark")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        pipe = stable_diffusion.load_pipeline(model)
+        pipe = loading.load_image_model(model)
         drawing.draw_missing(lambda: pipe, PROMPTS[:1], Path("out"), model=model, seed=7, title="test")
     assert about_png(tmp_path / "out" / drawing.image_name(0, 1)) == {
         "caption_id": "0",
@@ -554,23 +548,23 @@ def test_nothing_is_logged_of_a_plain_checkpoint(folder: Path, caplog: pytest.Lo
 @pytest.mark.parametrize("steps", [5, 6, 10])
 def test_a_first_step_from_pure_noise_can_be_drawn_at_full_eta(steps):
     """The shipped model's first timestep has no signal at all: sigma^2 = 1 - a_prev, up to rounding."""
-    pipe = stable_diffusion.load_pipeline(tiny_diffusion.model(name="models/postcards/sd", size=64))
-    [image] = base.draw(pipe, ["a red house"], [1], steps=steps, guidance=1.0, eta=1.0, size=64)
+    model = tiny_diffusion.model(name="models/postcards/sd", size=64, steps=steps, guidance=1.0, eta=1.0)
+    [image] = loading.load_image_model(model).draw(["a red house"], [1])
     assert image.getextrema() != ((0, 0),) * 3
 
 
 def test_targets_that_the_unet_does_not_have_are_told_with_those_that_it_has(folder: Path) -> None:
-    pipe = stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(folder)), training=True)
+    pipe = loading.load_image_model(tiny_diffusion.model(name=str(folder)), training=True)
     with pytest.raises(UserError, match=r"no modules that end in q_proj; there are .*conv1, .*to_k, to_out\.0, to_q"):
-        lora.add_adapter(pipe.unet, 4, 4, ["q_proj"], 0)
+        pipe.add_adapter(4, 4, ["q_proj"], 0)
 
 
 def test_an_adapter_of_a_model_of_another_shape_is_refused(folder: Path, tmp_path: Path) -> None:
-    other = stable_diffusion.load_pipeline(tiny_diffusion.model(name="models/postcards/sd", size=64), training=True)
-    lora.add_adapter(other.unet, 4, 4, ["to_q"], 0)
-    lora.save_adapter(other.unet, tmp_path / "adapter")
+    other = loading.load_image_model(tiny_diffusion.model(name="models/postcards/sd", size=64), training=True)
+    other.add_adapter(4, 4, ["to_q"], 0)
+    other.save_adapter(tmp_path / "adapter")
     with pytest.raises(UserError, match=r"is no adapter of .*dvc repro finetune"):
-        stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(folder)), tmp_path / "adapter")
+        loading.load_image_model(tiny_diffusion.model(name=str(folder)), tmp_path / "adapter")
 
 
 @pytest.mark.slow
@@ -609,8 +603,8 @@ def test_a_tokenizer_without_a_bound_has_the_text_encoders(checkpoint_folder, tm
     folder = without_window(shutil.copytree(checkpoint_folder, tmp_path / "copy"))
     positions = json.loads((folder / "text_encoder/config.json").read_text())["max_position_embeddings"]
     model = tiny_diffusion.model(name=str(folder))
-    tokenizer = stable_diffusion.load_tokenizer(model)
-    assert tokenizer.model_max_length == stable_diffusion.load_pipeline(model).tokenizer.model_max_length == positions
+    tokenizer = loading.load_tokenizer(model)
+    assert tokenizer.model_max_length == loading.load_image_model(model).pipe.tokenizer.model_max_length == positions
     assert base.tokens_lost(tokenizer, ["a " * (positions + 20)])[0] > 0
 
 
@@ -623,10 +617,10 @@ def as_variant(folder: Path, name: str) -> Path:
 def test_a_variant_that_is_there_alone_is_named_and_loaded(checkpoint_folder, tmp_path):
     folder = as_variant(shutil.copytree(checkpoint_folder, tmp_path / "copy"), "fp16")
     with pytest.raises(UserError, match=r"model\.variant: .* set model\.variant to fp16"):
-        stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(folder)))
-    assert stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(folder), variant="fp16")).unet is not None
+        loading.load_image_model(tiny_diffusion.model(name=str(folder)))
+    assert loading.load_image_model(tiny_diffusion.model(name=str(folder), variant="fp16")).network is not None
     with pytest.raises(UserError, match=r"model\.variant: .* set model\.variant to"):
-        stable_diffusion.load_pipeline(tiny_diffusion.model(name=str(checkpoint_folder), variant="fp16"))
+        loading.load_image_model(tiny_diffusion.model(name=str(checkpoint_folder), variant="fp16"))
 
 
 def test_a_variant_that_is_not_named_changes_no_images_name():

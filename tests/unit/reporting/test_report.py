@@ -10,15 +10,19 @@ from pathlib import Path
 import pytest
 import yaml
 from made_up_run import history, write_run
+from PIL import Image
 
 from t2i_feedback import arms
 from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.images import save_png
 from t2i_feedback.foundation.params import load
 from t2i_feedback.foundation.rows import EvaluationRow, FidRow, ImageRow, RoundRow, read_rows, write_rows
 from t2i_feedback.reporting import alarm, comparisons, judges, page, plots, series, stories, tables, training, verdict
 from t2i_feedback.reporting.evidence import Evidence
+from t2i_feedback.reporting.preferred import Preferred
 from t2i_feedback.reporting.section import Settings
+from t2i_feedback.rewards import answers, human
 from t2i_feedback.stages import report
 
 
@@ -65,6 +69,65 @@ def test_stage_writes_page_numbers_and_series(run: Path) -> None:
     ]
     with (paths.PLOTS / "reward.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == [str(epoch) for epoch in range(1, 11)]
+
+
+def answered(adapter: str, *preferred: str) -> Path:
+    """Answers of a person about images before and after fine-tuning, on the page of `make feedback`. Their file."""
+    file = human.sheet_of(load(Settings).preference, paths.feedback()).comparisons
+    for i, side in enumerate(preferred):
+        answers.append(file, Preferred(adapter=adapter, caption_id=i, preferred=side))
+    return file
+
+
+def drawn_by(adapter: str) -> None:
+    arm = gathered().arms[arms.finetuned().name]
+    for row in arm.images.values():
+        save_png(Image.new("RGB", (8, 8)), arm.folder / row.image, {"parameters": json.dumps({"adapter": adapter})})
+
+
+def test_what_a_person_preferred_is_told_with_its_interval(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    report.main()
+    assert 'id="preferred"' not in paths.REPORT.read_text() and "person_preferred_after" not in summary_numbers()
+    drawn_by("this")
+    answered("another", "before")  # of an adapter that is gone
+    assert gathered().preferred is None
+    answered("this", *["after"] * 8, *["before"] * 2, *["neither"] * 5)
+    report.main()
+    assert (
+        "A person was shown 15 held-out captions, before and after fine-tuning, blind: the image after it was "
+        "preferred 8 times of 10; 5 were ties (80 %, 95 % interval 49 % to 94 %)."
+    ) in paths.REPORT.read_text()
+    numbers = {k: v for k, v in summary_numbers().items() if k.startswith("person_preferred_")}
+    assert numbers.pop("person_preferred_after_share_low") == pytest.approx(0.4902, abs=1e-4)
+    assert numbers.pop("person_preferred_after_share_high") == pytest.approx(0.9433, abs=1e-4)
+    counts = {"after": 8, "before": 2, "neither": 5, "after_share": 0.8}
+    assert numbers == {f"person_preferred_{name}": value for name, value in counts.items()}
+
+
+def test_only_ties_have_no_share(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    drawn_by("this")
+    answered("this", "neither", "neither")
+    report.main()
+    assert "2 held-out captions, before and after fine-tuning, blind: neither image" in paths.REPORT.read_text()
+    assert "person_preferred_after_share" not in summary_numbers()
+
+
+@pytest.mark.parametrize("broken", ['{"adapter": 1}', "\x00\x07 nothing", '{"preferred": "both"}'])
+def test_a_broken_line_of_comparisons_is_a_warning(
+    run: Path, broken: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    drawn_by("this")
+    file = answered("this", "after")
+    file.write_text(file.read_text() + broken + "\n")
+    report.main()
+    assert re.search(r"warning: \S+comparisons\.jsonl:2 is no answer .*delete that line", capsys.readouterr().err)
+    assert 'id="preferred"' not in paths.REPORT.read_text()
+    file.write_text(file.read_text().replace(broken, '{"adapter": "th'))  # a crash cut it short: it was never said
+    report.main()
+    assert 'id="preferred"' in paths.REPORT.read_text()
 
 
 def test_the_same_run_gives_the_same_bytes(run: Path) -> None:

@@ -112,7 +112,7 @@ def test_the_page_on_feedback_says_of_a_reward_what_the_registry_says():
     told = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
     for name in sorted(told.keys() & registry.kinds().keys()):
         kind = registry.kinds()[name]
-        assert told[name] == f"| `{name}` | {kind.raw} | {kind.point_at(64):.4g} {kind.unit} |"
+        assert told[name] == f"| `{name}` | {kind.raw} | {kind.point_at(64 * 64):.4g} {kind.unit} |"
 
 
 def test_the_registry_loads_nothing_heavy():
@@ -162,5 +162,5 @@ def test_the_preference_alone_is_left_as_it_is():
 
 def test_a_sum_weighs_each_reward_in_points():
     weights = {"preference": 2.0, "brightness": -1.0, "jpeg_size": 0.5}
-    found = registry.total(weights, 100)({"preference": 3.0, "brightness": 51.0, "jpeg_size": 4.0})
+    found = registry.total(weights, 100 * 100)({"preference": 3.0, "brightness": 51.0, "jpeg_size": 4.0})
     assert found == pytest.approx(2 * 3 - 51 / 25.5 + 0.5 * 4.0 / 1.0)  # 0.1 byte x 100 x 100 pixels = 1 kB

@@ -18,6 +18,7 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.images import save_png
 from t2i_feedback.foundation.rows import CaptionRow, ImageRow, write_rows
 from t2i_feedback.image_models.lora import ADAPTER_WEIGHTS
+from t2i_feedback.reporting.preferred import Preferred, tally
 from t2i_feedback.rewards.sheet import Sheet
 from t2i_feedback.tools.feedback import __main__ as feedback
 from t2i_feedback.tools.feedback import comparing
@@ -163,7 +164,7 @@ def test_a_preference_is_written_into_the_parameters(tmp_path: Path, monkeypatch
     monkeypatch.setattr("sys.argv", ["feedback", "--epochs", "3"])
     with pytest.raises(UserError, match="go with PREFERENCE"):
         feedback.main()
-    found = feedback._set("scenes at night", 8, 16).finetune
+    found = feedback._set("scenes at night", 8, 16, pairs=False).finetune
     assert found == params.load().finetune
     assert (found.preference, found.user, found.feedback_budget, found.epochs) == ("scenes at night", "file", 16, 8)
 
@@ -212,10 +213,11 @@ def test_before_and_after_are_compared_blind(
 
 
 def test_wilsons_interval_leaves_out_what_is_undecided() -> None:
-    said = [comparing.Preferred(adapter="a", caption_id=i, preferred=x) for i, x in enumerate(
+    said = [Preferred(adapter="a", caption_id=i, preferred=x) for i, x in enumerate(
         ["after"] * 8 + ["before"] * 2 + ["neither"] * 5
     )]  # fmt: skip
-    found = comparing.tally(said)
+    others = [Preferred(adapter="b", caption_id=0, preferred="before")]
+    found = tally([said[-1].model_copy(update={"caption_id": 0}), *said, *others], "a")  # the last for a caption counts
     assert (found.after, found.before, found.neither, found.share) == (8, 2, 5, 0.8)
     assert found.low == pytest.approx(0.4902, abs=1e-4) and found.high == pytest.approx(0.9433, abs=1e-4)
-    assert comparing.tally([]).share is None
+    assert tally([], "a").share is None

@@ -76,7 +76,7 @@ def estimate(p: Params, figures: Throughputs, gpu: str, gpus: int) -> Estimate:
         api_usd=sum(cost.api_usd for cost in costs),
         bottleneck=_bottleneck(costs, p, gpus, wall),
         reached={name: _reached(p, figures, name) for name in names},
-        disk_gb=drawn * p.model.size**2 * figures.common.image_bytes.value / 1e9 + sum(here.values()),
+        disk_gb=drawn * p.model.pixels * figures.common.image_bytes.value / 1e9 + sum(here.values()),
         memory_gb=trained,
         gpu_memory_gb=machine.memory.value,
     )
@@ -132,7 +132,7 @@ def _step(p: Params, figures: Throughputs, gpu: str) -> float:
     """Seconds of one denoising step of one image. Without guidance the network runs once, not twice."""
     model = image_model(figures, p.model.name)
     per_second = of_gpu(model.steps, gpu, f"image_models.{p.model.name}.steps")
-    return (p.model.size / model.size.value) ** 2 * (1 if p.model.guidance > 1 else 0.5) / per_second
+    return p.model.pixels / model.size.value**2 * (1 if p.model.guidance > 1 else 0.5) / per_second
 
 
 def _forwards(p: Params, figures: Throughputs) -> float:

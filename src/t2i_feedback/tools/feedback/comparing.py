@@ -5,31 +5,17 @@ pairs, and tell nothing of which is which. The answers are lines of comparisons.
 """
 
 import hashlib
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from t2i_feedback import arms
 from t2i_feedback.foundation import files, paths
-from t2i_feedback.foundation.images import about_png
 from t2i_feedback.foundation.rows import CaptionRow, ImageRow, read_rows
 from t2i_feedback.image_models.lora import ADAPTER_WEIGHTS
+from t2i_feedback.reporting.preferred import drawn_with
 
 Side = Literal["left", "right"]
-
-
-class Preferred(BaseModel):
-    """One answer."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    adapter: str  # digest of its weights
-    caption_id: int
-    preferred: Literal["before", "after", "neither"]
 
 
 @dataclass(frozen=True)
@@ -43,17 +29,6 @@ class Pair:
     after: Side  # where the image of the fine-tuned model is
 
 
-class Tally(BaseModel):
-    """How often each was preferred, and the share of `after` among those that were, with its 95 % interval."""
-
-    before: int
-    after: int
-    neither: int
-    share: float | None  # None while nothing was preferred
-    low: float | None
-    high: float | None
-
-
 def drawn_pairs() -> list[Pair]:
     """The pairs of the present adapter; none while its held-out images are not drawn."""
     weights = paths.ADAPTER / ADAPTER_WEIGHTS
@@ -63,7 +38,7 @@ def drawn_pairs() -> list[Pair]:
     before, after = ({row.caption_id: row for row in read_rows(f / "images.jsonl", ImageRow)} for f in folders)
     adapter = adapter_digest()
     first = next(iter(after.values()), None)
-    if first is None or _drawn_with(folders[1] / first.image) != adapter:
+    if first is None or drawn_with(folders[1] / first.image) != adapter:
         return []
     captions = {row.caption_id: row.caption for row in read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)}
     pairs = []
@@ -78,23 +53,6 @@ def drawn_pairs() -> list[Pair]:
 def adapter_digest() -> str:
     """Names the adapter as its images do."""
     return files.digest(paths.ADAPTER / ADAPTER_WEIGHTS)[:16]
-
-
-def tally(answers: Sequence[Preferred]) -> Tally:
-    """Counts, and the interval of Wilson (1927) for a binomial share; ties are left out of it."""
-    from scipy.stats import binomtest
-
-    counts = {name: sum(one.preferred == name for one in answers) for name in ("before", "after", "neither")}
-    decided = counts["before"] + counts["after"]
-    if not decided:
-        return Tally(**counts, share=None, low=None, high=None)
-    interval = binomtest(counts["after"], decided).proportion_ci(method="wilson")
-    return Tally(**counts, share=counts["after"] / decided, low=float(interval.low), high=float(interval.high))
-
-
-def _drawn_with(image: Path) -> str | None:
-    """The adapter that an image says it was drawn with."""
-    return json.loads(about_png(image).get("parameters", "{}")).get("adapter")
 
 
 def _dice(adapter: str, caption_id: int) -> str:

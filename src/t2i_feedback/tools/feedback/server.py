@@ -1,4 +1,4 @@
-"""The page on which a person scores images. Nobody else gets in.
+"""The page on which a person scores images and tries prompts. Nobody else gets in.
 
 It listens on this machine alone. A request needs the token of the printed address, which the first visit turns into a
 cookie; the Host header must be the page's own, so that no other name can be made to lead here, and so must the Origin
@@ -20,16 +20,19 @@ from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.images import open_rgb
 from t2i_feedback.image_models.lora import ADAPTER_WEIGHTS
+from t2i_feedback.reporting.preferred import Preferred, Tally, tally
 from t2i_feedback.rewards import answers
 from t2i_feedback.rewards.answers import HIGHEST, LOWEST
-from t2i_feedback.rewards.sheet import Sheet
-from t2i_feedback.tools.feedback import comparing
+from t2i_feedback.rewards.sheet import Line, Sheet
+from t2i_feedback.tools.feedback import comparing, trying
+from t2i_feedback.tools.feedback.pairing import Duel, duels
 from t2i_feedback.tools.feedback.training import Training
 
 HERE = Path(__file__).parent
-COMPARISONS = "comparisons.jsonl"  # beside the score sheet
 PAIRS = 40  # are asked about
-STATIC = {"page.js": "text/javascript", "page.css": "text/css"}
+PAGES = {"/": "page.html.j2", "/try": "try.html.j2"}
+STATIC = dict.fromkeys(("asking.js", "page.js", "try.js"), "text/javascript") | {"page.css": "text/css"}
+BUSY = "the training is running: try a prompt when it is done or waits for scores"
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -56,8 +59,18 @@ class Shown(BaseModel):
     prompt: str
 
 
+class Compared(BaseModel):
+    """Which of two images of one prompt is better; None takes the last answer about them back."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    left: str
+    right: str
+    better: Literal["left", "right", "neither"] | None
+
+
 class Chosen(BaseModel):
-    """Which image of a pair is preferred."""
+    """Which image of a held-out caption is preferred."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -69,6 +82,7 @@ class State(BaseModel):
     """What the page shows."""
 
     waiting: list[Shown]  # without a score, in the order in which they are to be asked about
+    duels: list[Duel]  # what to ask next of each prompt, where two of its images are compared
     scored: int  # images of this preference that have one
     training: str  # Training.State
     epoch: int  # epochs that are trained, as far as the log says
@@ -77,16 +91,21 @@ class State(BaseModel):
     problem: str  # with what was answered; empty if there is none
     trained: bool  # an adapter is there
     pairs: list[int]  # of held-out images, before and after fine-tuning, that await an answer
-    tally: comparing.Tally | None  # once all pairs are answered, so that nobody is led
+    tally: Tally | None  # once all pairs are answered, so that nobody is led
 
 
-def make_app(sheet: Sheet, training: Training, epochs: int, port: int, token: str) -> FastAPI:
-    """The page for one preference. Training starts by itself when nothing awaits a score."""
+def make_app(
+    sheet: Sheet, training: Training, epochs: int, port: int, token: str, *, by_pairs: bool = False
+) -> FastAPI:
+    """The page for one preference. Training starts by itself when nothing awaits a score.
+
+    `by_pairs`: the page asks about two images of a prompt at a time, until its reader wants it otherwise.
+    """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     cookie = f"t2i-feedback-{port}"
-    comparisons = sheet.folder / COMPARISONS
     own = {f"127.0.0.1:{port}", f"localhost:{port}"}
     templates = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
+    app.include_router(trying.routes(trying.Trying(lambda: BUSY if training.state() == "running" else "")))
 
     @app.middleware("http")
     async def nobody_else(request: Request, follow: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -113,9 +132,10 @@ def make_app(sheet: Sheet, training: Training, epochs: int, port: int, token: st
         return response
 
     @app.get("/")
-    def page() -> Response:
-        html = templates.get_template("page.html.j2").render(
-            preference=sheet.preference, lowest=LOWEST, highest=HIGHEST
+    @app.get("/try")
+    def page(request: Request) -> Response:
+        html = templates.get_template(PAGES[request.url.path]).render(
+            preference=sheet.preference, lowest=LOWEST, highest=HIGHEST, by_pairs=by_pairs, longest=trying.LONGEST
         )
         return Response(html, media_type="text/html; charset=utf-8")
 
@@ -145,9 +165,21 @@ def make_app(sheet: Sheet, training: Training, epochs: int, port: int, token: st
             sheet.answer(given.image, given.score)
         except UserError as error:
             raise HTTPException(422, str(error)) from None
+        return _went_on()
+
+    @app.post("/comparisons")
+    def compare(given: Compared) -> State:
+        try:
+            sheet.compare(given.left, given.right, given.better)
+        except UserError as error:
+            raise HTTPException(422, str(error)) from None
+        return _went_on()
+
+    def _went_on() -> State:
         found = _state(sheet, training, epochs)
-        if not found.waiting and not found.problem:
-            training.start()
+        if found.waiting or found.problem:
+            return found
+        training.start()
         return _state(sheet, training, epochs)
 
     @app.get("/pairs/{number}/{side}")
@@ -174,8 +206,8 @@ def make_app(sheet: Sheet, training: Training, epochs: int, port: int, token: st
         preferred: Literal["before", "after", "neither"] = "neither"
         if given.preferred != "neither":
             preferred = "after" if given.preferred == pair.after else "before"
-        said = comparing.Preferred(adapter=comparing.adapter_digest(), caption_id=pair.caption_id, preferred=preferred)
-        answers.append(comparisons, said)
+        said = Preferred(adapter=comparing.adapter_digest(), caption_id=pair.caption_id, preferred=preferred)
+        answers.append(sheet.comparisons, said)
         return _state(sheet, training, epochs)
 
     @app.post("/drawing")
@@ -192,23 +224,24 @@ def make_app(sheet: Sheet, training: Training, epochs: int, port: int, token: st
 
 
 def _state(sheet: Sheet, training: Training, epochs: int) -> State:
-    problem, lines, pairs, counted = "", {}, [], None
+    lines: dict[str, Line] = {}
+    problem, order, pairs, counted = "", [], [], None
     try:
         lines = sheet.read()
+        order = [name for name in dict.fromkeys([*sheet.asked(), *lines]) if name in lines]
         drawn = comparing.drawn_pairs()[:PAIRS]
         if drawn:
             adapter = comparing.adapter_digest()
-            said = [
-                one for one in answers.read(sheet.folder / COMPARISONS, comparing.Preferred) if one.adapter == adapter
-            ]
-            known = {one.caption_id for one in said}
+            said = answers.read(sheet.comparisons, Preferred)
+            known = {one.caption_id for one in said if one.adapter == adapter}
             pairs = [number for number, pair in enumerate(drawn) if pair.caption_id not in known]
-            counted = None if pairs else comparing.tally(said)
+            counted = None if pairs else tally(said, adapter)
     except UserError as error:
         problem = str(error)
-    waiting = [Shown(image=name, prompt=line.prompt) for name, line in lines.items() if line.score is None]
+    waiting = [Shown(image=name, prompt=lines[name].prompt) for name in order if lines[name].score is None]
     return State(
         waiting=waiting,
+        duels=duels(lines, sheet.asked() or order),
         scored=len(lines) - len(waiting),
         training=training.state(),
         epoch=training.epochs_done(),

@@ -40,8 +40,8 @@ class Improver:
         """
         from t2i_feedback.image_models.base import tokens_lost
         from t2i_feedback.image_models.drawing import flagged
+        from t2i_feedback.image_models.loading import load_tokenizer
         from t2i_feedback.image_models.round_drawing import RoundDrawer
-        from t2i_feedback.image_models.stable_diffusion import load_tokenizer
         from t2i_feedback.mllm import shared
         from t2i_feedback.mllm.enhancing import Enhancer
         from t2i_feedback.mllm.validating import Validator
