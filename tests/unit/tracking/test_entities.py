@@ -18,7 +18,6 @@ from made_up_run import REPOSITORY, write_run
 from PIL import Image
 
 from t2i_feedback.foundation import paths
-from t2i_feedback.image_models.lora import add_adapter, save_adapter
 from t2i_feedback.tracking import entities, publish, store
 from t2i_feedback.tracking.runs import parent_run
 from t2i_feedback.tracking.streaming import stage_run
@@ -37,11 +36,16 @@ def use(name: str) -> None:
     changed = workplaces.ours()
     changed["model"] |= {"name": name, "size": tiny_diffusion.SIZE, "steps": 2}
     workplaces.write_parameters(changed)
-    pipe = tiny_diffusion.pipeline(Path("tokenizer"))
+    train(paths.ADAPTER, by=1.0)
+
+
+def train(folder: Path, by: float) -> None:
+    """Write an adapter of the tiny image model, its numbers moved by that much."""
+    image_model = tiny_diffusion.image_model(tiny_diffusion.pipeline(Path("tokenizer")))
     with torch.no_grad():
-        for parameter in add_adapter(pipe.unet, 4, 8, ["to_q", "to_v"], 0):
-            parameter.add_(1.0)
-    save_adapter(pipe.unet, paths.ADAPTER)
+        for parameter in image_model.add_adapter(4, 8, ["to_q", "to_v"], 0):
+            parameter.add_(by)
+    image_model.save_adapter(folder)
 
 
 @pytest.fixture
@@ -112,9 +116,7 @@ def test_other_weights_are_another_model_and_an_unfinished_one_is_logged_again(
     entities.adapter(run, paths.ADAPTER)
     assert [model.status for model in models()] == ["READY"]
     other = paths.ADAPTER.with_name("other")
-    pipe = tiny_diffusion.pipeline(Path("tokenizer"))
-    add_adapter(pipe.unet, 4, 8, ["to_q", "to_v"], seed=1)
-    save_adapter(pipe.unet, other)
+    train(other, by=2.0)
     entities.adapter(run, other)
     assert [model.status for model in models()] == ["READY", "READY"]
 
