@@ -143,6 +143,7 @@ def finetune(**changes) -> Finetune:
         "epochs": 2,
         "prompts_per_epoch": 2,
         "images_per_prompt": 4,
+        "steps": None,
         "noise": {"kind": "auto", "level": 1.0, "window": None},
         "objective": "ddpo",
         "inner_epochs": 1,

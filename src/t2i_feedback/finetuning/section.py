@@ -36,6 +36,7 @@ class Finetune(Section):
     epochs: Count
     prompts_per_epoch: Count
     images_per_prompt: Annotated[int, Field(ge=2)]
+    steps: Annotated[int, Field(ge=2, le=1000)] | None
     noise: Noise
     objective: str  # the name of a file of objectives/
     inner_epochs: Count
@@ -64,6 +65,10 @@ class Finetune(Section):
     @property
     def images_per_epoch(self) -> int:
         return self.prompts_per_epoch * self.images_per_prompt
+
+    def steps_of(self, model_steps: int) -> int:
+        """Denoising steps of a rollout, where the arms take `model_steps`."""
+        return self.steps or model_steps
 
     @property
     def targets(self) -> list[str]:

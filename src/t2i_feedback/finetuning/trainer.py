@@ -99,7 +99,7 @@ class Trainer:
 
     def windows(self) -> list[range | None]:
         """The runs of steps that may have noise in an epoch: all steps (None), or windows in the first half of them."""
-        size, half = self.config.noise.window, self.model.steps // 2
+        size, half = self.config.noise.window, self.config.steps_of(self.model.steps) // 2
         return [range(first, first + size) for first in range(max(1, half - size + 1))] if size else [None]
 
     def schedule(self, noisy: range | None) -> Schedule:
@@ -111,7 +111,7 @@ class Trainer:
                 f"finetune.noise.kind: a {family.pipeline} has no {kind}; there are auto, {', '.join(family.noises)}"
             )
         try:
-            return family.schedule(self.model.steps, kind, noise.level, noisy)
+            return family.schedule(self.config.steps_of(self.model.steps), kind, noise.level, noisy)
         except ValueError as error:
             raise UserError(f"finetune.noise: {error}") from None
 

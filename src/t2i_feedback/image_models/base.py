@@ -140,10 +140,35 @@ class ImageModel(ABC):
         """Within it neighbours of a batch may share their text's work; `prompt_index` [B] is equal where texts are."""
         return nullcontext()
 
-    def call_arguments(self, given: Conditioning, null: Conditioning | None) -> dict[str, Any]:
-        """What the pipeline's own call is told of the prompts; `null` None: no guidance."""
-        negative = {} if null is None else {f"negative_{name}": one for name, one in null.tensors.items()}
-        return {**given.tensors, **negative}
+    def predict(
+        self,
+        x: torch.Tensor,
+        timesteps: torch.Tensor,
+        given: Conditioning,
+        null: Conditioning,
+        guidance: float,
+        prompt_index: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The network's output under classifier-free guidance, for latents x [B, ...] at `timesteps` [B].
+
+        `null` is of one prompt; guidance 1 = none. `prompt_index` [B], on the CPU, is equal where prompts are equal.
+        """
+        if guidance == 1:
+            with nullcontext() if prompt_index is None else self.sharing(prompt_index):
+                return self.denoise(x, timesteps, given)
+        both = null.expand(len(x)).before(given)  # the negative prompt's rows first
+        index = None if prompt_index is None else torch.cat([torch.full_like(prompt_index, -1), prompt_index])
+        with nullcontext() if index is None else self.sharing(index):
+            output = self.denoise(torch.cat([x, x]), torch.cat([timesteps, timesteps]), both)
+        unconditional, conditional = output.chunk(2)
+        return unconditional + guidance * (conditional - unconditional)
+
+    def call_arguments(self, prompts: Sequence[str]) -> dict[str, Any]:
+        """What the pipeline's own call is told of the prompts and of guidance."""
+        guidance = self.settings.guidance
+        null = self.null().expand(len(prompts)).tensors if guidance > 1 else {}
+        negative = {f"negative_{name}": tensor for name, tensor in null.items()}
+        return {**self.encode(prompts).tensors, **negative, "guidance_scale": guidance}
 
     @torch.inference_mode()
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
@@ -152,13 +177,11 @@ class ImageModel(ABC):
         Raises UserError if a number is not finite.
         """
         model = self.settings
-        null = self.null().expand(len(prompts)) if model.guidance > 1 else None
         latents = self.pipe(
-            **self.call_arguments(self.encode(prompts), null),
+            **self.call_arguments(prompts),
             **({"eta": model.eta} if self.takes_eta else {}),
             generator=generators(seeds),
             num_inference_steps=model.steps,
-            guidance_scale=model.guidance,
             height=model.height,
             width=model.width,
             output_type="latent",
@@ -234,19 +257,6 @@ class Policy:
 
         `prompt_index` [B], on the CPU, is equal where prompts are equal: the model may share their work.
         """
-        output = self.predict(x_t, self.schedule.timesteps[step].to(x_t.device), given, prompt_index)
+        timesteps = self.schedule.timesteps[step].to(x_t.device)
+        output = self.model.predict(x_t, timesteps, given, self.null, self.guidance, prompt_index)
         return transitions.transition_mean(self.schedule, step.to(x_t.device), output, x_t)
-
-    def predict(
-        self, x: torch.Tensor, timesteps: torch.Tensor, given: Conditioning, prompt_index: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """The network's output under guidance, for latents x [B, ...] at `timesteps` [B]."""
-        if self.guidance == 1:
-            with nullcontext() if prompt_index is None else self.model.sharing(prompt_index):
-                return self.model.denoise(x, timesteps, given)
-        both = self.null.expand(len(x)).before(given)  # the negative prompt's rows first
-        index = None if prompt_index is None else torch.cat([torch.full_like(prompt_index, -1), prompt_index])
-        with nullcontext() if index is None else self.model.sharing(index):
-            output = self.model.denoise(torch.cat([x, x]), torch.cat([timesteps, timesteps]), both)
-        unconditional, conditional = output.chunk(2)
-        return unconditional + self.guidance * (conditional - unconditional)

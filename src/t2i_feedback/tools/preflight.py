@@ -15,7 +15,7 @@ def main() -> None:
     p = params.load()
     captions = read_rows(paths.FINETUNE_CAPTIONS, CaptionRow)
     print(
-        f"preflight: {p.model.name}, {p.model.steps} steps, guidance {p.model.guidance:g}, "
+        f"preflight: {p.model.name}, {p.finetune.steps_of(p.model.steps)} steps, guidance {p.model.guidance:g}, "
         f"noise {p.finetune.noise.kind} {p.finetune.noise.level:g}"
     )
     from t2i_feedback.finetuning import preflight

@@ -433,8 +433,8 @@ def test_a_broken_index_is_named(copy: Path) -> None:
 
 def test_another_pipeline_is_named(copy: Path) -> None:
     index = copy / "model_index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "StableDiffusionXLPipeline"}))
-    assert "is a StableDiffusionXLPipeline; what is needed is a StableDiffusionPipeline" in refusal(copy)
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "PixArtAlphaPipeline"}))
+    assert "is a PixArtAlphaPipeline, and there is no family for it; there are StableDiffusionPipeline, " in refusal(copy)
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
