@@ -75,7 +75,7 @@ def main() -> None:
         sources = {made.prompt: row.caption for made, row in zip(prompts, captions, strict=True)}
         trainer = Trainer(
             image_model,
-            image_model.add_adapter(config.lora_rank, config.lora_alpha, config.targets, p.seed),
+            image_model.add_adapter(config.lora_rank, config.lora_alpha, config.lora_targets, p.seed),
             [row.prompt for row in prompts],
             scorer(config, p.model.pixels, p.seed, user.own if user else None, sources, work),
             photometry.means,

@@ -137,7 +137,7 @@ def trainer(folder: Path, work: Path, reward=None, **changes) -> Trainer:
     work.mkdir(parents=True, exist_ok=True)
     return Trainer(
         made,
-        made.add_adapter(config.lora_rank, config.lora_alpha, config.targets, 5),
+        made.add_adapter(config.lora_rank, config.lora_alpha, config.lora_targets, 5),
         PROMPTS,
         Scorer(reward or (lambda images, prompts: [0.0] * len(images))),
         lambda images: {"brightness": 0.0, "contrast": 0.0, "sharpness": 0.0},

@@ -12,6 +12,7 @@ import yaml
 from t2i_feedback import params
 from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.params import at
 from t2i_feedback.tools import profile
 
 REPOSITORY = Path(__file__).parents[3]
@@ -60,8 +61,7 @@ def test_an_applied_profile_is_valid_and_has_its_values(name: str, monkeypatch: 
     params.load()
     written = yaml.safe_load(paths.PARAMS.read_text())
     for key, value in profile.overrides(name).items():
-        section, last = key.split(".")
-        assert written[section][last] == value
+        assert at(written, key) == value
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -112,14 +112,14 @@ def test_printing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["", "papr", "../params"])
 def test_an_unknown_profile_lists_those_there_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"no profile is called .* there are coco30k, coco5k, paper, smoke"):
+    with pytest.raises(UserError, match=r"no profile is called .* there are coco30k, coco5k, flow, paper, "):
         run(monkeypatch, *([name] if name else []))
 
 
 def test_a_profile_that_does_not_fit_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    write("bad", "finetune: {epoch: 3, eta: 0}")
+    write("bad", "finetune: {epoch: 3, clip_range: 0}")
     before = paths.PARAMS.read_bytes()
-    with pytest.raises(UserError, match=r"(?s)profiles/bad\.yaml has problems.*finetune\.eta.*finetune\.epoch"):
+    with pytest.raises(UserError, match=r"(?s)profiles/bad\.yaml has problems.*finetune\.clip_range.*finetune\.epoch"):
         run(monkeypatch, "bad", "--apply")
     assert paths.PARAMS.read_bytes() == before
 
