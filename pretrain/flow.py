@@ -118,6 +118,7 @@ def export(training: Training, tokenizer: CLIPTokenizer, vae: AutoencoderKL, rec
         encoders[name].load_state_dict(training.averaged(name))
     transformer = SD3Transformer2DModel.from_config(training.model["transformer"].config)
     transformer.load_state_dict(training.averaged("transformer"), strict=False)  # its positions are no parameter
+    vae.register_to_config(shift_factor=0.0)  # SD3's pipeline adds it, whatever it is
     pipeline = StableDiffusion3Pipeline(
         transformer=transformer.half(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
