@@ -45,8 +45,18 @@ class Memory(TorchDispatchMode):
 
 
 def materialise(module: torch.nn.Module) -> torch.nn.Module:
-    """The module with tensors of the present (fake) mode in the place of those on the meta device."""
-    return module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
+    """The module with tensors of the present (fake) mode in the place of those on the meta device.
+
+    Layers that share a tensor share it afterwards.
+    """
+    made: dict[torch.Tensor, torch.Tensor] = {}
+
+    def of(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor not in made:
+            made[tensor] = torch.empty(tensor.shape, dtype=tensor.dtype)
+        return made[tensor]
+
+    return module._apply(of)
 
 
 @contextmanager

@@ -21,16 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from counting import counting, materialise, size
+from counting import counting, materialise
 from diffusers.utils import logging
-from networks import CHECKPOINTS, TOKENS, Checkpoint
+from networks import TOKENS
+from published import Setup
 
-from t2i_feedback import params
 from t2i_feedback.finetuning import objectives, optimiser
 from t2i_feedback.image_models import transitions
-from t2i_feedback.image_models.base import ENCODED, ImageModel, Policy
-from t2i_feedback.tools import profile
+from t2i_feedback.image_models.base import ENCODED, Policy
 
 logging.set_verbosity_error()  # it would have `dtype` named in from_pretrained, and there is nothing to load
 
@@ -52,59 +50,23 @@ class Step:
     peak: float  # of all together
 
 
-@dataclass(frozen=True)
-class Setup:
-    """A checkpoint under a profile's parameters."""
-
-    checkpoint: Checkpoint
-    p: params.Params
-
-    @classmethod
-    def of(cls, family: str) -> "Setup":
-        """A published checkpoint under its profile."""
-        found = CHECKPOINTS[family]
-        p = params.check(yaml.safe_load(profile.merge(found.profile)), f"profiles/{found.profile}.yaml")
-        return cls(found, p)
-
-    def changed(self, section: str, **values: Any) -> "Setup":
-        """With other values in a section of the parameters."""
-        updated = getattr(self.p, section).model_copy(update=values)
-        return replace(self, p=self.p.model_copy(update={section: updated}))
-
-    def without(self, *parts: str) -> "Setup":
-        return replace(self, checkpoint=self.checkpoint.without(*parts))
-
-    @property
-    def network(self) -> str:
-        return self.checkpoint.family.networks
-
-    def part(self, name: str) -> torch.nn.Module:
-        """On the meta device."""
-        model = self.p.model
-        whole = name == "vae" and model.vae_dtype == "float32"
-        return self.checkpoint.part(name, torch.float32 if whole else getattr(torch, model.dtype))
-
-    def with_adapter(self) -> tuple[ImageModel, list[torch.nn.Parameter]]:
-        """The network with a fresh adapter, on the meta device."""
-        config, model = self.p.finetune, self.checkpoint.image_model(self.part(self.network), self.p.model)
-        with torch.device("meta"):
-            return model, model.add_adapter(config.lora_rank, config.lora_alpha, config.targets, self.p.seed)
-
-    def schedule(self, model: ImageModel) -> transitions.Schedule:
-        """Of rollouts, all of whose steps have noise."""
-        noise, steps = self.p.finetune.noise, self.p.finetune.steps_of(self.p.model.steps)
-        return model.schedule(steps, model.noises[0] if noise.kind == "auto" else noise.kind, noise.level)
-
-
 def training(setup: Setup, *, checkpointing: bool, batch: int = 1) -> Step:
     """One forward and backward pass under guidance, and the optimiser's step after it. All parts are on the GPU."""
+    key = ("training", checkpointing, batch)
+    if key not in setup.known:
+        setup.known[key] = _training(setup, checkpointing, batch)
+    alone: Step = setup.known[key]
+    resting = sum(setup.sizes[name] for name in setup.resting) / 1e9
+    return replace(alone, weights=alone.weights + resting, peak=alone.peak + resting)
+
+
+def _training(setup: Setup, checkpointing: bool, batch: int) -> Step:
+    """Of the network alone."""
     p, dtype = setup.p, getattr(torch, setup.p.model.dtype)
     model, _ = setup.with_adapter()
     schedule = setup.schedule(model)
-    resting = [setup.part(name) for name in setup.checkpoint.parts if name != setup.network]
     with counting() as memory:
-        for module in (model.network, *resting):
-            materialise(module)
+        materialise(model.network)
         if checkpointing:
             model.network.enable_gradient_checkpointing()
         trained = [weight for weight in model.network.parameters() if weight.requires_grad]
@@ -141,45 +103,57 @@ def saved_by(setup: Setup, quantisation: str) -> float:
 
 def drawing(setup: Setup, batch: int, texts: int | None = None) -> dict[str, float]:
     """Peak gigabytes of each phase of drawing a batch. `texts`: how many are encoded at once, where not the batch."""
-    model, names, texts = setup.p.model, [*setup.checkpoint.parts], texts or batch
-    dtype, parts = getattr(torch, model.dtype), {name: setup.part(name) for name in names}
-    weights = {name: size(module) for name, module in parts.items()}
     found = {}
-    with counting() as memory, torch.no_grad():
-        if model.attention_slicing:
-            parts[setup.network].set_attention_slice("auto")
-        parts["vae"].use_slicing, parts["vae"].use_tiling = model.vae_slicing, model.vae_tiling
-        drawn = setup.checkpoint.image_model(parts[setup.network], model)
-        rows = batch * (2 if model.guidance > 1 else 1)
-        latents = torch.zeros(batch, *drawn.latent_shape(), dtype=dtype)
-        given = setup.checkpoint.conditioning(rows, model)
-        both, timesteps = torch.zeros(rows, *drawn.latent_shape(), dtype=dtype), torch.ones(rows)
-
-        def encode(name: str) -> Any:
-            tokens = model.max_sequence_length if name == "text_encoder_3" else TOKENS
-            return parts[name](torch.zeros(texts, tokens, dtype=torch.long), output_hidden_states=True)
-
-        phases = {name: lambda name=name: encode(name) for name in setup.checkpoint.text_encoders}
-        phases |= {
-            setup.network: lambda: drawn.denoise(both, timesteps, given),
-            "vae": lambda: parts["vae"].decode(latents.to(parts["vae"].dtype)),
-        }
-        for module in parts.values():
-            materialise(module)
-        for name, run in phases.items():
-            memory.since()
-            run()
-            away = sum(weights[other] for other in names if model.offload and other not in (setup.network, name))
-            found[name] = (memory.peak - away) / 1e9
+    for phase in (*setup.checkpoint.text_encoders, setup.network, "vae"):
+        away = [name for name in setup.resting if setup.p.model.offload and name != phase]
+        there = sum(size for name, size in setup.sizes.items() if name not in away)
+        count = (texts or batch) if phase in setup.checkpoint.text_encoders else batch
+        found[phase] = (there + beyond_weights(setup, phase, count)) / 1e9
     return found
+
+
+def beyond_weights(setup: Setup, phase: str, batch: int) -> int:
+    """Bytes that a part takes at most while it works on a batch, its weights apart."""
+    switches = {"vae": ("vae_slicing", "vae_tiling", "vae_dtype"), setup.network: ("attention_slicing",)}.get(phase, ())
+    key = (phase, batch, *(getattr(setup.p.model, switch) for switch in switches))
+    if key not in setup.known:
+        setup.known[key] = _beyond_weights(setup, phase, batch)
+    return setup.known[key]
+
+
+def _beyond_weights(setup: Setup, phase: str, batch: int) -> int:
+    model, part = setup.p.model, setup.part(phase)
+    dtype = getattr(torch, model.dtype)
+    drawn = setup.checkpoint.image_model(part, model) if phase == setup.network else None
+    shape = setup.latent_shape
+    with counting() as memory, torch.no_grad():
+        materialise(part)
+        if drawn is not None:
+            rows = batch * (2 if model.guidance > 1 else 1)
+            if model.attention_slicing:
+                part.set_attention_slice("auto")
+            latents, timesteps = torch.zeros(rows, *shape, dtype=dtype), torch.ones(rows)
+            given = setup.checkpoint.conditioning(rows, model)
+            before = memory.since()
+            drawn.denoise(latents, timesteps, given)
+        elif phase == "vae":
+            part.use_slicing, part.use_tiling = model.vae_slicing, model.vae_tiling
+            latents = torch.zeros(batch, *shape, dtype=part.dtype)
+            before = memory.since()
+            part.decode(latents)
+        else:
+            tokens = model.max_sequence_length if phase == "text_encoder_3" else TOKENS
+            ids = torch.zeros(batch, tokens, dtype=torch.long)
+            before = memory.since()
+            part(ids, output_hidden_states=phase != "text_encoder_3")
+        return memory.peak - before
 
 
 def whole_run(setup: Setup) -> dict[str, float]:
     """Peak gigabytes of the phases of fine-tuning: the captions' encoding, rollouts' drawing and decoding, updates."""
     p = setup.p
     update = training(setup, checkpointing=p.finetune.gradient_checkpointing, batch=p.finetune.train_batch_size)
-    resting = [size(setup.part(name)) for name in setup.checkpoint.parts if name != setup.network]
-    away = sum(resting) / 1e9 if p.model.offload else 0.0
+    away = sum(setup.sizes[name] for name in setup.resting) / 1e9 if p.model.offload else 0.0
     beside = update.adapter + update.moments
     drawn = drawing(setup, p.model.batch_size, ENCODED)
     return {
@@ -192,7 +166,7 @@ def whole_run(setup: Setup) -> dict[str, float]:
 
 def training_table(setup: Setup, figures: dict[str, Any]) -> None:
     """One step, with one transition and with the profile's, and what switches take away."""
-    p, parts = setup.p, setup.checkpoint.parts
+    p = setup.p
     print(f"{'one training step':34s} weights adapter   saved moments    peak")
     for batch in dict.fromkeys((1, p.finetune.train_batch_size)):
         for checkpointing in (False, True):
@@ -200,7 +174,7 @@ def training_table(setup: Setup, figures: dict[str, Any]) -> None:
             name = f"batch {batch}, {'' if checkpointing else 'no '}gradient checkpointing"
             figures[name] = vars(step)
             print(f"{name:34s}" + "".join(f"{value:8.3f}" for value in vars(step).values()), flush=True)
-    away = sum(size(setup.part(name)) for name in parts if name != setup.network) / 1e9
+    away = sum(setup.sizes[name] for name in setup.resting) / 1e9
     figures |= {"offload": -away, "adamw8bit moments": moments_in_bytes(setup)}
     print(f"{'model.offload':34s}{'':32s}{-away:8.3f}")
     print(f"{'finetune.optimiser: adamw8bit':34s}{'':24s}{figures['adamw8bit moments']:8.3f}")

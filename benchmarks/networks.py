@@ -120,6 +120,7 @@ class Checkpoint:
     parts: dict[str, Callable[[], Any]]
     parameters: dict[str, int]
     scheduler: Any
+    channels: int  # of its latents
     text: dict[str, tuple[int, ...]]  # name of a conditioning -> its shape for one prompt; a T5's tokens come on top
 
     def part(self, name: str, dtype: torch.dtype) -> torch.nn.Module:
@@ -178,6 +179,7 @@ def _sd3(transformer: dict[str, Any], parameters: int) -> Checkpoint:
             "text_encoder_3": 4_762_310_656,
         },
         FlowMatchEulerDiscreteScheduler(shift=3.0),
+        16,
         {"prompt_embeds": (TOKENS, 4096), "pooled_prompt_embeds": (2048,)},
     )
 
@@ -193,6 +195,7 @@ CHECKPOINTS = {
         },
         {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},
         DDIMScheduler(**NOISE, set_alpha_to_one=False, clip_sample=False),
+        4,
         {"prompt_embeds": (TOKENS, 768)},
     ),
     "sdxl": Checkpoint(
@@ -211,6 +214,7 @@ CHECKPOINTS = {
             "text_encoder_2": 694_659_840,
         },
         EulerDiscreteScheduler(**NOISE, timestep_spacing="leading"),
+        4,
         {"prompt_embeds": (TOKENS, 2048), "pooled_prompt_embeds": (1280,)},
     ),
     # 226 M of the transformer's numbers are a table of positions, which is not trained

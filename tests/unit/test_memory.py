@@ -42,7 +42,7 @@ def small(memory: ModuleType) -> Any:
         "transformer": lambda: SD3Transformer2DModel(**layers),
         "vae": lambda: AutoencoderKL(**vae),
     }
-    return replace(setup, checkpoint=replace(setup.checkpoint, parts=parts))
+    return replace(setup, checkpoint=replace(setup.checkpoint, parts=parts), known={})
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl", "sd35", "sd3"])
@@ -80,10 +80,8 @@ def test_moments_are_two_numbers_for_each_that_is_trained(memory: ModuleType, sm
 
 def test_what_rests_takes_no_memory_while_the_network_updates(memory: ModuleType, small: Any) -> None:
     resting, all_there = (memory.whole_run(small.changed("model", offload=on)) for on in (True, False))
-    resting_gb = sum(
-        memory.size(small.part(name)) for name in small.checkpoint.parts if name != small.checkpoint.family.networks
-    )
-    assert all_there["update"] - resting["update"] == pytest.approx(resting_gb / 1e9)
+    away = sum(small.sizes[name] for name in small.resting)
+    assert all_there["update"] - resting["update"] == pytest.approx(away / 1e9)
     assert resting["decoding"] < all_there["decoding"]
 
 
@@ -93,7 +91,7 @@ def test_a_batch_decoded_one_by_one_takes_less(memory: ModuleType, small: Any) -
 
 
 def test_fewer_bits_save_most_of_the_networks_weights(memory: ModuleType, small: Any) -> None:
-    weights = memory.size(small.part("transformer")) / 1e9
+    weights = small.sizes["transformer"] / 1e9
     eight, four = (memory.saved_by(small, bits) for bits in ("8bit", "4bit"))
     assert 0 < eight < 0.5 * weights
     assert four / eight == pytest.approx((2 - 0.5625) / 1)
