@@ -201,6 +201,8 @@ def drawing_table(setup: Setup, figures: dict[str, Any]) -> None:
         "offload": False,
         "vae_dtype": "same",
     }
+    if not hasattr(setup.part(setup.network), "set_attention_slice"):  # a transformer has none
+        variants.remove({"attention_slicing": True})
     phases = [*setup.checkpoint.text_encoders, setup.network, "vae"]
     print(f"\n{'drawing a batch, peak':44s}" + "".join(f"{phase:>16s}" for phase in phases))
     for batch in dict.fromkeys((1, setup.p.model.batch_size)):

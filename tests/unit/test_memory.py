@@ -95,3 +95,10 @@ def test_fewer_bits_save_most_of_the_networks_weights(memory: ModuleType, small:
     eight, four = (memory.saved_by(small, bits) for bits in ("8bit", "4bit"))
     assert 0 < eight < 0.5 * weights
     assert four / eight == pytest.approx((2 - 0.5625) / 1)
+
+
+def test_drawing_sd3_takes_what_hugging_face_measured(memory: ModuleType) -> None:
+    """18.765 GB at its defaults, 1024 pixels and one image in float16, on an A100: huggingface.co/blog/sd3."""
+    setup = memory.Setup.of("sd3").changed("model", size=1024, vae_dtype="same", vae_slicing=False)
+    reckoned = sum(setup.sizes.values()) + memory.beyond_weights(setup, "vae", 1)
+    assert reckoned / 1e9 == pytest.approx(18.765, rel=0.03)
