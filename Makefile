@@ -123,6 +123,7 @@ pretrain: $(READY) ## train the embedded models from nothing (about 3 hours); th
 model-card: $(READY) ## measure the embedded models and rewrite their card; fails where a committed figure no longer holds
 	dvc repro finetune
 	python pretrain/model_card.py --adapter models/lora
+	python pretrain/flow_card.py
 
 clean: ## delete the partial work of interrupted stages; results and the ledger's answers stay
 	rm -rf .cache/partial

@@ -123,7 +123,7 @@ def train(
     run, kept = Run(acquisition, seed), []
     score = [preference(who, config.preference) for who in (judge, held_out)]
     model = load_image_model(p.model, training=True)
-    parameters = model.add_adapter(config.lora_rank, config.lora_alpha, config.targets, seed)
+    parameters = model.add_adapter(config.lora_rank, config.lora_alpha, config.lora_targets, seed)
 
     def look() -> None:
         """Score the watched prompts, always from the same noise."""

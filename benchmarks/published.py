@@ -69,7 +69,7 @@ class Setup:
         """The network with a fresh adapter, on the meta device."""
         config, model = self.p.finetune, self.checkpoint.image_model(self.part(self.network), self.p.model)
         with torch.device("meta"):
-            return model, model.add_adapter(config.lora_rank, config.lora_alpha, config.targets, self.p.seed)
+            return model, model.add_adapter(config.lora_rank, config.lora_alpha, config.lora_targets, self.p.seed)
 
     def schedule(self, model: ImageModel) -> transitions.Schedule:
         """Of rollouts, all of whose steps have noise."""

@@ -59,7 +59,7 @@ def drawing(p: params.Params, captions: list[str]) -> None:
     seconds = _seconds(lambda: model.draw(captions, seeds))
     print(f"image_models.{m.name}.steps: {len(captions) * m.steps / seconds:.1f} per second", flush=True)
     model = load_image_model(m, training=True)
-    model.add_adapter(config.lora_rank, config.lora_alpha, config.targets, p.seed)
+    model.add_adapter(config.lora_rank, config.lora_alpha, config.lora_targets, p.seed)
     count, kind = config.steps_of(m.steps), config.noise.kind
     policy = Policy.of(model, model.schedule(count, model.noises[0] if kind == "auto" else kind, config.noise.level))
     texts, steps = model.encode(captions), torch.arange(len(captions)) % count

@@ -31,8 +31,8 @@ def main() -> None:
     texts = [text for text, _ in captions]
     images = torch.cat(
         [
-            draw(pipeline, texts[:half], p["sampling_steps"], p["guidance"], 0.0, p["seed"]),
-            draw(pipeline, texts[half:], p["sampling_steps"], p["guidance"], 1.0, p["seed"]),
+            draw(pipeline, texts[:half], p["sampling_steps"], p["guidance"], p["seed"], eta=0.0),
+            draw(pipeline, texts[half:], p["sampling_steps"], p["guidance"], p["seed"], eta=1.0),
         ]
     )
     labeller = Oracle.from_pretrained(recipe.work / "labeller")

@@ -171,7 +171,7 @@ def main() -> None:
         ids[torch.rand(index.shape, generator=generator) < p["caption_dropout"]] = empty
         below = p["thing_levels"] if step >= p["thing_everywhere"] else 2.0
         loss = velocity_loss(training, clean, ids, things[index], below, p)
-        training.learn(loss, trapezoid(step, p["steps"], p["learning_rate"]))
+        training.learn(loss, trapezoid(step, p["steps"], p["learning_rate"], p["decay"]))
         running += 0.01 * (loss.item() - running)
         if (step + 1) % 50 == 0:
             print(f"step {step + 1}, {(step + 1) * p['batch']} pictures: loss {running:.4f}", flush=True)

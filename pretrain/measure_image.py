@@ -97,7 +97,7 @@ def measure_detail(oracle: Oracle, pipeline, scenes: list[Scene], p: dict) -> di
     detailed = [caption(scene, rng, "detailed")[0] for scene in terse.scenes]
     found = {}
     for name, texts in (("terse", terse.texts), ("detailed", detailed)):
-        pictures = draw(pipeline, texts, p["steps"], p["guidance"], 0.0, p["seed"])
+        pictures = draw(pipeline, texts, p["steps"], p["guidance"], p["seed"], eta=0.0)
         found[name] = alignments(oracle, pictures, terse.facts)
     figures: dict[str, float | None] = {}
     for measure in ("share", "whole"):
@@ -134,6 +134,6 @@ def stages_of_finetuning(pipeline, adapter: Path, captions: Captioned, p: dict) 
     drawn = {}
     for share in p["adapter_shares"]:
         pipeline.set_adapters([name], [share])
-        drawn[share] = draw(pipeline, captions.texts, p["steps"], p["guidance"], 0.0, p["seed"])
+        drawn[share] = draw(pipeline, captions.texts, p["steps"], p["guidance"], p["seed"], eta=0.0)
     pipeline.unload_lora_weights()
     return drawn

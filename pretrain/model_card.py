@@ -84,7 +84,7 @@ def measure(recipe: Recipe, model: dict, adapter: Path | None, pictures_to: Path
     image: dict[str, dict] = measure_reading(oracle, pipeline.vae, renders, scenes, seed)
     drawn = {}
     for eta in (0.0, 1.0):
-        drawn[eta] = draw(pipeline, captions.texts, p["steps"], p["guidance"], eta, seed)
+        drawn[eta] = draw(pipeline, captions.texts, p["steps"], p["guidance"], seed, eta=eta)
         image[f"eta {eta:g}"] = summarise(captions.levels, alignments(oracle, drawn[eta], captions.facts))
     save_grid(drawn[0.0], captions.texts, pictures_to / GRID_PICTURE)
     image["detailed prompts"] = measure_detail(oracle, pipeline, scenes, p)

@@ -14,7 +14,7 @@ import yaml
 from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
-FREE = ("steps", "pictures_per_second")  # what an interrupted training may be given anew and still go on
+FREE = ("steps", "decay", "pictures_per_second")  # what an interrupted training may be given anew and still go on
 
 
 @dataclass(frozen=True)

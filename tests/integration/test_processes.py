@@ -20,21 +20,18 @@ from pathlib import Path
 
 import psutil
 import pytest
-import tiny_diffusion
 import torch
 import workplaces
 import yaml
 from safetensors.numpy import load_file
+from tiny_experiment import BATCH, CAPTIONS, parameters, prepare
 
 from t2i_feedback.foundation import distributed, paths
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.foundation.files import write_json
-from t2i_feedback.stages import data
 
 REPOSITORY = Path(__file__).parents[2]
 CHAIN = Path(__file__).parents[1] / "support" / "chain_of_stages.py"
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
-CAPTIONS, BATCH = 10, 4  # three batches: the first process draws two of them
 TOLERANCE = 1e-4
 
 
@@ -43,30 +40,9 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": f"{REPOSITORY / 'src'}", "OMP_NUM_THREADS": "1", "T2I_NO_TRACKING": "1"} | more
 
 
-def parameters(steps: int = 2) -> dict:
-    p = workplaces.ours()
-    p["data"] |= {"evaluation_captions": CAPTIONS, "reference_images": CAPTIONS, "finetune_captions": 4}
-    p["model"] |= {"name": "sd", "size": tiny_diffusion.SIZE, "steps": steps, "batch_size": BATCH, "device": "cpu"}
-    p["stage1"] |= {"max_rounds": 2, "max_invalid_fraction": 1.0}
-    p["finetune"] |= tiny_diffusion.finetune(judge="postcards", max_invalid_fraction=1.0).model_dump()
-    p["evaluate"] |= {"resamples": 50, "splits": 2, "kid_subset": 4, "kid_subsets": 3, "max_invalid_fraction": 1.0}
-    return p
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set, a tiny image model and the shipped judges: what the chain of stages begins with."""
-    folder = tmp_path_factory.mktemp("prepared")
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        tiny_diffusion.pipeline(folder / "tokenizer").save_pretrained("sd")
-        workplaces.furnish(parameters())
-        write_json(paths.CALIBRATION_NUMBERS, {"postcards": {"rank_correlation": None}})
-        data.main()
-    finally:
-        os.chdir(before)
-    return folder
+    return prepare(tmp_path_factory.mktemp("prepared"))
 
 
 def run_chain(prepared: Path, folder: Path, *launcher: str) -> Path:

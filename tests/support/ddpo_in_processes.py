@@ -26,7 +26,7 @@ from t2i_feedback.image_models.loading import load_image_model
 def main(sd: str, folder: Path, die: bool) -> None:
     config = tiny_diffusion.finetune(epochs=4)
     made = load_image_model(tiny_diffusion.model(name=sd))
-    parameters = made.add_adapter(config.lora_rank, config.lora_alpha, config.targets, 5)
+    parameters = made.add_adapter(config.lora_rank, config.lora_alpha, config.lora_targets, 5)
     trainer = Trainer(
         made,
         parameters,

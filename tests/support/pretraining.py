@@ -44,6 +44,7 @@ TINY = {
     "decoder": {"steps": 2, "batch": 4, "checkpoint_every": 2},
     "text_encoder": {"steps": 2, "batch": 8, "width": 16, "layers": 1, "captions": 2, "checkpoint_every": 2},
     "unet": {"steps": 3, "batch": 4, "widths": [8, 8, 16], "draft_step": 2, "checkpoint_every": 2},
+    "flow": {"steps": 3, "batch": 4, "heads": 1, "layers": 1, "second_width": 8, "captions": 2, "checkpoint_every": 2},
     "draw": {"pictures": 4, "sampling_steps": 2},
     "mllm_tower": {"steps": 3, "batch": 8, "checkpoint_every": 2, "tower": TOWER},
     "judge_tower": {"steps": 2, "batch": 8, "checkpoint_every": 2, "tower": TOWER},
@@ -62,6 +63,8 @@ CHAIN = [
     *("render", "oracle oracle", "oracle labeller", "vae vae", "vae decoder", "text_encoder", "unet", "draw"),
     *MLLMS,
     "model_card --new",
+    "flow",
+    "flow_card --new",
 ]
 
 
@@ -74,6 +77,8 @@ def prepare(folder: Path) -> None:
     product = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     product["model"]["steps"] = 2
     (folder / "params.yaml").write_text(yaml.safe_dump(product))
+    (folder / "profiles").mkdir()
+    (folder / "profiles/flow.yaml").write_text((REPOSITORY / "profiles/flow.yaml").read_text())
     card = folder / "models" / "postcards" / "README.md"
     card.parent.mkdir(parents=True)
     card.write_text((REPOSITORY / "models" / "postcards" / "README.md").read_text())

@@ -17,7 +17,7 @@ from diffusers import (
     SD3Transformer2DModel,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 SIZE = (24, 16)  # pixels, width and height; a latent is 2 x 2 of them
 TOKENS = 77
@@ -107,6 +107,33 @@ def sd3(base: Any) -> Any:
     )
 
 
+def flux(base: Any) -> Any:
+    """The example of docs/image-models.md; its network tells a token's place by rotation."""
+    letters = [(chr(code), -1.0) for code in range(97, 123)]
+    tokenizer = T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0), *letters], extra_ids=0)
+    config = T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    transformer = diffusers.FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=16,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 4, 8),
+    )
+    return diffusers.FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=vae(0.3),
+        text_encoder=base.text_encoder,
+        tokenizer=base.tokenizer,
+        text_encoder_2=T5EncoderModel(config),
+        tokenizer_2=tokenizer,
+        transformer=transformer,
+    )
+
+
 FAMILIES: dict[str, Callable[[Any], Any]] = {"sd": sd, "sdxl": sdxl, "sd3": sd3}
 
 
@@ -117,6 +144,6 @@ def checkpoint(name: str, folder: Path) -> Path:
     config = base.text_encoder.config.to_dict() | {"num_hidden_layers": 2}
     base.text_encoder = type(base.text_encoder)(type(base.text_encoder.config)(**config))
     base.tokenizer = CLIPTokenizer.from_pretrained(folder / "made", model_max_length=TOKENS)
-    made = FAMILIES[name](base)
+    made = (FAMILIES | {"flux": flux})[name](base)
     made.save_pretrained(folder / name)
     return folder / name

@@ -41,8 +41,8 @@ def check(
         allowed = f"{floor / SHARE:.1e}" if floor < math.inf else "no number"
         raise UserError(
             f"preflight: before any update the importance ratio is off by {floor:.1e} (at step {worst + 1}), more than "
-            f"{SHARE * clip_range:.1e} = {SHARE} * finetune.clip_range: what rounding does is no smaller than what "
-            f"learning may do. The smallest finetune.clip_range that this allows is {allowed}; or replay in the "
-            "batches in which images are drawn (finetune.train_batch_size = model.batch_size), or use float32"
+            f"{SHARE * clip_range:.1e} = {SHARE} * finetune.clip_range: sampling and training disagree. If by rounding "
+            f"alone, the smallest finetune.clip_range that it allows is {allowed}; or replay in the batches in which "
+            "images are drawn (finetune.train_batch_size = model.batch_size), or use float32"
         )
     return floors

@@ -3,10 +3,16 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from t2i_feedback.finetuning import objectives
 from t2i_feedback.foundation.params import FREE, Count, EntryName, Positive, Section, Share
+
+
+def _none_for_auto(value: object) -> object:
+    if value == []:
+        raise ValueError("no layer is named; auto takes the family's own")
+    return [] if value == "auto" else value
 
 
 class Noise(Section):
@@ -56,7 +62,7 @@ class Finetune(Section):
     overlap_judging: Annotated[bool, FREE]
     lora_rank: Count
     lora_alpha: Count
-    lora_targets: Literal["auto"] | Annotated[list[str], Field(min_length=1)]
+    lora_targets: Annotated[list[str], BeforeValidator(_none_for_auto)]  # empty: the family's own
     optimiser: Literal["adamw", "adamw8bit"]
     gradient_checkpointing: bool
     keep_last: Annotated[Count, FREE]
@@ -69,11 +75,6 @@ class Finetune(Section):
     def steps_of(self, model_steps: int) -> int:
         """Denoising steps of a rollout, where the arms take `model_steps`."""
         return self.steps or model_steps
-
-    @property
-    def targets(self) -> list[str]:
-        """Of the adapter; empty = the family's own."""
-        return [] if self.lora_targets == "auto" else self.lora_targets
 
     @property
     def answers_per_epoch(self) -> int:

@@ -47,6 +47,7 @@ from t2i_feedback.image_models.transitions import Schedule
 Measure = Callable[[list[Image.Image]], dict[str, float]]
 
 HISTORY = "history.jsonl"
+SAMPLES = 3  # prompts whose images show how the adapter learns
 
 
 class Trainer:
@@ -120,8 +121,15 @@ class Trainer:
         sigma = self.policy.schedule.sigma
         return ((sigma > 0) & (sigma >= self.config.min_sigma)).nonzero().flatten()
 
-    def run(self, on_epoch: Callable[[EpochRow], None] = lambda row: None) -> list[EpochRow]:
+    def run(
+        self,
+        on_epoch: Callable[[EpochRow], None] = lambda row: None,
+        on_adapter: Callable[[int], None] = lambda epochs: None,
+    ) -> list[EpochRow]:
         """Train to `epochs`, from the newest checkpoint if there is one. Returns the history of all epochs.
+
+        `on_epoch` is told of every epoch, those of the checkpoint as well. `on_adapter` is called with the number of
+        epochs that the adapter has learnt in: when it is as training finds it, and after each epoch.
 
         It is shorter than `epochs` when a bound was reached; `stopping.beyond_bounds` says which.
         """
@@ -136,6 +144,7 @@ class Trainer:
         for row in history:
             on_epoch(row)
         self.preflight()
+        on_adapter(done)
         for epoch in range(done, self.config.epochs):
             if history and beyond_bounds(history, self.config):
                 break
@@ -149,6 +158,7 @@ class Trainer:
             self._keep(epoch + 1, history, before)
             earlier = before
             on_epoch(history[-1])
+            on_adapter(epoch + 1)
         return history
 
     def _copy(self) -> list[torch.Tensor]:
@@ -221,6 +231,16 @@ class Trainer:
         """Draw a batch with the present adapter: an image for each of `prompt_index` [B], into `prompts`, and seed."""
         with torch.no_grad(), self.image_model.adapter.merged():
             return roll_out(self.policy, self.replay.prompts, prompt_index, seeds)
+
+    def samples(self) -> dict[str, Image.Image]:
+        """Prompt -> its image by the present adapter, of the first few prompts; always from the same noise."""
+        shown, size = range(min(SAMPLES, len(self.prompts))), self.model.batch_size
+        self.policy.schedule = self.schedule(None)  # a rollout chooses its own
+        drawn = [
+            self.draw(torch.tensor(some), [noise_seed(self.seed, "sample", number) for number in some])
+            for some in (shown[start : start + size] for start in range(0, len(shown), size))
+        ]
+        return dict(zip(self.prompts, Trajectories.joined(drawn).images, strict=False))
 
     def preflight(self) -> dict[int, float]:
         """Replay a small rollout under the run's own configuration: every importance ratio must be 1.

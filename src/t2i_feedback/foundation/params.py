@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AliasPath, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 
 from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.errors import UserError
@@ -27,10 +27,21 @@ ENTRY = "names an entry of the catalogue mllms"  # marks a field: the bytes of t
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
-Side = Annotated[int, Field(ge=8, multiple_of=8)]  # pixels
-Size = Side | tuple[Side, Side]  # of an image: both sides, or width and height
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 EntryName = Annotated[str, ENTRY]
+
+
+def _size(value: object) -> int | tuple[int, int]:
+    both = [value, value] if isinstance(value, int) else value
+    if not isinstance(both, list | tuple) or len(both) != 2 or not all(type(side) is int for side in both):
+        raise ValueError("a number of pixels is needed, or [width, height]")
+    width, height = both
+    if min(width, height) < 8 or width % 8 or height % 8:
+        raise ValueError("a side is a multiple of 8 pixels")
+    return width if isinstance(value, int) else (width, height)
+
+
+Size = Annotated[int | tuple[int, int], PlainValidator(_size)]  # of an image, pixels: both sides, or width and height
 
 
 class Section(BaseModel):

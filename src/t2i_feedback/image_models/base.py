@@ -68,6 +68,7 @@ class ImageModel(ABC):
     noises: ClassVar[tuple[transitions.Kind, ...]]  # that `finetune.noise.kind` may name; the first is `auto`
     lora_targets: ClassVar[tuple[str, ...]]  # `finetune.lora_targets: auto`
     takes_eta: ClassVar[bool] = False  # the pipeline's call has DDIM's eta
+    classifier_free: ClassVar[bool] = True  # guidance leads away from a negative prompt
 
     @staticmethod
     @abstractmethod
@@ -111,8 +112,13 @@ class ImageModel(ABC):
         """The network's adapter, once it has one."""
         return Adapter(self.network)
 
-    def check_size(self) -> None:
-        """Raises UserError if the latents of an image of that size are no whole number of patches, or too many."""
+    def check_settings(self) -> None:
+        """Raises UserError if the family has no use for a negative prompt that is set, or cannot draw that size:
+        the latents are no whole number of patches, or too many."""
+        if self.settings.negative_prompt and not self.classifier_free:
+            raise UserError(
+                f'model.negative_prompt: the guidance of a {self.pipeline} leads away from nothing; set it to ""'
+            )
         config, factor = self.network.config, self.pipe.vae_scale_factor
         unit, most = factor * config.get("patch_size", 1), config.get("pos_embed_max_size")
         for name, side in (("width", self.settings.width), ("height", self.settings.height)):
@@ -175,7 +181,7 @@ class ImageModel(ABC):
     def call_arguments(self, prompts: Sequence[str]) -> dict[str, Any]:
         """What the pipeline's own call is told of the prompts and of guidance."""
         guidance = self.settings.guidance
-        null = self.null().expand(len(prompts)).tensors if guidance > 1 else {}
+        null = self.null().expand(len(prompts)).tensors if self.classifier_free and guidance > 1 else {}
         negative = {f"negative_{name}": tensor for name, tensor in null.items()}
         return {**self.encode(prompts).tensors, **negative, "guidance_scale": guidance}
 

@@ -1,15 +1,13 @@
 """Load a text-to-image checkpoint of any family that there is, with or without an adapter."""
 
-import json
 import logging
-import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2i_feedback.foundation import hub
 from t2i_feedback.foundation.device import pick
 from t2i_feedback.foundation.errors import UserError, first_line
+from t2i_feedback.image_models import checkpoints
 from t2i_feedback.image_models.section import Model
 
 if TYPE_CHECKING:
@@ -26,16 +24,16 @@ def load_image_model(model: Model, adapter: Path | None = None, *, training: boo
     `training`: with the family's steps that have the noise which a policy needs, whatever `model.scheduler` is; not
     compiled, since an adapter is still to come; and without a safety checker, which would be a reward of its own.
     """
-    local, index, family = _family(model)
+    local, index, family = checkpoints.family_of(model)
     safety = family.safety_parts if model.safety_checker != "off" else ()
     if model.safety_checker != "off" and not safety:
         raise UserError(
             f"model.safety_checker: a {family.pipeline} has no safety checker; set model.safety_checker to off"
         )
     for part in (*family.parts, *safety):
-        _check_has(model, index, part, local)
+        checkpoints.check_has(model, index, part, local)
     if training:
-        _check_many_steps(model, index, local)
+        checkpoints.check_many_steps(model, index, local)
     scheduler = _scheduler_name(model, family)
     import diffusers
     import torch
@@ -72,7 +70,7 @@ def load_image_model(model: Model, adapter: Path | None = None, *, training: boo
         advice = "" if local else f"; {hub.fetch(model.name, model.revision)}"
         raise UserError(f"model.name: {model.name!r} cannot be loaded: {first_line(error)}{advice}") from None
     made = family(pipe, model)
-    made.check_size()
+    made.check_settings()
     pipe.scheduler = family.scheduler(family.rollouts if training else scheduler, pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     if model.vae_dtype == "float32":
@@ -100,14 +98,14 @@ def load_image_model(model: Model, adapter: Path | None = None, *, training: boo
 
 def load_tokenizer(model: Model):
     """The tokenizer of the checkpoint that reads the longest text, alone: cheap, for counting tokens."""
-    local, index, family = _family(model)
+    local, index, family = checkpoints.family_of(model)
     part = next((part for part in family.tokenizers if index.get(part, [None])[0]), family.tokenizers[-1])
-    _check_has(model, index, part, local)
+    checkpoints.check_has(model, index, part, local)
     import transformers
 
     revision = "main" if local else model.revision
     tokenizer = getattr(transformers, index[part][1]).from_pretrained(model.name, subfolder=part, revision=revision)
-    if part == "tokenizer_3":
+    if index[part][1].startswith("T5"):
         _set_window(tokenizer, model.max_sequence_length)
     elif tokenizer.model_max_length > WINDOW:
         encoder = part.replace("tokenizer", "text_encoder")
@@ -125,7 +123,8 @@ def text_encoders(pipe: Any) -> list["torch.nn.Module"]:
 def _set_windows(pipe: Any) -> None:
     """Where a tokenizer names no bound, or one beyond it, the text encoder's number of positions is its window."""
     for number in ("", "_2"):
-        if encoder := getattr(pipe, f"text_encoder{number}", None):
+        encoder = getattr(pipe, f"text_encoder{number}", None)
+        if encoder is not None and hasattr(encoder.config, "max_position_embeddings"):  # a T5 has no such bound
             _set_window(getattr(pipe, f"tokenizer{number}"), encoder.config.max_position_embeddings)
     if hasattr(pipe, "tokenizer_max_length"):  # SD3's pipeline has looked before
         pipe.tokenizer_max_length = pipe.tokenizer.model_max_length
@@ -172,107 +171,7 @@ def _quantised(model: Model, network: str, device: str) -> dict[str, Any]:
     return {"quantization_config": PipelineQuantizationConfig(quant_mapping={network: config})}
 
 
-FEW_STEPS = ("LCMScheduler", "TCDScheduler")
-FEW_STEPS_NAMES = re.compile(r"turbo|lightning|lcm|schnell|hyper|distill", re.IGNORECASE)
-
-
-def _check_many_steps(model: Model, index: dict[str, Any], local: bool) -> None:
-    """Raises UserError if the checkpoint was distilled to few steps, as its parts or its name on the hub say."""
-    scheduler = index["scheduler"][1]
-    named = not local and FEW_STEPS_NAMES.search(model.name.rpartition("/")[2])
-    if scheduler in FEW_STEPS or index.get("is_distilled") or named:
-        raise UserError(
-            f"model.name: {model.name!r} is distilled to few steps, without the noise and guidance that fine-tuning "
-            "needs: each of its steps is a jump, whose probability says little. Fine-tune the model that it was "
-            "distilled from"
-        )
-
-
 WINDOW = 100_000  # no text encoder takes in so many tokens: a tokenizer that says more says nothing
-INDEX = "diffusers checkpoint: it has no model_index.json"
-
-
-def _family(model: Model) -> tuple[bool, dict[str, Any], "type[ImageModel]"]:
-    """Whether the checkpoint is a folder here, its model_index.json, and its family.
-
-    Raises UserError if it is no checkpoint, or of no family that there is.
-    """
-    folder = Path(model.name)
-    local = folder.is_dir()
-    if local:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    index = _index(folder / "model_index.json" if local else _fetched_index(model), model.name)
-    from t2i_feedback.image_models.families import families
-
-    known, named = families(), index.get("_class_name")
-    if named not in known:
-        raise UserError(
-            f"model.name: {model.name!r} is a {named}, and there is no family for it; there are "
-            f'{", ".join(known)}. docs/image-models.md shows how to add one ("A family of your own")'
-        )
-    return local, index, known[named]
-
-
-def _check_has(model: Model, index: dict[str, Any], part: str, local: bool) -> None:
-    """Raises UserError if the checkpoint lacks a part, or its weights."""
-    if not index.get(part, [None])[0]:
-        why = "; set model.safety_checker to off" if part in ("safety_checker", "feature_extractor") else ""
-        raise UserError(f"model.name: {model.name!r} has no {part}{why}")
-    if local:
-        _check_part(Path(model.name) / part, model.variant)
-
-
-def _check_part(folder: Path, variant: str) -> None:
-    """Raises UserError if a part's folder is missing, or has no weights (of the variant) where it should."""
-    name = f"model.name: {str(folder.parent)!r}"
-    if not folder.is_dir():
-        raise UserError(f"{name} has no folder {folder.name}/, though its model_index.json names it")
-    if folder.name.startswith(("tokenizer", "scheduler", "feature_extractor")) or variant in (
-        there := _variants(folder)
-    ):
-        return
-    if there:
-        kinds = ", ".join(one or '""' for one in sorted(there))
-        raise UserError(
-            f"model.variant: the weights in {folder} are of the variant {kinds}, not {variant or 'of none'}: set "
-            f"model.variant to {kinds}"
-        )
-    pickled = sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".ckpt", ".pt"))
-    if pickled:
-        raise UserError(
-            f"{name} has {folder.name} as {pickled[0]} alone, a pickle, which can run any code when it is read; "
-            "save it as safetensors (`pipe.save_pretrained`), or name a revision that has them"
-        )
-    raise UserError(f"{name} has no weights in {folder.name}/: a *.safetensors file is needed")
-
-
-def _variants(folder: Path) -> set[str]:
-    """Of a part's weights: `fp16` of model.fp16.safetensors, "" of model.safetensors; shards are one."""
-    names = (re.sub(r"[.-]\d+-of-\d+", "", file.name) for file in folder.glob("*.safetensors"))
-    return {name.removesuffix(".safetensors").partition(".")[2] for name in names}
-
-
-def _index(path: Path, name: str) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"model.name: the folder {name!r} is no diffusers checkpoint: it has no model_index.json"
-        ) from None
-    except ValueError:
-        raise UserError(f"model.name: the model_index.json of {name!r} is not JSON; fetch it again") from None
-
-
-def _fetched_index(model: Model) -> Path:
-    """A hub model's model_index.json, from the cache or the hub. Raises UserError that says what to do."""
-    from huggingface_hub import errors, hf_hub_download
-
-    try:
-        return Path(hf_hub_download(model.name, "model_index.json", revision=model.revision))
-    except errors.RevisionNotFoundError:
-        raise UserError(f"model.revision: {model.name!r} has no revision {model.revision!r}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"model.name: {model.name!r} {hub.why(model.name, model.revision, error, INDEX)}") from None
 
 
 def _offload(made: "ImageModel", device: str) -> None:

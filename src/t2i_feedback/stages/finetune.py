@@ -50,7 +50,7 @@ def main() -> None:
     from t2i_feedback.image_models.loading import load_image_model, load_tokenizer
     from t2i_feedback.mllm import shared
     from t2i_feedback.mllm.enhancing import Enhancer
-    from t2i_feedback.tracking import runs
+    from t2i_feedback.tracking.streaming import stage_run
 
     limit = ("finetune.max_invalid_fraction", config.max_invalid_fraction)
 
@@ -63,7 +63,7 @@ def main() -> None:
             human.check_answered(human.sheet_of(config.preference, paths.feedback()), work)
         asked = config.enhance_prompts or registry.questions(config.reward, config.user)
         user, second_user = connect(config.judge) if asked else None, connect(p.held_out)
-        run = stack.enter_context(runs.stage_run("finetune"))
+        run = stack.enter_context(stage_run("finetune"))
         read = f"scores are read by {user.reading}, " if user else ""
         print(f"finetune: {read}held-out scores by {second_user.reading}", flush=True)
         prompts = as_typed(captions)
@@ -75,7 +75,7 @@ def main() -> None:
         sources = {made.prompt: row.caption for made, row in zip(prompts, captions, strict=True)}
         trainer = Trainer(
             image_model,
-            image_model.add_adapter(config.lora_rank, config.lora_alpha, config.targets, p.seed),
+            image_model.add_adapter(config.lora_rank, config.lora_alpha, config.lora_targets, p.seed),
             [row.prompt for row in prompts],
             scorer(config, p.model.pixels, p.seed, user.own if user else None, sources, work),
             photometry.means,
@@ -85,7 +85,13 @@ def main() -> None:
             folder=work,
             held_out=preference(second_user.own, config.preference),  # no reward
         )
-        history = trainer.run(progress.reporter(config.epochs, run.log))
+
+        def show_images(epochs: int) -> None:
+            if epochs in (0, config.epochs // 2):
+                run.images(epochs, trainer.samples)
+
+        history = trainer.run(progress.reporter(config.epochs, run.log), show_images)
+        run.images(len(history), trainer.samples)
         why = beyond_bounds(history, config)
         if distributed.is_main():
             image_model.save_adapter(work / "adapter")
@@ -93,6 +99,7 @@ def main() -> None:
             numbers = progress.summary(history, stopped=bool(why))
             write_json(work / "adapter" / paths.FINETUNE_NUMBERS.name, numbers)
             workspace.publish(work / "adapter", paths.ADAPTER)
+            run.adapter(paths.ADAPTER)
     if why:
         print(f"finetune: ended after epoch {len(history)}: {why}; the adapter is the last within it")
     print(f"finetune: reward {history[0].reward_mean:.2f} -> {history[-1].reward_mean:.2f}, adapter in {paths.ADAPTER}")

@@ -26,7 +26,7 @@ def main() -> None:
 
     image_model = load_image_model(p.model, training=True)
     config = p.finetune
-    parameters = image_model.add_adapter(config.lora_rank, config.lora_alpha, config.targets, p.seed)
+    parameters = image_model.add_adapter(config.lora_rank, config.lora_alpha, config.lora_targets, p.seed)
     with tempfile.TemporaryDirectory() as nowhere:
         floors = Trainer(
             image_model,

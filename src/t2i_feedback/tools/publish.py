@@ -5,11 +5,11 @@ Nothing is published that the present parameters and code did not make: DVC must
 
 from t2i_feedback.foundation import running
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.tracking import publish, runs
+from t2i_feedback.tracking import publish, store
 
 
 def main() -> None:
-    if runs.wanted():
+    if store.wanted():
         publish.check()
         check_up_to_date()
     publish.publish()

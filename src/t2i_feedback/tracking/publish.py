@@ -14,7 +14,9 @@ from t2i_feedback import arms
 from t2i_feedback.foundation import lockfile, paths
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import EpochRow, read_rows
-from t2i_feedback.tracking import runs
+from t2i_feedback.tracking import arm_images, entities, store
+from t2i_feedback.tracking.runs import Run, parent_run
+from t2i_feedback.tracking.under_way import end_dead_runs, under_way
 
 RECORDS = (paths.NUMBERS, paths.ADAPTER)
 
@@ -25,24 +27,32 @@ def publish(fresh: Collection[Path] = ()) -> bool:
     Raises UserError when something on disk was not made with the present parameters. `fresh` is what the stage that
     runs just now has written: dvc.lock gets its entry when it ends.
     """
-    if not runs.wanted():
+    if not store.wanted():
         return False
     check(fresh)
     try:
-        run = runs.parent_run()
-        run.tag(wording())
-        run.replay({0: metrics()})
-        run.replay(reward_curve())
-        files = (paths.REPORT, paths.NUMBERS, paths.HEADLINE, paths.PLOTS)
-        run.keep(path for path in files if path.exists())
-        if paths.ADAPTER.exists():
-            run.keep([paths.ADAPTER], "models")
-        run.finish("FINISHED")
+        end_dead_runs()
+        run = parent_run()
+        with under_way(run):
+            _publish(run)
     except Exception as error:  # MLflow, SQLAlchemy, requests and the disk each raise their own
-        runs.warn(error)
+        store.warn(error)
         return False
-    print(f"published to MLflow at {runs.shown(runs.uri())}, run {run.run_id}")
+    print(f"published to MLflow at {store.shown(store.uri())}, run {run.run_id}")
     return True
+
+
+def _publish(run: Run) -> None:
+    run.tag(wording())
+    run.replay({0: metrics()})
+    run.replay(reward_curve())
+    files = (paths.REPORT, paths.NUMBERS, paths.HEADLINE, paths.PLOTS)
+    run.keep(path for path in files if path.exists())
+    entities.dataset(run, "evaluation")
+    arm_images.log(run)
+    if paths.ADAPTER.exists():
+        run.keep([paths.ADAPTER], "models")
+        entities.adapter(run, paths.ADAPTER)
 
 
 def check(fresh: Collection[Path] = ()) -> None:

@@ -43,7 +43,7 @@ def make(checkpoint_folder, tmp_path):
         model = tiny_diffusion.model(name=str(checkpoint_folder))
         config = tiny_diffusion.finetune(**changes)
         image_model = load_image_model(model)
-        parameters = image_model.add_adapter(config.lora_rank, config.lora_alpha, config.targets, seed)
+        parameters = image_model.add_adapter(config.lora_rank, config.lora_alpha, config.lora_targets, seed)
         folder.mkdir(exist_ok=True)
         scorer = Scorer(reward, overlap=config.overlap_judging)
         return Trainer(
@@ -546,7 +546,7 @@ def darkened(tmp_path_factory):
     @cache
     def train(seed):
         image_model = load_image_model(model)
-        parameters = image_model.add_adapter(config.lora_rank, config.lora_alpha, config.targets, seed)
+        parameters = image_model.add_adapter(config.lora_rank, config.lora_alpha, config.lora_targets, seed)
         folder = tmp_path_factory.mktemp(f"seed-{seed}")
         trainer = Trainer(
             image_model,

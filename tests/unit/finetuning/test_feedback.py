@@ -209,7 +209,7 @@ def make(checkpoint_folder):
         model = tiny_diffusion.model(name=str(checkpoint_folder))
         config = tiny_diffusion.finetune(**{"user": "pixels"} | changes)
         made = load_image_model(model)
-        parameters = made.add_adapter(config.lora_rank, config.lora_alpha, config.targets, 5)
+        parameters = made.add_adapter(config.lora_rank, config.lora_alpha, config.lora_targets, 5)
         folder.mkdir(exist_ok=True)
         scorer = finetune.scorer(config, model.pixels, 5, None, {}, folder)
         return Trainer(

@@ -78,7 +78,7 @@ def test_a_rollout_without_noise_draws_what_diffusers_own_pipeline_draws(folder,
     theirs = diffusers_own(folder)
     if made.rollouts == "ddim":
         theirs.scheduler = made.pipe.scheduler
-    own = {"max_sequence_length": 3} if folder.name == "sd3" else {}
+    own = {"max_sequence_length": 3} if folder.name in ("sd3", "flux") else {}
     width, height = tiny_families.SIZE
     for image, prompt, seed in zip(drawn, PROMPTS, SEEDS, strict=True):
         [expected] = theirs(
@@ -107,7 +107,7 @@ def test_the_arms_are_drawn_as_diffusers_draws_them(folder) -> None:
     width, height = tiny_families.SIZE
     theirs = diffusers_own(folder)
     theirs.scheduler = made.pipe.scheduler
-    own = {"max_sequence_length": 3} if folder.name == "sd3" else {}
+    own = {"max_sequence_length": 3} if folder.name in ("sd3", "flux") else {}
     expected = theirs(
         PROMPTS,
         guidance_scale=3.0,
@@ -148,7 +148,7 @@ def trainer(folder: Path, work: Path, reward=None, **changes) -> Trainer:
     work.mkdir(parents=True, exist_ok=True)
     return Trainer(
         made,
-        made.add_adapter(config.lora_rank, config.lora_alpha, config.targets, 5),
+        made.add_adapter(config.lora_rank, config.lora_alpha, config.lora_targets, 5),
         PROMPTS,
         Scorer(reward or (lambda images, prompts: [0.0] * len(images))),
         lambda images: {"brightness": 0.0, "contrast": 0.0, "sharpness": 0.0},
@@ -278,7 +278,7 @@ def test_a_size_that_the_patches_do_not_divide_or_the_positions_do_not_reach_is_
     made = load(folder)
     made.network.register_to_config(patch_size=5)
     with pytest.raises(UserError, match="a width of 24 is no multiple of 10, the side of a patch in pixels"):
-        made.check_size()
+        made.check_settings()
 
 
 def test_a_safety_checker_that_the_family_has_not_is_refused(tmp_path) -> None:

@@ -433,8 +433,10 @@ def test_a_broken_index_is_named(copy: Path) -> None:
 
 def test_another_pipeline_is_named(copy: Path) -> None:
     index = copy / "model_index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "StableDiffusionXLPipeline"}))
-    assert "is a StableDiffusionXLPipeline; what is needed is a StableDiffusionPipeline" in refusal(copy)
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "PixArtAlphaPipeline"}))
+    assert "is a PixArtAlphaPipeline, and there is no family for it; there are StableDiffusionPipeline, " in refusal(
+        copy
+    )
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
@@ -573,12 +575,12 @@ def test_an_adapter_is_saved_as_the_same_bytes_by_every_process(folder: Path, tm
     program = """
 import sys
 from pathlib import Path
-from diffusers import UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from t2i_feedback.image_models.lora import add_adapter, save_adapter
 unet = UNet2DConditionModel.from_pretrained(sys.argv[1], subfolder="unet")
 add_adapter(unet, 2, 4, ["to_q", "to_k", "to_v", "to_out.0", "conv1"], 1)
 for again in "1234":
-    save_adapter(unet, Path(sys.argv[2]) / again)
+    save_adapter(unet, Path(sys.argv[2]) / again, StableDiffusionPipeline, "unet")
 """
     for seed in "12":
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(REPOSITORY / "src")}

@@ -30,7 +30,10 @@ from t2i_feedback.tools import profile
 from t2i_feedback.tools.paper import experiments, write
 from t2i_feedback.tools.paper.experiments import Files
 from t2i_feedback.tools.paper.rows import FINETUNED, LAYOUTS, RAW, Layout
-from t2i_feedback.tracking import runs
+from t2i_feedback.tracking import store
+from t2i_feedback.tracking.identity import identify
+from t2i_feedback.tracking.runs import parent_run
+from t2i_feedback.tracking.under_way import under_way
 
 HUB_SECONDS = 10  # to wait for the model hub
 
@@ -208,17 +211,17 @@ def not_there(layout: Layout, one: Plan) -> str:
 
 def publish(one: Plan, files: Files) -> None:
     """One MLflow run an experiment, named like it; `finetune` has streamed into its child already."""
-    if not runs.wanted():
+    if not store.wanted():
         return
     found = files.found
     try:
-        identity = runs.identify(one.content, checkpoints.digests(one.params), found.base, found.name)
-        run = runs.parent_run(one.content, identity)
-        run.tag({"t2i.row": one.row, "t2i.experiment": found.rev})
-        run.replay({0: numbers(one, files)})
-        run.finish("FINISHED")
+        identity = identify(one.content, checkpoints.digests(one.params), found.base, found.name)
+        run = parent_run(one.content, identity)
+        with under_way(run):
+            run.tag({"t2i.row": one.row, "t2i.experiment": found.rev})
+            run.replay({0: numbers(one, files)})
     except Exception as error:  # MLflow, SQLAlchemy, requests and the disk each raise their own
-        runs.warn(error)
+        store.warn(error)
 
 
 def numbers(one: Plan, files: Files) -> dict[str, float]:
