@@ -25,7 +25,6 @@ import matplotlib
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
 from t2i_feedback import mllm, params
 from t2i_feedback.datasets.postcards.captions import caption
@@ -38,8 +37,7 @@ from t2i_feedback.finetuning.trainer import Trainer
 from t2i_feedback.foundation import photometry
 from t2i_feedback.foundation.rows import EpochRow
 from t2i_feedback.foundation.seeds import noise_seed
-from t2i_feedback.image_models import base
-from t2i_feedback.image_models.lora import add_adapter
+from t2i_feedback.image_models.loading import load_image_model
 from t2i_feedback.mllm.base import Mllm
 from t2i_feedback.reporting.style import STYLE
 from t2i_feedback.rewards.mllm import preference
@@ -124,8 +122,8 @@ def train(
     prompts, watched = captions(PROMPTS, seed), captions(WATCHED, 1000 + seed)
     run, kept = Run(acquisition, seed), []
     score = [preference(who, config.preference) for who in (judge, held_out)]
-    pipe = load_pipeline(p.model)
-    parameters = add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, seed)
+    model = load_image_model(p.model, training=True)
+    parameters = model.add_adapter(config.lora_rank, config.lora_alpha, config.lora_targets, seed)
 
     def look() -> None:
         """Score the watched prompts, always from the same noise."""
@@ -133,15 +131,7 @@ def train(
         for start in range(0, WATCHED, p.model.batch_size):
             some = range(start, min(start + p.model.batch_size, WATCHED))
             seeds = [noise_seed(seed, "watched", number) for number in some]
-            images += base.draw(
-                pipe,
-                [watched[number] for number in some],
-                seeds,
-                steps=p.model.steps,
-                guidance=p.model.guidance,
-                eta=p.model.eta,
-                size=p.model.size,
-            )
+            images += model.draw([watched[number] for number in some], seeds)
         for scores, reward in zip((run.judge, run.held_out), score, strict=True):
             scores.append(fmean(value for value in reward(images, watched) if value is not None))
 
@@ -150,7 +140,7 @@ def train(
         look()
 
     with tempfile.TemporaryDirectory() as folder:
-        scorer = finetune.scorer(config, p.model.size, seed, judge, {}, Path(folder))
+        scorer = finetune.scorer(config, p.model.pixels, seed, judge, {}, Path(folder))
         asked = scorer.rewards["preference"]
 
         def remembered(images: list[Image.Image], texts: list[str]) -> Sequence[float | None]:
@@ -161,7 +151,7 @@ def train(
         scorer.rewards = {"preference": remembered}
         look()
         Trainer(
-            pipe,
+            model,
             parameters,
             prompts,
             scorer,

@@ -29,6 +29,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -207,21 +208,20 @@ def our_worker(spec: dict[str, Any]) -> dict[str, Any]:
     import peft  # noqa: F401  as TRL does: else they would come with the pipeline and count as its memory
     import torch
     from diffusers import DDIMScheduler, StableDiffusionPipeline  # noqa: F401
-    from t2i_feedback.image_models.stable_diffusion import load_pipeline
     from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
     from t2i_feedback import params
     from t2i_feedback.finetuning.acquisition import Scorer
     from t2i_feedback.finetuning.trainer import Trainer
-    from t2i_feedback.image_models.lora import add_adapter
+    from t2i_feedback.image_models.loading import load_image_model
 
     imported = resident()
     setting = Setting(**spec["setting"])
     model, finetune = our_configuration(params.load(), setting, spec["epochs"])
-    pipe = load_pipeline(model)
-    parameters = add_adapter(pipe.unet, RANK, RANK, list(TARGETS), spec["seed"])
+    image_model = load_image_model(model, training=True)
+    parameters = image_model.add_adapter(RANK, RANK, TARGETS, spec["seed"])
     trainer = Trainer(
-        pipe,
+        image_model,
         parameters,
         PROMPTS,
         Scorer(lambda images, prompts: [255.0 - float(np.asarray(image).mean()) for image in images]),
@@ -242,7 +242,7 @@ def our_worker(spec: dict[str, Any]) -> dict[str, Any]:
         curve.append(time.perf_counter() - started)
         tell(spec, row.epoch - 1, clock)
         if spec["adapters"]:
-            state = {name: p.detach() for name, p in pipe.unet.named_parameters() if p.requires_grad}
+            state = {name: p.detach() for name, p in image_model.network.named_parameters() if p.requires_grad}
             keep(torch, state, spec, row.epoch - 1)
         started = time.perf_counter()
 
@@ -251,8 +251,8 @@ def our_worker(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 SWITCHES: dict[str, Callable[[Any], None]] = {  # how the trainer does without
-    "texts": lambda trainer: setattr(trainer.policy, "once", None),
-    "merged": lambda trainer: trainer.adapter.layers.clear(),
+    "texts": lambda trainer: setattr(trainer.image_model, "sharing", lambda prompt_index: nullcontext()),
+    "merged": lambda trainer: trainer.image_model.adapter.layers.clear(),
 }
 
 
@@ -273,7 +273,8 @@ def our_configuration(p: Any, setting: Setting, epochs: int) -> tuple[Any, Any]:
             "epochs": epochs,
             "prompts_per_epoch": len(PROMPTS),
             "images_per_prompt": setting.images // len(PROMPTS),
-            "eta": 1.0,
+            "steps": None,
+            "noise": p.finetune.noise.model_copy(update={"kind": "ddim", "level": 1.0, "window": None}),
             "inner_epochs": 1,
             "updates_per_epoch": updates(WORK["trl"]),
             "timestep_share": setting.timestep_share,
@@ -302,17 +303,15 @@ def evaluate_worker(spec: dict[str, Any]) -> list[float]:
     """Mean darkness of the same images for the base model (first) and for every adapter named in `files`."""
     import numpy as np
     import torch
-    from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
     from t2i_feedback import params
-    from t2i_feedback.image_models import base
-    from t2i_feedback.image_models.lora import add_adapter
+    from t2i_feedback.image_models.loading import load_image_model
 
     setting = WORK["trl"]
     model, _ = our_configuration(params.load(), setting, 1)
-    pipe = load_pipeline(model)
-    add_adapter(pipe.unet, RANK, RANK, list(TARGETS), 0)
-    own = {name: p for name, p in pipe.unet.named_parameters() if p.requires_grad}
+    image_model = load_image_model(model.model_copy(update={"scheduler": "ddim", "eta": 1.0}))
+    image_model.add_adapter(RANK, RANK, TARGETS, 0)
+    own = {name: p for name, p in image_model.network.named_parameters() if p.requires_grad}
     prompts = [PROMPTS[i % len(PROMPTS)] for i in range(spec["images"])]
     rewards = []
     for file in [None, *spec["files"]]:
@@ -323,15 +322,7 @@ def evaluate_worker(spec: dict[str, Any]) -> list[float]:
             with torch.no_grad():
                 for name, parameter in own.items():
                     parameter.copy_(state[name])
-        drawn = base.draw(
-            pipe,
-            prompts,
-            range(spec["images"]),
-            steps=setting.steps,
-            guidance=setting.guidance,
-            eta=1.0,
-            size=model.size,
-        )
+        drawn = image_model.draw(prompts, range(spec["images"]))
         rewards.append(float(np.mean([255.0 - np.asarray(image).mean() for image in drawn])))
         print(f"  {file or 'base'}: {rewards[-1]:.2f}", flush=True)
     return rewards
@@ -340,24 +331,21 @@ def evaluate_worker(spec: dict[str, Any]) -> list[float]:
 def floor_worker(spec: dict[str, Any]) -> dict[str, float]:
     """FLOPs of one transition of the network as it stands, and this machine's FLOPs per second."""
     import torch
-    from t2i_feedback.image_models.stable_diffusion import load_pipeline
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     from t2i_feedback import params
-    from t2i_feedback.image_models import base
-    from t2i_feedback.image_models.lora import add_adapter
+    from t2i_feedback.image_models.loading import load_image_model
 
     model, _ = our_configuration(params.load(), WORK["trl"], 1)
-    pipe = load_pipeline(model)
-    add_adapter(pipe.unet, RANK, RANK, list(TARGETS), 0)
-    given = base.embed(pipe, ["", PROMPTS[0]])
-    side = model.size // pipe.vae_scale_factor
-    x = torch.randn(2, pipe.unet.config.in_channels, side, side)
+    image_model = load_image_model(model)
+    image_model.add_adapter(RANK, RANK, TARGETS, 0)
+    given, timesteps = image_model.encode(["", PROMPTS[0]]), torch.tensor([500, 500])
+    x = torch.randn(2, *image_model.latent_shape())
 
     def count(backward: bool) -> int:
         with sdpa_kernel(SDPBackend.MATH), torch.set_grad_enabled(backward), FlopCounterMode(display=False) as counted:
-            output = pipe.unet(x, 500, encoder_hidden_states=given).sample
+            output = image_model.denoise(x, timesteps, given)
             if backward:
                 output.sum().backward()
         return counted.get_total_flops()

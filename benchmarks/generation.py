@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
-from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
 from t2i_feedback import params
 from t2i_feedback.datasets.postcards.captions import caption
@@ -29,7 +28,8 @@ from t2i_feedback.datasets.postcards.world import sample_scene
 from t2i_feedback.foundation.images import open_rgb
 from t2i_feedback.foundation.rows import PromptRow
 from t2i_feedback.foundation.seeds import generators, noise_seed
-from t2i_feedback.image_models import base, drawing
+from t2i_feedback.image_models import drawing
+from t2i_feedback.image_models.loading import load_image_model
 from t2i_feedback.image_models.section import Model
 
 RESULT = Path("benchmarks/generation.json")
@@ -45,9 +45,9 @@ def main() -> None:
     prompts = [caption(sample_scene(rng), rng, "terse")[0] for _ in range(count)]
     rows = [PromptRow(caption_id=i, round=1, prompt=text, status="valid") for i, text in enumerate(prompts)]
     seeds = [noise_seed(p.seed, row.caption_id, row.round) for row in rows]
-    setting = {"guidance_scale": model.guidance, "eta": model.eta, "height": model.size, "width": model.size}
+    setting = {"guidance_scale": model.guidance, "eta": model.eta, "height": model.height, "width": model.width}
 
-    ours, theirs = load_pipeline(model), plain(model)
+    ours, theirs = load_image_model(model), plain(model)
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {count} images, {model.steps} steps", flush=True)
 
     def by_diffusers(some: list[str], noise: list[int]) -> Images:
@@ -60,16 +60,7 @@ def main() -> None:
         return [by_diffusers([text], [seed])[0] for text, seed in zip(prompts, seeds, strict=True)]
 
     def draw() -> Images:
-        return base.draw(
-            ours,
-            prompts,
-            seeds,
-            steps=model.steps,
-            guidance=model.guidance,
-            eta=model.eta,
-            size=model.size,
-            negative_prompt=model.negative_prompt,
-        )
+        return ours.draw(prompts, seeds)
 
     def draw_gallery() -> Images:
         with tempfile.TemporaryDirectory() as folder:

@@ -17,16 +17,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from t2i_feedback.image_models.stable_diffusion import load_pipeline
 
 from t2i_feedback import mllm, params
 from t2i_feedback.evaluation import extractors, fidelity
 from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.images import open_rgb
 from t2i_feedback.foundation.rows import CaptionRow, read_rows
-from t2i_feedback.image_models import base, transitions
-from t2i_feedback.image_models.lora import add_adapter
-from t2i_feedback.image_models.merging import Adapter
+from t2i_feedback.foundation.seeds import generators
+from t2i_feedback.image_models.base import Policy
+from t2i_feedback.image_models.loading import load_image_model
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Mllm
 
@@ -55,28 +54,25 @@ def main() -> None:
 
 def drawing(p: params.Params, captions: list[str]) -> None:
     """Steps per second of whole drawings, and what a transition's forward and backward cost beside a forward."""
-    pipe, seeds = load_pipeline(p.model), list(range(len(captions)))
-    m = p.model
-    seconds = _seconds(
-        lambda: base.draw(pipe, captions, seeds, steps=m.steps, guidance=m.guidance, eta=m.eta, size=m.size)
-    )
-    print(f"image_models.{p.model.name}.steps: {len(captions) * p.model.steps / seconds:.1f} per second", flush=True)
-    config = p.finetune
-    add_adapter(pipe.unet, config.lora_rank, config.lora_alpha, config.lora_targets, p.seed)
-    schedule = transitions.Schedule.of(pipe.scheduler, p.model.steps, config.eta)
-    policy = base.Policy(pipe.unet, schedule, p.model.guidance, base.embed(pipe, [""]))
-    texts, steps = base.embed(pipe, captions), torch.arange(len(captions)) % p.model.steps
-    side = p.model.size // pipe.vae_scale_factor
-    noise = torch.randn(len(captions), pipe.unet.config.in_channels, side, side)
+    m, config, seeds = p.model, p.finetune, list(range(len(captions)))
+    model = load_image_model(m)
+    seconds = _seconds(lambda: model.draw(captions, seeds))
+    print(f"image_models.{m.name}.steps: {len(captions) * m.steps / seconds:.1f} per second", flush=True)
+    model = load_image_model(m, training=True)
+    model.add_adapter(config.lora_rank, config.lora_alpha, config.lora_targets, p.seed)
+    count, kind = config.steps_of(m.steps), config.noise.kind
+    policy = Policy.of(model, model.schedule(count, model.noises[0] if kind == "auto" else kind, config.noise.level))
+    texts, steps = model.encode(captions), torch.arange(len(captions)) % count
+    noise = model.fresh_noise(generators(seeds))
 
     def forward() -> torch.Tensor:
         return policy.mean(noise, steps, texts).square().mean()
 
-    with Adapter(pipe.unet).merged():  # as the trainer does
+    with model.adapter.merged():  # as the trainer does
         with torch.no_grad():
             once = _seconds(forward)
         trained = _seconds(lambda: forward().backward())
-    print(f"image_models.{p.model.name}.update: {trained / once:.2f} forwards", flush=True)
+    print(f"image_models.{m.name}.update: {trained / once:.2f} forwards", flush=True)
 
 
 def asking(p: params.Params, files: list[Path], captions: list[str]) -> None:

@@ -93,7 +93,7 @@ class Trainer:
                     f"{float(self.policy.schedule.sigma.max()):.3g}"
                 )
         self.optimiser = optimiser.make(finetune, parameters)
-        self.replay = Replay(self.policy, image_model.encode(self.prompts))
+        self.replay = Replay(self.policy, image_model.encode_many(self.prompts))
         objective = objectives.load(finetune.objective)
         self.updater = Updater(self.replay, objective, parameters, self.optimiser, finetune, seed)
 

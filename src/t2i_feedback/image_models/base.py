@@ -22,6 +22,7 @@ from t2i_feedback.image_models.merging import Adapter
 if TYPE_CHECKING:
     from t2i_feedback.image_models.section import Model
 
+ENCODED = 128  # texts at a time
 Pipeline = Any  # a DiffusionPipeline; diffusers registers its parts at run time, which types cannot say
 
 
@@ -127,6 +128,14 @@ class ImageModel(ABC):
                 )
             if most and side // unit > most:
                 raise UserError(f"model.size: a {name} of {side} is beyond the {most * unit} that the model knows")
+
+    def encode_many(self, prompts: Sequence[str]) -> Conditioning:
+        """Of any number of prompts, in main memory: a T5 would need tens of GB for thousands of texts at once."""
+        pieces = [
+            self.encode(prompts[start : start + ENCODED]).to(torch.device("cpu"))
+            for start in range(0, len(prompts), ENCODED)
+        ]
+        return Conditioning({name: torch.cat([piece.tensors[name] for piece in pieces]) for name in pieces[0].tensors})
 
     def null(self) -> Conditioning:
         """What guidance leads away from: the negative prompt, mostly the empty one."""

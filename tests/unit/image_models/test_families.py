@@ -18,7 +18,7 @@ from t2i_feedback.finetuning.rollout import Trajectories, roll_out
 from t2i_feedback.finetuning.trainer import Trainer
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.seeds import generators
-from t2i_feedback.image_models import loading
+from t2i_feedback.image_models import base, loading
 from t2i_feedback.image_models.base import ImageModel, Policy
 from t2i_feedback.image_models.families import families
 
@@ -49,6 +49,17 @@ def apart(some, others) -> int:
     """The largest difference in grey levels."""
     pairs = zip(some, others, strict=True)
     return max(int(np.abs(np.asarray(a).astype(int) - np.asarray(b).astype(int)).max()) for a, b in pairs)
+
+
+def test_prompts_that_are_encoded_some_at_a_time_are_encoded_the_same(folder, monkeypatch) -> None:
+    made = load(folder)
+    whole = made.encode(PROMPTS)
+    monkeypatch.setattr(base, "ENCODED", 2)
+    found = made.encode_many(PROMPTS)
+    assert found.tensors.keys() == whole.tensors.keys() and len(found) == len(PROMPTS)
+    for name, tensor in whole.tensors.items():
+        assert found.tensors[name].device.type == "cpu"
+        torch.testing.assert_close(found.tensors[name], tensor)
 
 
 def test_every_family_is_tried_here(tmp_path: Path) -> None:

@@ -116,6 +116,21 @@ def test_half_of_the_timesteps_are_half_of_the_transitions(paper: Params, figure
     assert half.transitions == 3 * work(paper, figures)["finetune"].transitions / 2
 
 
+def test_rollouts_of_fewer_steps_are_drawn_and_trained_in_fewer(paper: Params, figures: Throughputs) -> None:
+    fewer = changed(paper, "finetune", steps=10)
+    assert work(fewer, figures)["finetune"].transitions == 100 * 32 * 8 * 10
+    cost, other = ({one.stage: one for one in estimate(p, figures, "a100", 1).stages} for p in (fewer, paper))
+    for what in ("drawing", "updates"):
+        assert cost["finetune"].seconds[what] == pytest.approx(other["finetune"].seconds[what] / 5)
+    assert cost["generate@raw"].seconds["drawing"] == other["generate@raw"].seconds["drawing"]
+
+
+def test_a_window_of_steps_with_noise_is_all_that_is_trained_on(paper: Params, figures: Throughputs) -> None:
+    noise = paper.finetune.noise.model_copy(update={"window": 3})
+    found = work(changed(paper, "finetune", steps=10, noise=noise), figures)["finetune"]
+    assert found.transitions == 100 * 32 * 8 * 3
+
+
 def test_a_feedback_budget_bounds_what_the_user_is_asked(paper: Params, figures: Throughputs) -> None:
     found = work(changed(paper, "finetune", acquisition="random", feedback_budget=64), figures)["finetune"]
     assert calls(found, "judge") == 100 * 64
@@ -294,6 +309,15 @@ def test_judges_that_do_not_fit_beside_the_image_model_are_named(paper: Params, 
     assert "38.0 of 24 GB of each GPU: does not fit" in too_much
 
 
+@pytest.mark.parametrize("gpu", ["rtx4090", "a100-40gb", "a100"])
+@pytest.mark.parametrize("name", ["sdxl", "sd35"])
+def test_a_published_model_has_its_hours_and_fits_a_card_of_24_gb(name: str, gpu: str, figures: Throughputs) -> None:
+    found = estimate(program.chosen(name), figures, gpu, 8)
+    assert 1 < found.hours < 1000
+    assert found.memory_gb < found.gpu_memory_gb
+    assert "does not fit" not in table(found)
+
+
 # ------------------------------------------------------------------------------------------------ as a program
 
 
@@ -320,7 +344,7 @@ def test_json_says_the_same(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 def test_an_unknown_gpu_lists_the_known_ones(default: Params, figures: Throughputs) -> None:
-    with pytest.raises(UserError, match="knows no 'h200'; there are a100, rtx4090, cpu"):
+    with pytest.raises(UserError, match="knows no 'h200'; there are a100, a100-40gb, rtx4090, cpu"):
         estimate(default, figures, "h200", 1)
 
 

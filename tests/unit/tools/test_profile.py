@@ -1,5 +1,7 @@
 """Named set-ups: the line that is printed and the file that is written say the same, and both are valid."""
 
+import itertools
+import re
 import shlex
 import shutil
 import subprocess
@@ -36,8 +38,8 @@ def write(name: str, text: str) -> None:
     Path(f"profiles/{name}.yaml").write_text(text)
 
 
-def test_paper_and_smoke_are_shipped() -> None:
-    assert {"paper", "smoke"} <= set(SHIPPED)
+def test_the_set_ups_of_every_published_family_are_shipped() -> None:
+    assert {"paper", "sd35", "sdxl", "smoke"} <= set(SHIPPED)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,23 @@ def test_an_applied_profile_is_valid_and_has_its_values(name: str, monkeypatch: 
     written = yaml.safe_load(paths.PARAMS.read_text())
     for key, value in profile.overrides(name).items():
         assert at(written, key) == value
+
+
+@pytest.mark.parametrize("name", ["sd35", "sdxl"])
+def test_every_value_of_a_published_model_has_its_source_or_reason(name: str) -> None:
+    lines = Path(f"profiles/{name}.yaml").read_text().splitlines()
+    for before, line in itertools.pairwise(lines):
+        if re.match(r" +\w+: [^#]", line):
+            assert " # " in line or before.lstrip().startswith("#"), line
+
+
+@pytest.mark.parametrize("name", ["sd35", "sdxl"])
+def test_a_published_model_replays_in_the_batches_of_its_rollouts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(monkeypatch, name, "--apply")
+    p = params.load()
+    assert p.finetune.train_batch_size == p.model.batch_size
+    assert (p.finetune.images_per_epoch // p.finetune.updates_per_epoch) % p.model.batch_size == 0
+    assert p.finetune.steps_of(p.model.steps) < p.model.steps
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -112,7 +131,7 @@ def test_printing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["", "papr", "../params"])
 def test_an_unknown_profile_lists_those_there_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"no profile is called .* there are coco30k, coco5k, flow, paper, "):
+    with pytest.raises(UserError, match=r"no profile is called .* there are coco30k, coco5k, flow, paper, sd35, "):
         run(monkeypatch, *([name] if name else []))
 
 

@@ -99,7 +99,8 @@ def _cost(one: Work, p: Params, figures: Throughputs, gpu: str, gpus: int) -> Co
     share = gpus if launched(one.stage) else 1
     seconds = {"starting": figures.gpus[gpu].start.value * share}  # every process starts
     if one.images:
-        seconds["drawing"] = one.images * p.model.steps * _step(p, figures, gpu)
+        steps = p.finetune.steps_of(p.model.steps) if one.stage == "finetune" else p.model.steps
+        seconds["drawing"] = one.images * steps * _step(p, figures, gpu)
     if one.transitions:
         seconds["updates"] = one.transitions * _forwards(p, figures) * _step(p, figures, gpu)
     if one.features:

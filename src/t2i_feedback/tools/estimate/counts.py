@@ -91,7 +91,8 @@ def finetune(p: Params) -> Work:
     """
     config = p.finetune
     images = config.epochs * config.images_per_epoch
-    trained = max(1, round(p.model.steps * config.timestep_share))
+    steps = config.steps_of(p.model.steps)
+    trained = max(1, round(min(config.noise.window or steps, steps) * config.timestep_share))
     asked = [Asked("held-out judge", p.evaluate.judge, "question", images)]
     answers = config.epochs * config.answers_per_epoch
     asked += [Asked(role, config.judge, "question", answers) for role in registry.questions(config.reward, config.user)]
