@@ -22,7 +22,7 @@ from t2i_feedback.image_models.merging import Adapter
 if TYPE_CHECKING:
     from t2i_feedback.image_models.section import Model
 
-ENCODED = 128  # texts at a time
+ENCODED = 512  # texts at a time
 Pipeline = Any  # a DiffusionPipeline; diffusers registers its parts at run time, which types cannot say
 
 
