@@ -11,7 +11,7 @@ export PYTHONPATH := src
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast test-unit test-pipeline test-pretrain soak lint types check ui publish compare report profile ledger retry-failed forget improve feedback gallery calibrate preflight estimate bench table1 table2 rehearse pretrain model-card clean
+.PHONY: help setup repro test test-fast test-unit test-pipeline test-pretrain soak lint types check ui publish compare profile ledger retry-failed forget improve feedback gallery calibrate preflight estimate bench table1 table2 rehearse pretrain model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
