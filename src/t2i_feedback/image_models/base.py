@@ -22,7 +22,7 @@ from t2i_feedback.image_models.merging import Adapter
 if TYPE_CHECKING:
     from t2i_feedback.image_models.section import Model
 
-ENCODED = 512  # texts at a time
+ENCODED = 128  # texts at a time: a T5 takes 20 MB for each; the default run has 96 captions
 Pipeline = Any  # a DiffusionPipeline; diffusers registers its parts at run time, which types cannot say
 
 
