@@ -15,6 +15,32 @@ from t2i_feedback.image_models.section import Model
 SIZE = 16  # pixels; latents are 8 x 8
 
 
+def vae(**changes) -> AutoencoderKL:
+    """Of 2 x 2 pixels a latent."""
+    defaults = {"layers_per_block": 1, "latent_channels": 4, "sample_size": SIZE, "scaling_factor": 1.0}
+    return AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        **(defaults | changes),
+    )
+
+
+def unet(**changes) -> UNet2DConditionModel:
+    """Looks at the text on its lower level."""
+    defaults = {"cross_attention_dim": 16, "attention_head_dim": 4}
+    return UNet2DConditionModel(
+        sample_size=SIZE // 2,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+        **(defaults | changes),
+    )
+
+
 def pipeline(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) -> StableDiffusionPipeline:
     torch.manual_seed(seed)
     letters = [chr(code) for code in range(97, 123)]
@@ -38,26 +64,7 @@ def pipeline(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) -
             pad_token_id=1,
         )
     )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-        layers_per_block=1,
-        latent_channels=4,
-        sample_size=SIZE,
-        scaling_factor=1.0,
-    )
-    unet = UNet2DConditionModel(
-        sample_size=SIZE // 2,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        cross_attention_dim=16,
-        attention_head_dim=4,
-        norm_num_groups=4,
-    )
+    made_vae, made_unet = vae(), unet()
     scheduler = DDIMScheduler(
         beta_schedule="scaled_linear",
         prediction_type=prediction_type,
@@ -66,10 +73,10 @@ def pipeline(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) -
         steps_offset=1,
     )
     made = StableDiffusionPipeline(
-        vae=vae,
+        vae=made_vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
-        unet=unet,
+        unet=made_unet,
         scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,

@@ -15,7 +15,6 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
-    UNet2DConditionModel,
 )
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
@@ -24,18 +23,7 @@ TOKENS = 77
 
 
 def vae(shift: float | None) -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-        layers_per_block=1,
-        latent_channels=4,
-        sample_size=16,
-        scaling_factor=0.7,
-        shift_factor=shift,
-        force_upcast=False,
-    )
+    return tiny_diffusion.vae(scaling_factor=0.7, shift_factor=shift, force_upcast=False)
 
 
 def projected(base: Any) -> CLIPTextModelWithProjection:
@@ -50,15 +38,8 @@ def sd(base: Any) -> Any:
 
 
 def sdxl(base: Any) -> Any:
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
+    unet = tiny_diffusion.unet(
         cross_attention_dim=32,
-        attention_head_dim=4,
-        norm_num_groups=4,
         addition_embed_type="text_time",
         addition_time_embed_dim=4,
         projection_class_embeddings_input_dim=8 + 6 * 4,

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from t2i_feedback.finetuning import objectives
 from t2i_feedback.foundation.params import FREE, Count, EntryName, Positive, Section, Share
+from t2i_feedback.image_models.section import NoiseKind
 
 
 def _none_for_auto(value: object) -> object:
@@ -18,7 +19,7 @@ def _none_for_auto(value: object) -> object:
 class Noise(Section):
     """Of the steps of rollouts: a policy without noise has no log-probability."""
 
-    kind: Literal["auto", "ddim", "flow_sde", "cps", "dance_sde"]  # auto: the family's own
+    kind: Literal["auto", NoiseKind]  # auto: the family's own
     level: Annotated[float, Field(gt=0, le=2)]
     window: Count | None
 

@@ -98,9 +98,19 @@ class Trainer:
         self.updater = Updater(self.replay, objective, parameters, self.optimiser, finetune, seed)
 
     def windows(self) -> list[range | None]:
-        """The runs of steps that may have noise in an epoch: all steps (None), or windows in the first half of them."""
+        """The runs of steps that may have noise in an epoch: all steps (None), or windows in the first half of them.
+
+        Raises UserError if no window fits in that half.
+        """
         size, half = self.config.noise.window, self.config.steps_of(self.model.steps) // 2
-        return [range(first, first + size) for first in range(max(1, half - size + 1))] if size else [None]
+        if size is None:
+            return [None]
+        if size > half:
+            raise UserError(
+                f"finetune.noise.window: a window of {size} steps does not fit in the first half of a rollout's "
+                f"{self.config.steps_of(self.model.steps)}; set it to {half} at most, or to null for noise in all steps"
+            )
+        return [range(first, first + size) for first in range(half - size + 1)]
 
     def schedule(self, noisy: range | None) -> Schedule:
         """Of rollouts whose steps `noisy` have noise. Raises UserError if the family has no such noise."""

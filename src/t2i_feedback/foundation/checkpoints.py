@@ -10,6 +10,8 @@ from pydantic import BaseModel
 from t2i_feedback.foundation import files, paths
 from t2i_feedback.foundation.params import CHECKPOINT, ENTRY, at, fields
 
+ADAPTER_WEIGHTS = "pytorch_lora_weights.safetensors"  # in an adapter's folder, where diffusers and MLflow look
+
 ELSEWHERE = "not a folder or file of this machine"  # a hub's model, named by its revision; or none at all
 
 

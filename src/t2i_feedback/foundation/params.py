@@ -10,7 +10,7 @@
 Stage `check` has typed the whole file (`t2i_feedback.params`) before any other stage begins.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -144,6 +144,15 @@ def decisive(values: BaseModel) -> dict[str, Any]:
         and not (isinstance(value, dict) and any(isinstance(one, BaseModel) for one in value.values()))
         and dotted not in free
     }
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in nested mappings that is no mapping itself."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def sides(size: int | tuple[int, int]) -> tuple[int, int]:

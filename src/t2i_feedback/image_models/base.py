@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -18,9 +18,7 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.seeds import generators
 from t2i_feedback.image_models import lora, transitions
 from t2i_feedback.image_models.merging import Adapter
-
-if TYPE_CHECKING:
-    from t2i_feedback.image_models.section import Model
+from t2i_feedback.image_models.section import Model, NoiseKind, Scheduler
 
 ENCODED = 128  # texts at a time: a T5 takes 20 MB for each; the default run has 96 captions
 Pipeline = Any  # a DiffusionPipeline; diffusers registers its parts at run time, which types cannot say
@@ -63,9 +61,9 @@ class ImageModel(ABC):
     tokenizers: ClassVar[tuple[str, ...]]  # the first that a checkpoint has reads the longest text
     safety_parts: ClassVar[tuple[str, ...]] = ()  # the safety checker, and what prepares images for it
     without: ClassVar[Mapping[str, Any]] = {}  # what loading is told in the place of parts that are left out
-    schedulers: ClassVar[tuple[str, ...]]  # that `model.scheduler` may name; the first is `auto`
-    rollouts: ClassVar[str]  # that of them whose steps can have noise, for fine-tuning
-    noises: ClassVar[tuple[transitions.Kind, ...]]  # that `finetune.noise.kind` may name; the first is `auto`
+    schedulers: ClassVar[tuple[Scheduler, ...]]  # that `model.scheduler` may name; the first is `auto`
+    rollouts: ClassVar[Scheduler]  # that of them whose steps can have noise, for fine-tuning
+    noises: ClassVar[tuple[NoiseKind, ...]]  # that `finetune.noise.kind` may name; the first is `auto`
     lora_targets: ClassVar[tuple[str, ...]]  # `finetune.lora_targets: auto`
     takes_eta: ClassVar[bool] = False  # the pipeline's call has DDIM's eta
     classifier_free: ClassVar[bool] = True  # guidance leads away from a negative prompt
@@ -85,13 +83,13 @@ class ImageModel(ABC):
 
     @abstractmethod
     def schedule(
-        self, steps: int, kind: transitions.Kind, level: float, noisy: transitions.Steps | None = None
+        self, steps: int, kind: NoiseKind, level: float, noisy: transitions.Steps | None = None
     ) -> transitions.Schedule:
         """Of a rollout with that much noise, in the steps `noisy`. Raises ValueError if such a step has none."""
 
     # The rest is the same for all families but where one of them says otherwise.
 
-    def __init__(self, pipe: Pipeline, settings: "Model"):
+    def __init__(self, pipe: Pipeline, settings: Model):
         self.pipe, self.settings = pipe, settings
 
     @property

@@ -13,12 +13,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from t2i_feedback.foundation import distributed, files
+from t2i_feedback.foundation.checkpoints import ADAPTER_WEIGHTS
 from t2i_feedback.foundation.images import about_png, save_png
 from t2i_feedback.foundation.params import decisive
 from t2i_feedback.foundation.rows import ImageRow, PromptRow
 from t2i_feedback.foundation.seeds import noise_seed
 from t2i_feedback.image_models.base import ImageModel
-from t2i_feedback.image_models.lora import ADAPTER_WEIGHTS
 from t2i_feedback.image_models.section import Model
 
 

@@ -79,7 +79,9 @@ def load_image_model(model: Model, adapter: Path | None = None, *, training: boo
         module.requires_grad_(False).eval()
     if adapter is not None:
         made.load_adapter(adapter)
-    if model.attention_slicing:
+    if model.attention_slicing and not hasattr(made.network, "set_attention_slice"):
+        log.warning("model.attention_slicing: a %s cannot slice its attention", type(made.network).__name__)
+    elif model.attention_slicing:
         pipe.enable_attention_slicing()
     if model.vae_slicing:
         pipe.vae.enable_slicing()
@@ -203,7 +205,7 @@ def _compile(made: "ImageModel") -> None:
 
     model, network = made.settings, made.network
     eager = network.forward
-    batch = model.batch_size * (2 if model.guidance > 1 else 1)
+    batch = model.batch_size * (2 if made.classifier_free and model.guidance > 1 else 1)
     latents = torch.zeros(batch, *made.latent_shape(), device=made.device, dtype=made.dtype)
     text = made.null().expand(batch)
     made.pipe.scheduler.set_timesteps(model.steps, device=made.device)

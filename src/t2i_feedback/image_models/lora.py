@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from t2i_feedback.foundation.checkpoints import ADAPTER_WEIGHTS
 from t2i_feedback.foundation.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -11,7 +12,6 @@ if TYPE_CHECKING:
 
     import torch
 
-ADAPTER_WEIGHTS = "pytorch_lora_weights.safetensors"  # the name under which diffusers itself looks
 WITH_ALPHAS = "lora_for_comfyui_and_a1111.safetensors"
 SIDES = {"lora_A": "lora_down", "lora_B": "lora_up"}
 

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from t2i_feedback.foundation.params import CHECKPOINT, FREE, LATER, Count, Section, Share, Size, sides
 
 Scheduler = Literal["auto", "ddim", "pndm", "dpmsolver++", "euler"]
+NoiseKind = Literal["ddim", "flow_sde", "cps", "dance_sde"]  # of a rollout's steps: `transitions`
 
 
 def _off_or_on(value: object) -> object:

@@ -23,12 +23,11 @@ where the first step of flow_sde, at s = 1, takes the second level in 1 - s. Wit
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 
-Kind = Literal["ddim", "flow_sde", "cps", "dance_sde"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+from t2i_feedback.image_models.section import NoiseKind
+
 Steps = range  # indices of the steps that have noise
 
 
@@ -81,7 +80,7 @@ class Schedule:
 
     @classmethod
     def flow(
-        cls, timesteps: torch.Tensor, levels: torch.Tensor, kind: Kind, level: float, noisy: Steps | None = None
+        cls, timesteps: torch.Tensor, levels: torch.Tensor, kind: NoiseKind, level: float, noisy: Steps | None = None
     ) -> "Schedule":
         """Of the noise levels s [steps + 1], the first at most 1 and the last 0, and the network's `timesteps` [steps].
 

@@ -8,6 +8,7 @@ import torch
 
 from t2i_feedback.image_models import texts, transitions
 from t2i_feedback.image_models.base import ImageModel
+from t2i_feedback.image_models.section import NoiseKind
 
 # Of DDIM's variance. Where a step starts from pure noise and eta is 1, sigma^2 = 1 - a_prev, and diffusers takes the
 # root of 1 - a_prev - sigma^2: rounding would make that negative, and the whole image not a number.
@@ -42,7 +43,7 @@ class UNetModel(ImageModel):
         return ddim
 
     def schedule(
-        self, steps: int, kind: transitions.Kind, level: float, noisy: transitions.Steps | None = None
+        self, steps: int, kind: NoiseKind, level: float, noisy: transitions.Steps | None = None
     ) -> transitions.Schedule:
         if kind != "ddim":
             raise ValueError(f"noise of kind {kind} is a flow model's; {self.pipeline} has ddim")

@@ -8,7 +8,7 @@ import argparse
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from t2i_feedback import params
 from t2i_feedback.foundation import paths, running
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_text
+from t2i_feedback.foundation.params import leaves
 
 FOLDER = Path("profiles")
 NULL = "tag:yaml.org,2002:null"  # left alone, it would be written as nothing at all
@@ -36,7 +37,7 @@ def overrides(name: str) -> dict[str, Scalar]:
         raise UserError(f"{available[name]} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{available[name]} holds no keys")
-    return dict(_flatten(content))
+    return dict(leaves(content))
 
 
 def merge(name: str) -> str:
@@ -83,14 +84,6 @@ def settings(changes: Mapping[str, Scalar]) -> list[str]:
 
     present = yaml.safe_load(paths.PARAMS.read_text(encoding="utf-8"))
     return [f"{'' if _has(present, key) else '+'}{key}={_value(value)}" for key, value in changes.items()]
-
-
-def _flatten(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Scalar]]:
-    for key, value in section.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _has(content: Any, key: str) -> bool:

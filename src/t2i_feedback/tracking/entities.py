@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2i_feedback.foundation import files, lockfile, params, paths
+from t2i_feedback.foundation.checkpoints import ADAPTER_WEIGHTS
 from t2i_feedback.foundation.rows import CaptionRow, read_rows
 from t2i_feedback.tracking.runs import Run
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 WEIGHTS, PIPELINE_RUN = "t2i.weights", "t2i.run"  # tags of a model
-WEIGHTS_FILE = "pytorch_lora_weights.safetensors"  # the name under which diffusers and MLflow look
 
 
 def dataset(run: Run, context: str) -> None:
@@ -44,7 +44,7 @@ def adapter(run: Run, folder: Path) -> None:
     """
     from mlflow.entities import LoggedModelOutput
 
-    digest = files.digest(folder / WEIGHTS_FILE)
+    digest = files.digest(folder / ADAPTER_WEIGHTS)
     tags = {WEIGHTS: digest, PIPELINE_RUN: run.parent or run.run_id}
     found = run.client.search_logged_models(
         [run.experiment], " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
@@ -55,7 +55,7 @@ def adapter(run: Run, folder: Path) -> None:
         run.client.delete_logged_model(unfinished.model_id)
     model = run.client.create_logged_model(run.experiment, "lora", run.run_id, tags)
     with tempfile.TemporaryDirectory() as place:
-        save_adapter(folder / WEIGHTS_FILE, Path(place) / "model", run_id=run.run_id, model_id=model.model_id)
+        save_adapter(folder / ADAPTER_WEIGHTS, Path(place) / "model", run_id=run.run_id, model_id=model.model_id)
         run.client.log_model_artifacts(model.model_id, f"{place}/model")
     run.client.finalize_logged_model(model.model_id, "READY")
     run.client.log_outputs(run.run_id, [LoggedModelOutput(model.model_id, step=0)])

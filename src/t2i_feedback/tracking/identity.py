@@ -3,12 +3,12 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2i_feedback.foundation import files, lockfile, paths, pipeline
+from t2i_feedback.foundation import files, lockfile, params, paths, pipeline
 
 VALUE_LIMIT = 6000  # characters of a parameter that MLflow keeps
 KEY, NAME = "t2i.key", "t2i.dvc_exp_name"  # tags
@@ -83,14 +83,6 @@ def flatten(parameters: Parameters) -> dict[str, str]:
     listed = {key for stage in pipeline.stages() for key in stage.params}
     return {
         key: str(value)[:VALUE_LIMIT]
-        for key, value in _leaves(parameters)
+        for key, value in params.leaves(parameters)
         if any(f"{key}.".startswith(f"{one}.") for one in listed)
     }
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

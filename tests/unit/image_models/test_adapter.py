@@ -12,11 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from t2i_feedback import params
+from t2i_feedback.foundation.checkpoints import ADAPTER_WEIGHTS
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.images import open_rgb
 from t2i_feedback.image_models import merging as module
 from t2i_feedback.image_models.loading import load_image_model
-from t2i_feedback.image_models.lora import ADAPTER_WEIGHTS, WITH_ALPHAS, add_adapter, load_adapter
+from t2i_feedback.image_models.lora import WITH_ALPHAS, add_adapter, load_adapter
 from t2i_feedback.image_models.merging import Adapter
 
 TARGETS = ["to_q", "to_k", "to_out.0", "conv1", "conv_shortcut", "time_emb_proj"]  # linear, 3 x 3, 1 x 1

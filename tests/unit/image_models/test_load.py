@@ -17,12 +17,13 @@ from PIL import Image
 
 from t2i_feedback.finetuning import optimiser
 from t2i_feedback.finetuning.rollout import roll_out
+from t2i_feedback.foundation.checkpoints import ADAPTER_WEIGHTS
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.images import about_png, open_rgb
 from t2i_feedback.foundation.params import decisive
 from t2i_feedback.foundation.rows import ImageRow, PromptRow, read_rows, write_rows
 from t2i_feedback.foundation.seeds import generators, noise_seed
-from t2i_feedback.image_models import base, drawing, loading, lora
+from t2i_feedback.image_models import base, drawing, loading
 
 REPOSITORY = Path(__file__).parents[3]
 ABOUT = {"caption_id", "round", "seed", "prompt", "parameters"}
@@ -585,7 +586,7 @@ for again in "1234":
     for seed in "12":
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(REPOSITORY / "src")}
         subprocess.run([sys.executable, "-c", program, folder, tmp_path / seed], env=environment, check=True)
-    written = [file.read_bytes() for file in tmp_path.glob(f"*/*/{lora.ADAPTER_WEIGHTS}")]
+    written = [file.read_bytes() for file in tmp_path.glob(f"*/*/{ADAPTER_WEIGHTS}")]
     assert (len(written), len(set(written))) == (8, 1)
 
 

@@ -14,10 +14,10 @@ from PIL import Image
 
 from t2i_feedback import arms, params
 from t2i_feedback.foundation import paths
+from t2i_feedback.foundation.checkpoints import ADAPTER_WEIGHTS
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.images import save_png
 from t2i_feedback.foundation.rows import CaptionRow, ImageRow, write_rows
-from t2i_feedback.image_models.lora import ADAPTER_WEIGHTS
 from t2i_feedback.reporting.preferred import Preferred, tally
 from t2i_feedback.rewards.sheet import Sheet
 from t2i_feedback.tools.feedback import __main__ as feedback

@@ -136,8 +136,9 @@ def test_a_hub_s_model_is_named_by_the_commit_that_was_used_and_nobody_asks_a_hu
     script = (
         "import sys, json, mlflow; from pathlib import Path\n"
         "from t2i_feedback.foundation import paths\n"
+        "from t2i_feedback.foundation.checkpoints import ADAPTER_WEIGHTS\n"
         "from t2i_feedback.tracking import entities\n"
-        "entities.save_adapter(paths.ADAPTER / entities.WEIGHTS_FILE, Path('model'))\n"
+        "entities.save_adapter(paths.ADAPTER / ADAPTER_WEIGHTS, Path('model'))\n"
         "adapter = mlflow.diffusers.load_model('model')\n"
         "print(json.dumps([adapter.base_model, adapter.base_model_revision,"
         " adapter.load_pipeline(device='cpu').get_active_adapters()]))\n"

@@ -7,6 +7,7 @@ import torch
 
 from t2i_feedback.image_models import transitions
 from t2i_feedback.image_models.base import Conditioning, ImageModel
+from t2i_feedback.image_models.section import NoiseKind
 
 
 class StableDiffusion3(ImageModel):
@@ -51,7 +52,7 @@ class StableDiffusion3(ImageModel):
         )[0]
 
     def schedule(
-        self, steps: int, kind: transitions.Kind, level: float, noisy: transitions.Steps | None = None
+        self, steps: int, kind: NoiseKind, level: float, noisy: transitions.Steps | None = None
     ) -> transitions.Schedule:
         scheduler = self.scheduler("euler", self.pipe.scheduler.config)
         scheduler.set_timesteps(steps)

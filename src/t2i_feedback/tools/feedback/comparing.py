@@ -11,8 +11,8 @@ from typing import Literal
 
 from t2i_feedback import arms
 from t2i_feedback.foundation import files, paths
+from t2i_feedback.foundation.checkpoints import ADAPTER_WEIGHTS
 from t2i_feedback.foundation.rows import CaptionRow, ImageRow, read_rows
-from t2i_feedback.image_models.lora import ADAPTER_WEIGHTS
 from t2i_feedback.reporting.preferred import drawn_with
 
 Side = Literal["left", "right"]

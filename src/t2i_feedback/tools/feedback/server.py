@@ -17,9 +17,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict, Field
 
 from t2i_feedback.foundation import paths
+from t2i_feedback.foundation.checkpoints import ADAPTER_WEIGHTS
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.images import open_rgb
-from t2i_feedback.image_models.lora import ADAPTER_WEIGHTS
 from t2i_feedback.reporting.preferred import Preferred, Tally, tally
 from t2i_feedback.rewards import answers
 from t2i_feedback.rewards.answers import HIGHEST, LOWEST

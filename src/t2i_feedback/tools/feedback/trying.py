@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from t2i_feedback import params
 from t2i_feedback.foundation import paths
+from t2i_feedback.foundation.checkpoints import ADAPTER_WEIGHTS
 from t2i_feedback.foundation.errors import UserError, first_line
 from t2i_feedback.foundation.rows import ImageRow
-from t2i_feedback.image_models.lora import ADAPTER_WEIGHTS
 from t2i_feedback.loop import rounds
 from t2i_feedback.tools.improve import page
 from t2i_feedback.tools.improve.improving import Improver

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from t2i_feedback.foundation import files, params, paths
+from t2i_feedback.foundation.checkpoints import ADAPTER_WEIGHTS
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import CaptionRow, ImageRow, write_rows
-from t2i_feedback.image_models.lora import ADAPTER_WEIGHTS
 from t2i_feedback.loop import rounds
 from t2i_feedback.params import Params
 
