@@ -16,6 +16,7 @@ Also writes benchmarks/memory.json, or memory-FAMILY.json.
 
 import argparse
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,10 @@ from diffusers.utils import logging
 from networks import TOKENS
 from published import Setup
 
-from t2i_feedback.finetuning import objectives, optimiser
-from t2i_feedback.image_models import transitions
+from t2i_feedback.finetuning import optimiser
+from t2i_feedback.finetuning.objectives.ddpo import Ddpo
+from t2i_feedback.finetuning.replay import Replay
+from t2i_feedback.finetuning.rollout import Trajectories
 from t2i_feedback.image_models.base import ENCODED, Policy
 
 logging.set_verbosity_error()  # it would have `dtype` named in from_pretrained, and there is nothing to load
@@ -64,6 +67,7 @@ def _training(setup: Setup, checkpointing: bool, batch: int) -> Step:
     """Of the network alone."""
     p, dtype = setup.p, getattr(torch, setup.p.model.dtype)
     model, _ = setup.with_adapter()
+    model.sharing = lambda prompt_index: nullcontext()  # which texts are equal is unknown without numbers
     schedule = setup.schedule(model)
     with counting() as memory:
         materialise(model.network)
@@ -75,14 +79,14 @@ def _training(setup: Setup, checkpointing: bool, batch: int) -> Step:
         made = optimiser.make(p.finetune.model_copy(update={"optimiser": "adamw"}), trained)
         x_t, x_prev = (torch.zeros(batch, *model.latent_shape(), dtype=dtype) for _ in range(2))
         null, text = (setup.checkpoint.conditioning(count, p.model) for count in (1, batch))
-        step, old, advantage = torch.zeros(batch, dtype=torch.long), torch.zeros(batch), torch.ones(batch)
+        step, advantage, image = torch.zeros(batch, dtype=torch.long), torch.ones(batch), torch.arange(batch)
+        drawn = Trajectories(torch.stack([x_t, x_prev], 1), torch.zeros(batch, 1), image, [])
         before = memory.since()
-        mean = Policy(model, schedule, p.model.guidance, null).mean(x_t, step, text)
-        log_prob = transitions.log_prob(schedule, step, mean, x_prev)
-        loss = objectives.load(p.finetune.objective)(log_prob, old, advantage, p.finetune.clip_range)
+        replay = Replay(Policy(model, schedule, p.model.guidance, null), text)
+        loss = Ddpo(replay, trained, p.finetune).loss(drawn, advantage, image, step)
         saved = memory.now - before
-        loss.backward()
-        del mean, log_prob, loss
+        loss.value.backward()
+        del loss
         before = memory.now
         made.step()
         moments = memory.now - before

@@ -161,6 +161,7 @@ def finetune(**changes) -> Finetune:
         "learning_rate": 0.003,
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
+        "ema": 0.0,
         "clip_range": 0.0001,
         "advantage": "per_prompt",
         "advantage_clip": 5.0,

@@ -20,7 +20,7 @@ State = dict[str, torch.Tensor]
 def save(
     folder: Path,
     epoch: int,
-    parameters: list[torch.nn.Parameter],
+    parameters: list[torch.Tensor],
     optimiser: torch.optim.Optimizer,
     scorer: State,
     before: list[torch.Tensor],
@@ -39,7 +39,7 @@ def save(
 
 
 def load_latest(
-    folder: Path, parameters: list[torch.nn.Parameter], optimiser: torch.optim.Optimizer
+    folder: Path, parameters: list[torch.Tensor], optimiser: torch.optim.Optimizer
 ) -> tuple[int, State, list[torch.Tensor]]:
     """Restore the newest checkpoint in place; return how many epochs are done (0 without one), the scorer's state, and
     the parameters before the last update.

@@ -9,22 +9,22 @@ import torch
 from PIL import Image
 
 from t2i_feedback.finetuning.replay import Replay
-from t2i_feedback.finetuning.rollout import Trajectories
+from t2i_feedback.finetuning.rollout import Drawn
 from t2i_feedback.foundation import distributed
 
 KL_TRANSITIONS = 64  # a sample of an epoch's transitions, of all processes together
 
 
 @torch.no_grad()
-def kl_to_base(replay: Replay, trajectories: Trajectories, steps: torch.Tensor, generator: torch.Generator) -> float:
+def kl_to_base(replay: Replay, drawn: Drawn, steps: torch.Tensor, generator: torch.Generator) -> float:
     """KL(policy || base) per latent dimension: the mean of a random sample of transitions at `steps`, the trained ones.
 
-    The mean is over all processes, each of which samples its own trajectories.
+    The mean is over all processes, each of which samples its own images.
     """
-    some = torch.randperm(len(trajectories.log_probs) * len(steps), generator=generator)
+    some = torch.randperm(len(drawn.prompt_index) * len(steps), generator=generator)
     some = some[: math.ceil(KL_TRANSITIONS / distributed.world_size())]
     image, step = some // len(steps), steps[some % len(steps)]
-    found = replay.kl(trajectories, image, step, replay.log_prob(trajectories, image, step)[1])
+    found = replay.kl(drawn, image, step, replay.clean(drawn, image, step)[1])
     total = distributed.all_reduce(torch.tensor([float(found.sum()), float(len(found))], dtype=torch.float64))
     return float(total[0] / total[1])
 

@@ -4,9 +4,9 @@ import math
 
 import torch
 
-from t2i_feedback.finetuning.replay import Replay
+from t2i_feedback.finetuning.objective import PolicyGradient
+from t2i_feedback.finetuning.replay import minibatches
 from t2i_feedback.finetuning.rollout import Trajectories
-from t2i_feedback.finetuning.update import minibatches
 from t2i_feedback.foundation.errors import UserError
 
 TRANSITIONS = 64  # that are replayed: at least so many, in whole images
@@ -14,11 +14,11 @@ SHARE = 0.1  # of the clip range: how far the ratio may be from 1 before anythin
 
 
 def check(
-    replay: Replay, trajectories: Trajectories, steps: torch.Tensor, train_batch_size: int, clip_range: float
+    objective: PolicyGradient, trajectories: Trajectories, steps: torch.Tensor, train_batch_size: int, clip_range: float
 ) -> dict[int, float]:
     """Replay trajectories that the present policy has just drawn, in the batches in which an update replays them.
 
-    Returns for each of `steps` the largest |ratio - 1|: what the network's own rounding makes of its log-probability,
+    Returns for each of `steps` the largest |ratio - 1|: what the network's own rounding makes of it,
     the floor below which no clip range means anything. Raises UserError if the clip range is below ten times the
     highest of them, or a log-probability is not finite. Graphs are built as in an update, since gradient checkpointing
     changes what is computed.
@@ -29,10 +29,9 @@ def check(
         )
     images = torch.arange(min(len(trajectories.log_probs), math.ceil(TRANSITIONS / len(steps))))
     floors = dict.fromkeys(steps.tolist(), 0.0)
-    with replay.policy.model.adapter.merged():
+    with objective.replay.policy.model.adapter.merged():
         for image, step in minibatches(images, steps, train_batch_size):
-            replayed = replay.log_prob(trajectories, image, step)[0].detach()
-            ratio = torch.exp(replayed - trajectories.log_probs[image, step].to(replayed.device))
+            ratio = objective.ratio(trajectories, image, step)[0].detach()
             for index, distance in zip(step.tolist(), (ratio - 1).abs().nan_to_num(math.inf).tolist(), strict=True):
                 floors[index] = max(floors[index], distance)
     floor = max(floors.values())

@@ -1,14 +1,15 @@
 """Draw an epoch's images with the present policy, and keep every step of the drawing for the update."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from t2i_feedback.foundation import distributed
-from t2i_feedback.foundation.seeds import generators
+from t2i_feedback.foundation.seeds import generator, generators
 from t2i_feedback.image_models import transitions
 from t2i_feedback.image_models.base import Conditioning, Policy
 
@@ -21,16 +22,54 @@ class Trajectories:
     log_probs: torch.Tensor  # [P, steps] of latents[:, i + 1] given latents[:, i]; 0 where a step has no noise
     prompt_index: torch.Tensor  # [P] into the embeddings
     images: list[Image.Image]
+    means: torch.Tensor | None = None  # [P, steps, ...] of latents[:, i + 1] given latents[:, i], where they are kept
 
-    @classmethod
-    def joined(cls, parts: Sequence["Trajectories"]) -> "Trajectories":
-        """One after the other."""
-        return cls(
-            torch.cat([part.latents for part in parts]),
-            torch.cat([part.log_probs for part in parts]),
-            torch.cat([part.prompt_index for part in parts]),
-            [image for part in parts for image in part.images],
-        )
+    def before(self, schedule: transitions.Schedule, image: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        """The noisy latents [B, ...] of these images before these steps."""
+        return self.latents[image, step]
+
+    def final(self, image: torch.Tensor) -> torch.Tensor:
+        """The clean latents [B, ...] of these images."""
+        return self.latents[image, -1]
+
+
+@dataclass
+class Finals:
+    """What P images ended as, of which nothing else was kept; all tensors are on the CPU."""
+
+    latents: torch.Tensor  # [P, ...] that were decoded
+    seeds: list[int]  # of the noise that they get again
+    prompt_index: torch.Tensor  # [P] into the embeddings
+    images: list[Image.Image]
+
+    def before(self, schedule: transitions.Schedule, image: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        """Noisy latents [B, ...] of these images, as noisy as before these steps."""
+        clean = self.final(image)
+        labelled = zip(image.tolist(), step.tolist(), strict=True)
+        sources = [generator(self.seeds[one], "step", number) for one, number in labelled]
+        noise = torch.stack([torch.randn(clean.shape[1:], generator=source) for source in sources])
+        shape = (-1, *[1] * (clean.ndim - 1))
+        mixed = schedule.signal[step].view(shape) * clean.float() + schedule.noise[step].view(shape) * noise
+        return mixed.to(clean.dtype)
+
+    def final(self, image: torch.Tensor) -> torch.Tensor:
+        """The clean latents [B, ...] of these images."""
+        return self.latents[image]
+
+
+Drawn = Trajectories | Finals
+
+
+def joined(parts: Sequence[Drawn]) -> Drawn:
+    """One after the other; all of one kind."""
+
+    def one(values: list) -> Any:
+        if isinstance(values[0], torch.Tensor):
+            return torch.cat(values)
+        return None if values[0] is None else [item for value in values for item in value]
+
+    kind, names = type(parts[0]), [field.name for field in fields(parts[0])]
+    return kind(**{name: one([getattr(part, name) for part in parts]) for name in names})
 
 
 @dataclass(frozen=True)
@@ -38,7 +77,7 @@ class Rollout:
     """An epoch's N images, of which this process drew some."""
 
     indices: list[int]  # the images, 0 to N - 1, that this process drew
-    trajectories: Trajectories  # of these, in this order
+    drawn: Drawn  # of these, in this order
     images: list[Image.Image]  # all N
     prompts: list[str]  # all N
 
@@ -72,18 +111,42 @@ def gather_images(indices: Sequence[int], images: Sequence[Image.Image], total: 
 
 
 @torch.no_grad()
-def roll_out(policy: Policy, given: Conditioning, prompt_index: torch.Tensor, seeds: Sequence[int]) -> Trajectories:
+def roll_out(
+    policy: Policy, given: Conditioning, prompt_index: torch.Tensor, seeds: Sequence[int], keep_means: bool = False
+) -> Trajectories:
     """Draw one batch, an image for each entry of `prompt_index` [B], which points into `given`, and its seed."""
+    schedule, latents, log_probs, means = policy.schedule, [], [], []
+    for index, (mean, x) in enumerate(_denoise(policy, given, prompt_index, seeds)):
+        latents.append(x)
+        if mean is None:
+            continue
+        step = torch.full((len(x),), index - 1)
+        noisy = schedule.sigma[index - 1] > 0
+        log_probs.append(transitions.log_prob(schedule, step, mean, x) if noisy else torch.zeros(len(x)).to(x.device))
+        if keep_means:
+            means.append(mean.cpu())
+    stacked = torch.stack(means, 1) if means else None
+    return Trajectories(
+        torch.stack(latents, 1).cpu(), torch.stack(log_probs, 1).cpu(), prompt_index, policy.model.decode(x), stacked
+    )
+
+
+@torch.no_grad()
+def draw_finals(policy: Policy, given: Conditioning, prompt_index: torch.Tensor, seeds: Sequence[int]) -> Finals:
+    """The same, of which nothing is kept but the end. An image's seed is that of its later noise as well."""
+    *_, (_, x) = _denoise(policy, given, prompt_index, seeds)
+    return Finals(x.cpu(), list(seeds), prompt_index, policy.model.decode(x))
+
+
+def _denoise(
+    policy: Policy, given: Conditioning, prompt_index: torch.Tensor, seeds: Sequence[int]
+) -> Iterator[tuple[torch.Tensor | None, torch.Tensor]]:
+    """Pure noise, and then for every step its mean and the latents as they are stored, which are drawn around it."""
     sources, model, schedule = generators(seeds), policy.model, policy.schedule
     chosen = given[prompt_index].to(model.device)
     x = model.fresh_noise(sources)
-    latents, log_probs = [x], []
+    yield None, x
     for index in range(len(schedule)):
-        step, sigma = torch.full((len(x),), index), schedule.sigma[index].to(x.device)
-        mean = policy.mean(x, step, chosen, prompt_index)
-        x = (mean + sigma * model.fresh_noise(sources)).to(model.dtype)
-        has = transitions.log_prob(schedule, step, mean, x) if sigma > 0 else torch.zeros(len(x), device=x.device)
-        log_probs.append(has)  # of the latent as stored
-        latents.append(x)
-    images = model.decode(x)
-    return Trajectories(torch.stack(latents, 1).cpu(), torch.stack(log_probs, 1).cpu(), prompt_index, images)
+        mean = policy.mean(x, torch.full((len(x),), index), chosen, prompt_index)
+        x = (mean + schedule.sigma[index].to(x.device) * model.fresh_noise(sources)).to(model.dtype)
+        yield mean, x

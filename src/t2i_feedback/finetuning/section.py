@@ -54,6 +54,7 @@ class Finetune(Section):
     learning_rate: Positive
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Positive
+    ema: Annotated[float, Field(ge=0, lt=1)]
     clip_range: Positive
     advantage: Literal["per_prompt", "per_batch"]
     advantage_clip: Positive

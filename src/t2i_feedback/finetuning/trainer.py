@@ -12,7 +12,9 @@ and so does the number of processes: each has an equal part of the images of eve
 trajectory stays in the process that drew it; images, scores and gradients are combined.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, pstdev
 
@@ -23,13 +25,17 @@ from t2i_feedback.finetuning import checkpoint, objectives, optimiser, preflight
 from t2i_feedback.finetuning.acquisition import Reward, Scorer
 from t2i_feedback.finetuning.advantages import Advantages, advantages
 from t2i_feedback.finetuning.monitoring import diversity, kl_to_base
+from t2i_feedback.finetuning.objective import PolicyGradient
 from t2i_feedback.finetuning.replay import Replay
 from t2i_feedback.finetuning.rollout import (
+    Drawn,
     Rollout,
     Trajectories,
     choose_prompts,
     chunks,
+    draw_finals,
     gather_images,
+    joined,
     local_indices,
     roll_out,
 )
@@ -94,8 +100,9 @@ class Trainer:
                 )
         self.optimiser = optimiser.make(finetune, parameters)
         self.replay = Replay(self.policy, image_model.encode_many(self.prompts))
-        objective = objectives.load(finetune.objective)
-        self.updater = Updater(self.replay, objective, parameters, self.optimiser, finetune, seed)
+        self.averages = [parameter.detach().clone() for parameter in parameters if finetune.ema]
+        self.objective = objectives.load(finetune.objective)(self.replay, parameters, finetune)
+        self.updater = Updater(self.replay, self.objective, parameters, self.optimiser, finetune, seed, self.averages)
 
     def windows(self) -> list[range | None]:
         """The runs of steps that may have noise in an epoch: all steps (None), or windows in the first half of them.
@@ -112,8 +119,11 @@ class Trainer:
             )
         return [range(first, first + size) for first in range(half - size + 1)]
 
-    def schedule(self, noisy: range | None) -> Schedule:
-        """Of rollouts whose steps `noisy` have noise. Raises UserError if the family has no such noise."""
+    def schedule(self, noisy: range | None, level: float | None = None) -> Schedule:
+        """Of rollouts whose steps `noisy` have noise, `finetune.noise.level` of it unless another level is given.
+
+        Raises UserError if the family has no such noise.
+        """
         noise, family = self.config.noise, self.image_model
         kind = family.noises[0] if noise.kind == "auto" else noise.kind
         if kind not in family.noises:
@@ -121,7 +131,9 @@ class Trainer:
                 f"finetune.noise.kind: a {family.pipeline} has no {kind}; there are auto, {', '.join(family.noises)}"
             )
         try:
-            return family.schedule(self.config.steps_of(self.model.steps), kind, noise.level, noisy)
+            return family.schedule(
+                self.config.steps_of(self.model.steps), kind, noise.level if level is None else level, noisy
+            )
         except ValueError as error:
             raise UserError(f"finetune.noise: {error}") from None
 
@@ -144,7 +156,7 @@ class Trainer:
         It is shorter than `epochs` when a bound was reached; `stopping.beyond_bounds` says which.
         """
         initial = self._copy()
-        done, learnt, earlier = checkpoint.load_latest(self.folder, self.parameters, self.optimiser)
+        done, learnt, earlier = checkpoint.load_latest(self.folder, self._tensors, self.optimiser)
         self.scorer.load(learnt)
         earlier = earlier or initial  # the adapter before the last update
         history_path = self.folder / HISTORY
@@ -163,8 +175,8 @@ class Trainer:
             if beyond_bounds(history, self.config):
                 # an epoch's KL is of what its update made, its held-out score of what its images were drawn by
                 last_good = before if beyond_max_kl(history[-1], self.config) else earlier
-                for parameter, value in zip(self.parameters, last_good, strict=True):
-                    parameter.data.copy_(value)
+                for tensor, value in zip(self._tensors, last_good, strict=True):
+                    tensor.data.copy_(value)
             self._keep(epoch + 1, history, before)
             earlier = before
             on_epoch(history[-1])
@@ -172,17 +184,34 @@ class Trainer:
         return history
 
     def _copy(self) -> list[torch.Tensor]:
-        return [parameter.detach().clone() for parameter in self.parameters]
+        return [tensor.detach().clone() for tensor in self._tensors]
+
+    @property
+    def _tensors(self) -> list[torch.Tensor]:
+        """All that updates change but the optimiser's own."""
+        return [*self.parameters, *self.averages]
+
+    @contextmanager
+    def as_saved(self) -> Iterator[None]:
+        """Within it the adapter is the one that the arms draw with: the moving average, where there is one."""
+        present = [parameter.data for parameter in self.parameters]
+        for parameter, average in zip(self.parameters, self.averages, strict=bool(self.averages)):
+            parameter.data = average
+        try:
+            yield
+        finally:
+            for parameter, value in zip(self.parameters, present, strict=True):
+                parameter.data = value
 
     def _keep(self, epochs: int, history: list[EpochRow], before: list[torch.Tensor]) -> None:
         """Write what a later run needs to go on from here. Raises UserError if the processes have drifted apart."""
         sums = torch.zeros(distributed.world_size(), dtype=torch.float64)
-        sums[distributed.rank()] = sum(float(parameter.detach().cpu().double().sum()) for parameter in self.parameters)
+        sums[distributed.rank()] = sum(float(tensor.detach().cpu().double().sum()) for tensor in self._tensors)
         if (distributed.all_reduce(sums) != sums[0]).any():
             raise UserError(f"epoch {epochs}: the processes' adapters differ; the last good checkpoint is kept")
         if distributed.is_main():
             write_rows(self.folder / HISTORY, history)
-            checkpoint.save(self.folder, epochs, self.parameters, self.optimiser, self.scorer.state(), before)
+            checkpoint.save(self.folder, epochs, self._tensors, self.optimiser, self.scorer.state(), before)
             checkpoint.keep_last(self.folder, self.config.keep_last)
         distributed.barrier()  # nobody goes on before it is written
 
@@ -211,7 +240,7 @@ class Trainer:
             parts=scores.parts,
             surrogate_error=scores.surrogate_error,
             dead_groups=found.dead_groups,
-            kl=kl_to_base(self.replay, rollout.trajectories, self.steps, self._generator(epoch, "kl")),
+            kl=kl_to_base(self.replay, rollout.drawn, self.steps, self._generator(epoch, "kl")),
             diversity=diversity(images, prompts),
             **learnt,
             **self.measure(images),
@@ -234,36 +263,43 @@ class Trainer:
                 parts.append(self.draw(index[some], seeds))
                 self.scorer.batch_is_drawn(epoch, some, parts[-1].images, [prompts[number] for number in some])
                 bar.update(len(some))
-        trajectories = Trajectories.joined(parts)
-        return Rollout(indices, trajectories, gather_images(indices, trajectories.images, len(index)), prompts)
+        drawn = joined(parts)
+        return Rollout(indices, drawn, gather_images(indices, drawn.images, len(index)), prompts)
 
-    def draw(self, prompt_index: torch.Tensor, seeds: list[int]) -> Trajectories:
+    def draw(self, prompt_index: torch.Tensor, seeds: list[int]) -> Drawn:
         """Draw a batch with the present adapter: an image for each of `prompt_index` [B], into `prompts`, and seed."""
+        prompts, objective = self.replay.prompts, self.objective
         with torch.no_grad(), self.image_model.adapter.merged():
-            return roll_out(self.policy, self.replay.prompts, prompt_index, seeds)
+            if objective.needs_trajectories:
+                return roll_out(self.policy, prompts, prompt_index, seeds, objective.needs_means)
+            return draw_finals(replace(self.policy, schedule=self.schedule(None, 0.0)), prompts, prompt_index, seeds)
 
     def samples(self) -> dict[str, Image.Image]:
         """Prompt -> its image by the present adapter, of the first few prompts; always from the same noise."""
         shown, size = range(min(SAMPLES, len(self.prompts))), self.model.batch_size
         self.policy.schedule = self.schedule(None)  # a rollout chooses its own
-        drawn = [
-            self.draw(torch.tensor(some), [noise_seed(self.seed, "sample", number) for number in some])
-            for some in (shown[start : start + size] for start in range(0, len(shown), size))
-        ]
-        return dict(zip(self.prompts, Trajectories.joined(drawn).images, strict=False))
+        with self.as_saved():
+            drawn = [
+                self.draw(torch.tensor(some), [noise_seed(self.seed, "sample", number) for number in some])
+                for some in (shown[start : start + size] for start in range(0, len(shown), size))
+            ]
+        return dict(zip(self.prompts, joined(drawn).images, strict=False))
 
     def preflight(self) -> dict[int, float]:
         """Replay a small rollout under the run's own configuration: every importance ratio must be 1.
 
-        Returns for each step that is trained what rounding makes of its log-probability. Raises UserError if that is
-        too much for the clip range, or a log-probability is not finite.
+        Returns for each step that is trained what rounding makes of its ratio; nothing if the objective has no ratios.
+        Raises UserError if that is too much for the clip range, or a log-probability is not finite.
         """
-        count = min(self.model.batch_size, self.config.images_per_epoch)
+        config = self.config
+        count = min(self.model.batch_size, config.images_per_epoch)
         seeds = [noise_seed(self.seed, "preflight", number) for number in range(count)]
-        groups = torch.arange(count) // self.config.images_per_prompt
+        groups = torch.arange(count) // config.images_per_prompt
         self.policy.schedule = self.schedule(None)
-        trajectories, steps = self.draw(groups % len(self.prompts), seeds), self.steps
-        return preflight.check(self.replay, trajectories, steps, self.config.train_batch_size, self.config.clip_range)
+        drawn, steps = self.draw(groups % len(self.prompts), seeds), self.steps
+        if not (isinstance(self.objective, PolicyGradient) and isinstance(drawn, Trajectories)):
+            return {}
+        return preflight.check(self.objective, drawn, steps, config.train_batch_size, config.clip_range)
 
     def update(self, epoch: int, rollout: Rollout, advantages: Advantages) -> dict[str, float]:
         """The epoch's optimiser steps (`Updater.update`)."""

@@ -1,30 +1,20 @@
 """An epoch's optimiser steps: losses of transitions, their gradients accumulated and averaged over all processes."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import NamedTuple
 
 import torch
 
 from t2i_feedback.finetuning import progress
 from t2i_feedback.finetuning.advantages import Advantages
-from t2i_feedback.finetuning.objectives import Objective
-from t2i_feedback.finetuning.replay import Replay
-from t2i_feedback.finetuning.rollout import Rollout, Trajectories, chunks
+from t2i_feedback.finetuning.objective import Loss, Objective
+from t2i_feedback.finetuning.replay import Replay, minibatches
+from t2i_feedback.finetuning.rollout import Drawn, Rollout, chunks
 from t2i_feedback.finetuning.section import Finetune
 from t2i_feedback.foundation import distributed
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.seeds import generator
-
-
-class Loss(NamedTuple):
-    """Of B transitions."""
-
-    value: torch.Tensor  # scalar, the mean, with a graph
-    ratio: torch.Tensor  # [B] importance ratios
-    clipped: torch.Tensor  # [B] bool: the ratio is outside the clip range
 
 
 @dataclass
@@ -37,6 +27,7 @@ class Updater:
     optimiser: torch.optim.Optimizer
     config: Finetune
     seed: int
+    averages: Sequence[torch.Tensor] = ()  # of the parameters, by `finetune.ema`; empty: none
 
     def update(self, epoch: int, rollout: Rollout, advantages: Advantages, steps: torch.Tensor) -> dict[str, float]:
         """Take the epoch's optimiser steps on the images that have an advantage; `advantages` are of all N images.
@@ -51,6 +42,7 @@ class Updater:
         place = {index: position for position, index in enumerate(rollout.indices)}
         own = Advantages(advantages.values[rollout.indices], advantages.dead_groups)
         ratio_max, clipped, seen, norms = 0.0, 0, 0, []
+        self.objective.begin()
         total = config.inner_epochs * int(own.valid.sum()) * trained
         with progress.bar(epoch, config.epochs, "update", total, "transition") as bar:
             for inner in range(config.inner_epochs):
@@ -61,7 +53,7 @@ class Updater:
                     if not valid:
                         continue
                     mine = torch.tensor([place[index] for index in valid if index in place], dtype=torch.long)
-                    far, outside = self.accumulate(epoch, rollout.trajectories, own, mine, some, bar.update)
+                    far, outside = self.accumulate(epoch, rollout.drawn, own, mine, some, bar.update)
                     ratio_max, clipped, seen = max(ratio_max, far), clipped + outside, seen + len(mine) * trained
                     norms.append(self.step(epoch, len(valid) * trained))
         found = torch.zeros(2 + distributed.world_size(), dtype=torch.float64)
@@ -76,7 +68,7 @@ class Updater:
     def accumulate(
         self,
         epoch: int,
-        trajectories: Trajectories,
+        drawn: Drawn,
         advantages: Advantages,
         images: torch.Tensor,
         steps: torch.Tensor,
@@ -84,32 +76,33 @@ class Updater:
     ) -> tuple[float, int]:
         """Add the gradient of the loss's sum over the transitions of `images` [P] at `steps` [S] to the parameters'.
 
-        `images` point into the trajectories and the advantages; `on_minibatch` is told how many transitions are done.
+        `images` point into `drawn` and the advantages; `on_minibatch` is told how many transitions are done.
         Returns the largest |ratio - 1|, and how many ratios are outside the clip range. Raises UserError if a loss is
         not finite.
         """
         ratio_max, clipped = 0.0, 0
+        self.objective.before_step(drawn, images, steps)
         with self.replay.policy.model.adapter.merged():
             for image, step in minibatches(images, steps, self.config.train_batch_size):
-                loss, ratio, outside = self.loss(trajectories, advantages, image, step)
-                if not loss.isfinite():
-                    raise UserError(f"epoch {epoch + 1}: the loss is {loss.item()}; the last good checkpoint is kept")
-                (loss * len(ratio)).backward()  # a sum: a mean's would be too small for float16
-                ratio_max = max(ratio_max, float((ratio - 1).abs().max()))
-                clipped += int(outside.sum())
-                on_minibatch(len(ratio))
+                loss = self.loss(drawn, advantages, image, step)
+                if not loss.value.isfinite():
+                    raise UserError(
+                        f"epoch {epoch + 1}: the loss is {loss.value.item()}; the last good checkpoint is kept"
+                    )
+                (loss.value * len(image)).backward()  # a sum: a mean's would be too small for float16
+                ratio_max = max(ratio_max, float((loss.ratio - 1).abs().max()))
+                clipped += int(loss.clipped.sum())
+                on_minibatch(len(image))
         return ratio_max, clipped
 
-    def loss(self, trajectories: Trajectories, advantages: Advantages, image: torch.Tensor, step: torch.Tensor) -> Loss:
-        """The objective of the transitions (image [B], step [B]) plus `kl_weight` times the KL to the base model."""
-        log_prob, mean = self.replay.log_prob(trajectories, image, step)
-        old = trajectories.log_probs[image, step].to(log_prob.device)
-        advantage = advantages.values[image].to(log_prob.device)
-        value = self.objective(log_prob, old, advantage, self.config.clip_range)
-        if self.config.kl_weight:
-            value = value + self.config.kl_weight * self.replay.kl(trajectories, image, step, mean).mean()
-        ratio = torch.exp(log_prob.detach() - old)
-        return Loss(value, ratio, (ratio - 1).abs() > self.config.clip_range)
+    def loss(self, drawn: Drawn, advantages: Advantages, image: torch.Tensor, step: torch.Tensor) -> Loss:
+        """The objective of the steps (image [B], step [B]) plus `kl_weight` times the KL to the base model."""
+        advantage = advantages.values[image].to(self.replay.policy.model.device)
+        found = self.objective.loss(drawn, advantage, image, step)
+        if not self.config.kl_weight:
+            return found
+        distance = self.replay.kl(drawn, image, step, found.mean).mean()
+        return found._replace(value=found.value + self.config.kl_weight * distance)
 
     def step(self, epoch: int, transitions: int) -> float:
         """One optimiser step on the mean gradient over `transitions` of all processes; its norm before clipping.
@@ -124,18 +117,7 @@ class Updater:
         if not norm.isfinite():
             raise UserError(f"epoch {epoch + 1}: a gradient is not finite; the last good checkpoint is kept")
         self.optimiser.step()
+        for average, parameter in zip(self.averages, self.parameters, strict=bool(self.averages)):
+            average.lerp_(parameter.detach(), 1 - self.config.ema)
         self.optimiser.zero_grad(set_to_none=True)
         return float(norm)
-
-
-def minibatches(images: torch.Tensor, steps: torch.Tensor, limit: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The transitions of images [P] at steps [S], image by image, in pairs (image [B], step [B]).
-
-    B is at most `limit` and at least nine tenths of it: the size that leaves the longest runs of one image, and so of
-    one text, which is then computed once (`image_models.texts`).
-    """
-    sizes = range(math.ceil(0.9 * limit), limit + 1)
-    size = max(sizes, key=lambda size: (math.gcd(size, len(steps)), size))
-    image, step = images.repeat_interleave(len(steps)), steps.repeat(len(images))
-    for start in range(0, len(image), size):
-        yield image[start : start + size], step[start : start + size]

@@ -263,13 +263,21 @@ class Policy:
         """With the guidance and the negative prompt of the model's settings."""
         return cls(model, schedule, model.settings.guidance, model.null())
 
-    def mean(
+    def step(
         self, x_t: torch.Tensor, step: torch.Tensor, given: Conditioning, prompt_index: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Mean of the transition from x_t [B, ...] at step indices `step` [B].
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is made of the clean latents from x_t [B, ...] at step indices `step` [B], and the transition's mean.
 
         `prompt_index` [B], on the CPU, is equal where prompts are equal: the model may share their work.
         """
         timesteps = self.schedule.timesteps[step].to(x_t.device)
         output = self.model.predict(x_t, timesteps, given, self.null, self.guidance, prompt_index)
-        return transitions.transition_mean(self.schedule, step.to(x_t.device), output, x_t)
+        step = step.to(x_t.device)
+        clean, noise = transitions.clean_and_noise(self.schedule, step, output, x_t)
+        return clean, transitions.transition_mean(self.schedule, step, clean, noise)
+
+    def mean(
+        self, x_t: torch.Tensor, step: torch.Tensor, given: Conditioning, prompt_index: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Mean of the transition alone (`step`)."""
+        return self.step(x_t, step, given, prompt_index)[1]

@@ -122,14 +122,12 @@ def _only(sigma: torch.Tensor, noisy: Steps | None) -> torch.Tensor:
     return found
 
 
-def transition_mean(schedule: Schedule, step: torch.Tensor, output: torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
-    """Mean of x_prev given x_t [B, ...] and the network's output, for the steps with indices `step` [B]."""
-    shape = (-1, *[1] * (x_t.ndim - 1))
+def clean_and_noise(
+    schedule: Schedule, step: torch.Tensor, output: torch.Tensor, x_t: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """x0 and e, both [B, ...], that the network's output makes of x_t at the steps with indices `step` [B]."""
     output, x_t = output.float(), x_t.float()
-    signal, noise, clean_weight, noise_weight = (
-        values.to(x_t.device)[step].view(shape)
-        for values in (schedule.signal, schedule.noise, schedule.clean_weight, schedule.noise_weight)
-    )
+    signal, noise = _of_steps(schedule.signal, step, x_t), _of_steps(schedule.noise, step, x_t)
     if schedule.prediction_type == "epsilon":
         clean, epsilon = (x_t - noise * output) / signal, output
     elif schedule.prediction_type == "v_prediction":
@@ -142,7 +140,17 @@ def transition_mean(schedule: Schedule, step: torch.Tensor, output: torch.Tensor
         raise ValueError(f"prediction type {schedule.prediction_type!r} is not one of epsilon, v_prediction, sample")
     if schedule.clip_range is not None:
         clean = clean.clamp(-schedule.clip_range, schedule.clip_range)
-    return clean_weight * clean + noise_weight * epsilon
+    return clean, epsilon
+
+
+def transition_mean(schedule: Schedule, step: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Mean [B, ...] of x_prev given x0 and e at the steps with indices `step` [B]."""
+    return _of_steps(schedule.clean_weight, step, clean) * clean + _of_steps(schedule.noise_weight, step, noise) * noise
+
+
+def _of_steps(values: torch.Tensor, step: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """The values [steps] at `step` [B], so that they multiply `like` [B, ...]."""
+    return values.to(like.device)[step].view(-1, *[1] * (like.ndim - 1))
 
 
 def log_prob(schedule: Schedule, step: torch.Tensor, mean: torch.Tensor, x_prev: torch.Tensor) -> torch.Tensor:
@@ -150,12 +158,12 @@ def log_prob(schedule: Schedule, step: torch.Tensor, mean: torch.Tensor, x_prev:
 
     A mean keeps its scale when the resolution changes, which the usual clip range of 1e-4 presumes.
     """
-    sigma = schedule.sigma.to(mean.device)[step].view(-1, *[1] * (mean.ndim - 1))
+    sigma = _of_steps(schedule.sigma, step, mean)
     density = -((x_prev.float() - mean) ** 2) / (2 * sigma**2) - sigma.log() - 0.5 * math.log(2 * math.pi)
     return density.flatten(1).mean(1)
 
 
 def kl_divergence(schedule: Schedule, step: torch.Tensor, mean: torch.Tensor, base_mean: torch.Tensor) -> torch.Tensor:
     """KL [B] between two transitions of equal variance, as a mean over latent dimensions."""
-    sigma = schedule.sigma.to(mean.device)[step].view(-1, *[1] * (mean.ndim - 1))
+    sigma = _of_steps(schedule.sigma, step, mean)
     return ((mean - base_mean) ** 2 / (2 * sigma**2)).flatten(1).mean(1)

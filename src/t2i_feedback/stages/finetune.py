@@ -94,7 +94,8 @@ def main() -> None:
         run.images(len(history), trainer.samples)
         why = beyond_bounds(history, config)
         if distributed.is_main():
-            image_model.save_adapter(work / "adapter")
+            with trainer.as_saved():
+                image_model.save_adapter(work / "adapter")
             write_rows(work / "adapter" / HISTORY, history)
             numbers = progress.summary(history, stopped=bool(why))
             write_json(work / "adapter" / paths.FINETUNE_NUMBERS.name, numbers)

@@ -1,6 +1,7 @@
 """The trainer, point by point: each of these has bitten a public implementation of DDPO."""
 
 import copy
+import math
 from contextlib import nullcontext
 from functools import cache
 
@@ -14,7 +15,6 @@ from t2i_feedback.finetuning import checkpoint, objectives
 from t2i_feedback.finetuning.acquisition import Scorer
 from t2i_feedback.finetuning.advantages import advantages
 from t2i_feedback.finetuning.monitoring import diversity, kl_to_base
-from t2i_feedback.finetuning.objectives import ddpo
 from t2i_feedback.finetuning.rollout import roll_out
 from t2i_feedback.finetuning.scores import from_reward
 from t2i_feedback.finetuning.stopping import beyond_bounds
@@ -91,13 +91,13 @@ def transitions_trained_on(trainer):
 
 def test_01_replay_before_any_update_has_a_ratio_of_1_at_every_timestep(make):
     trainer = make()
-    drawn = trainer.roll_out(0).trajectories
+    drawn = trainer.roll_out(0).drawn
     assert (replay(trainer, drawn, 8) - 1).abs().max() < 1e-5
 
 
 def test_02_replay_at_another_batch_size_stays_within_a_tenth_of_the_clip_range(make):
     trainer = make()
-    drawn = trainer.roll_out(0).trajectories
+    drawn = trainer.roll_out(0).drawn
     for batch_size in (1, 3, 40):
         assert (replay(trainer, drawn, batch_size) - 1).abs().max() < 0.1 * trainer.config.clip_range
 
@@ -105,7 +105,7 @@ def test_02_replay_at_another_batch_size_stays_within_a_tenth_of_the_clip_range(
 def test_02_the_merged_adapter_draws_with_the_policy_of_the_adapter_itself(make):
     trainer = make(learning_rate=0.02)
     trainer.run()
-    drawn = trainer.roll_out(2).trajectories
+    drawn = trainer.roll_out(2).drawn
     assert (replay(trainer, drawn, 8) - 1).abs().max() < 0.1 * trainer.config.clip_range
 
 
@@ -267,10 +267,10 @@ def test_12_the_gradient_is_that_of_the_mean_loss_over_the_transitions(make, cho
     found = scored(darkness(drawn.images, []), drawn.prompts)
     images, steps = torch.arange(chosen), torch.arange(2)
     image, step = images.repeat_interleave(len(steps)), steps.repeat(chosen)
-    trainer.updater.loss(drawn.trajectories, found, image, step)[0].backward()  # the mean over all of them at once
+    trainer.updater.loss(drawn.drawn, found, image, step)[0].backward()  # the mean over all of them at once
     mean = torch.nn.utils.parameters_to_vector([parameter.grad for parameter in trainer.parameters])
     trainer.updater.optimiser.zero_grad(set_to_none=True)
-    trainer.updater.accumulate(0, drawn.trajectories, found, images, steps)
+    trainer.updater.accumulate(0, drawn.drawn, found, images, steps)
     norm = trainer.updater.step(0, chosen * len(steps))
     assert norm > 0
     assert norm == pytest.approx(float(mean.norm()), rel=1e-3)
@@ -286,7 +286,7 @@ def test_12_gradients_do_not_depend_on_gradient_checkpointing(make, kl_weight):
     drawn = plain.roll_out(0)
     found = scored(darkness(drawn.images, []), drawn.prompts)
     for trainer in (plain, checkpointed):
-        trainer.updater.accumulate(0, drawn.trajectories, found, torch.arange(4), torch.arange(2))
+        trainer.updater.accumulate(0, drawn.drawn, found, torch.arange(4), torch.arange(2))
     assert all(float(parameter.grad.abs().max()) > 0 for parameter in plain.parameters)
     found, expected = ([parameter.grad for parameter in trainer.parameters] for trainer in (checkpointed, plain))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
@@ -294,7 +294,7 @@ def test_12_gradients_do_not_depend_on_gradient_checkpointing(make, kl_weight):
 
 def test_13_a_transition_keeps_its_latent_next_latent_timestep_and_log_prob_together(make):
     trainer = make()
-    drawn = trainer.roll_out(0).trajectories
+    drawn = trainer.roll_out(0).drawn
     image, step = torch.tensor([3, 0, 7, 2]), torch.tensor([4, 1, 0, 2])
     with torch.no_grad():
         found = trainer.replay.log_prob(drawn, image, step)[0]
@@ -367,7 +367,7 @@ def test_16_too_many_masked_images_of_an_epoch_stop_it_however_they_were_asked_a
 
 def test_17_kl_to_the_base_is_0_at_first_and_grows_with_training(make):
     trainer = make(learning_rate=0.05, epochs=3)
-    drawn = trainer.roll_out(0).trajectories
+    drawn = trainer.roll_out(0).drawn
     assert kl_to_base(trainer.replay, drawn, trainer.steps, torch.Generator()) == 0
     history = trainer.run()
     assert history[-1].kl > 0
@@ -468,28 +468,38 @@ def test_19_the_judge_sees_the_pixels_that_would_be_saved(make, tmp_path):
         assert saved.tobytes() == seen[0].tobytes()
 
 
-def test_a_ratio_outside_the_clip_range_earns_no_more():
-    inside, outside = (
-        ddpo.loss(torch.tensor([log_prob]), torch.tensor([0.0]), torch.tensor([1.0]), 1e-4)
-        for log_prob in (0.00005, 0.01)
-    )
-    assert inside.item() == pytest.approx(-1.00005)
-    assert outside.item() == pytest.approx(-1.0001)
+def test_a_ratio_outside_the_clip_range_earns_no_more(make):
+    trainer = make(learning_rate=1e-9)
+    drawn, image, step = trainer.roll_out(0).drawn, torch.tensor([0]), torch.tensor([0])
+    drawn.log_probs[0, 0] -= 0.01  # by which the present policy is likelier to take this step
+    good, bad = (trainer.objective.loss(drawn, torch.tensor([sign]), image, step).value for sign in (1.0, -1.0))
+    assert good.item() == pytest.approx(-1.0001, abs=1e-6)
+    assert bad.item() == pytest.approx(math.exp(0.01), abs=1e-5)
+    good.backward()
+    assert all(float(parameter.grad.abs().max()) == 0 for parameter in trainer.parameters)
 
 
 def test_ratios_outside_the_clip_range_are_counted(make):
     trainer = make()
     drawn = trainer.roll_out(0)
-    drawn.trajectories.log_probs[0, 0] += 0.01
+    drawn.drawn.log_probs[0, 0] += 0.01
     image, step = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0])
-    found = trainer.updater.loss(drawn.trajectories, scored(darkness(drawn.images, []), drawn.prompts), image, step)
+    found = trainer.updater.loss(drawn.drawn, scored(darkness(drawn.images, []), drawn.prompts), image, step)
     torch.testing.assert_close(found.ratio, torch.tensor([-0.01, 0.0, 0.0]).exp(), atol=1e-5, rtol=0)
     assert found.clipped.tolist() == [True, False, False]
 
 
 NEW_OBJECTIVE = """
-def loss(log_prob, old_log_prob, advantage, clip_range):
-    return -(log_prob * advantage).mean()
+import torch
+from t2i_feedback.finetuning.objective import Loss, Objective
+
+class OBJECTIVE(Objective):
+    needs_trajectories = True
+
+    def loss(self, drawn, advantage, image, step):
+        log_prob, mean = self.replay.log_prob(drawn, image, step)
+        ratio = torch.exp(log_prob.detach() - drawn.log_probs[image, step])
+        return Loss(-(log_prob * advantage).mean(), mean, ratio, ratio > 2)
 """
 
 

@@ -21,6 +21,10 @@ def scheduler(**changes) -> DDIMScheduler:
     )
 
 
+def mean_of(schedule, step, output, x):
+    return transitions.transition_mean(schedule, step, *transitions.clean_and_noise(schedule, step, output, x))
+
+
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 @pytest.mark.parametrize("eta", [0.3, 1.0])
@@ -30,7 +34,7 @@ def test_the_step_is_the_one_that_diffusers_takes(prediction_type, spacing, eta)
     x, output, noise = (torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(n)) for n in range(3))
     for index, timestep in enumerate(theirs.timesteps):
         step = torch.full((2,), index)
-        mean = transitions.transition_mean(schedule, step, output, x)
+        mean = mean_of(schedule, step, output, x)
         expected = theirs.step(output, timestep, x, eta=eta, variance_noise=noise).prev_sample
         torch.testing.assert_close(mean + schedule.sigma[index] * noise, expected, atol=1e-4, rtol=1e-4)
 
@@ -58,7 +62,7 @@ def test_log_prob_agrees_with_a_float64_normal_density(prediction_type, spacing,
         mean = b.sqrt() * clean + (1 - b - variance).sqrt() * direction
         expected = torch.distributions.Normal(mean, variance.sqrt()).log_prob(x_prev.double()).mean()
         step = torch.tensor([index])
-        found = transitions.log_prob(schedule, step, transitions.transition_mean(schedule, step, output, x), x_prev)
+        found = transitions.log_prob(schedule, step, mean_of(schedule, step, output, x), x_prev)
         assert found.item() == pytest.approx(expected.item(), rel=2e-4)
 
 

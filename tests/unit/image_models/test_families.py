@@ -227,7 +227,7 @@ def test_a_window_of_noise_is_the_same_for_all_images_and_elsewhere_the_steps_ar
     assert made.windows() == [range(0, 1), range(1, 2)]
     found = set()
     for epoch in range(8):
-        drawn = made.roll_out(epoch).trajectories
+        drawn = made.roll_out(epoch).drawn
         noisy = (made.policy.schedule.sigma > 0).nonzero().flatten().tolist()
         assert noisy == made.steps.tolist() and len(noisy) == 1
         found.add(noisy[0])

@@ -1,12 +1,16 @@
-"""The clipped importance-sampled policy gradient (DDPO-IS with PPO's clipping)."""
+"""The clipped importance-sampled policy gradient (DDPO-IS: Black et al., *Training Diffusion Models with Reinforcement
+Learning*, 2024), which is Flow-GRPO's for flow models."""
 
 import torch
 
+from t2i_feedback.finetuning.objective import PolicyGradient
+from t2i_feedback.finetuning.rollout import Trajectories
 
-def loss(
-    log_prob: torch.Tensor, old_log_prob: torch.Tensor, advantage: torch.Tensor, clip_range: float
-) -> torch.Tensor:
-    """Schulman et al., *Proximal Policy Optimization* (2017), eq. 7, for transitions [B]; minimised, hence the sign."""
-    ratio = torch.exp(log_prob - old_log_prob)
-    bounded = ratio.clamp(1 - clip_range, 1 + clip_range)
-    return -torch.min(ratio * advantage, bounded * advantage).mean()
+
+class Ddpo(PolicyGradient):
+    def ratio(self, drawn: Trajectories, image: torch.Tensor, step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        log_prob, mean = self.replay.log_prob(drawn, image, step)
+        return torch.exp(log_prob - drawn.log_probs[image, step].to(log_prob.device)), mean
+
+
+OBJECTIVE = Ddpo

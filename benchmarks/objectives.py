@@ -1,0 +1,232 @@
+"""Time to reward at equal alignment: what does fine-tuning gain per CPU second, and what does it cost?
+
+    python benchmarks/objectives.py --model models/postcards/sd --seeds 5 [NAME ...]
+
+Fine-tunes a shipped model with each of the settings of benchmarks/objectives.yaml, or with those that are named, on the
+shipped judge's preference; from each seed once. Every few epochs the tuning captions, on which no claim is made, are
+drawn as the arms are, from the same noise. Measured of these images: the held-out judge's score, alignment (the share
+of what the captions state that the oracle sees) and diversity (mean cosine distance of features), each beside that of
+the model without an adapter. Seconds are of the CPU, of all of fine-tuning but imports, loading and measuring.
+
+Every run is a line of benchmarks/objectives.jsonl; a run that stands there is not repeated. Draws objectives.png: for
+each setting the score over the seconds, and over what was kept of alignment.
+"""
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import fmean, median
+
+import matplotlib
+import numpy as np
+import torch
+import yaml
+from matplotlib.figure import Figure
+from PIL import Image
+
+from t2i_feedback import mllm, params
+from t2i_feedback.datasets.postcards.captions import caption
+from t2i_feedback.datasets.postcards.world import sample_scene
+from t2i_feedback.evaluation import extractors, fidelity
+from t2i_feedback.evaluation.alignment import Oracle, score
+from t2i_feedback.finetuning.section import Finetune
+from t2i_feedback.finetuning.trainer import Trainer
+from t2i_feedback.foundation import paths, photometry
+from t2i_feedback.foundation.rows import EpochRow
+from t2i_feedback.foundation.seeds import noise_seed
+from t2i_feedback.image_models.loading import load_image_model
+from t2i_feedback.image_models.section import Model
+from t2i_feedback.mllm.base import Mllm
+from t2i_feedback.reporting.style import STYLE
+from t2i_feedback.rewards.mllm import preference
+from t2i_feedback.stages import finetune
+
+SETTINGS = Path(__file__).with_suffix(".yaml")
+RESULTS = SETTINGS.with_suffix(".jsonl")
+IMAGE = SETTINGS.with_suffix(".png")
+TRAINED, TUNING = 96, 128  # captions: to learn from; to measure with
+EVERY = 2  # epochs between measurements
+KEPT = 0.97  # of alignment and of diversity
+
+
+class Tuning:
+    """Captions of the training scenes that nothing learns from, and what a model makes of them."""
+
+    def __init__(self, count: int, seed: int, exclude: Sequence[str], held_out: Mllm, wanted: str):
+        self.facts = captions(count, f"tuning {seed}", exclude)
+        self.seed, self.judge = seed, preference(held_out, wanted)
+        self.oracle = Oracle.from_pretrained(paths.ORACLE)
+        self.extractor = extractors.load("efficientnet-lite0", "cpu", None)
+
+    def measure(self, model) -> dict[str, float]:
+        """Of images that are drawn as the arms are, with the adapter that the model has at present."""
+        texts, images = list(self.facts), []
+        with torch.no_grad(), model.adapter.merged():
+            for start in range(0, len(texts), model.settings.batch_size):
+                some = range(start, min(start + model.settings.batch_size, len(texts)))
+                seeds = [noise_seed(self.seed, "tuning", number) for number in some]
+                images += model.draw([texts[number] for number in some], seeds)
+        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]).transpose(0, 3, 1, 2).copy())
+        seen = self.oracle.see(pixels.float() / 255)
+        answers = [value for value in self.judge(images, texts) if value is not None]
+        return {
+            "score": fmean(answers),
+            "alignment": fmean(score(self.facts[text], one).share for text, one in zip(texts, seen, strict=True)),
+            "diversity": fidelity.diversity(features(self.extractor, images, model.settings.width)),
+            "brightness": fmean(photometry.means([image])["brightness"] for image in images),
+        }
+
+
+def features(extractor, images: Sequence[Image.Image], side: int) -> np.ndarray:
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{number}.png" for number in range(len(images))]
+        for image, file in zip(images, files, strict=True):
+            image.save(file)
+        return extractors.extract(files, extractor, side, "crop_lanczos", Image.open).features
+
+
+def captions(count: int, seed: str, exclude: Sequence[str] = ()) -> dict[str, dict]:
+    """Different ones of the training scenes, each with the facts that it states."""
+    rng, found = random.Random(seed), {}
+    while len(found) < count:
+        text, facts = caption(sample_scene(rng, "train"), rng, "terse")
+        if text not in exclude:
+            found[text] = facts.to_json()
+    return found
+
+
+def train(p: params.Params, model: Model, settings: dict, seed: int, judge: Mllm, held_out: Mllm) -> list[dict]:
+    """One run: what was measured before it, every few epochs, and at its end."""
+    config = Finetune(**(p.finetune.model_dump() | settings))
+    learnt = list(captions(TRAINED, f"fine-tuning {seed}"))
+    tuning = Tuning(TUNING, seed, learnt, held_out, config.preference)
+    image_model = load_image_model(model, training=True)
+    parameters = image_model.add_adapter(config.lora_rank, config.lora_alpha, config.lora_targets, seed)
+    curve = [{"epoch": 0, "seconds": 0.0} | tuning.measure(image_model)]
+    started = time.process_time()
+    unmeasured = 0.0
+
+    def look(row: EpochRow) -> None:
+        nonlocal unmeasured
+        now = time.process_time()
+        if row.epoch % EVERY == 0 or row.epoch == config.epochs:
+            with trainer.as_saved():
+                measured = tuning.measure(image_model)
+            curve.append({"epoch": row.epoch, "seconds": round(now - started - unmeasured, 1)} | measured)
+            print(" ".join(f"{name} {value:.3g}" for name, value in curve[-1].items()), flush=True)
+        unmeasured += time.process_time() - now
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            image_model,
+            parameters,
+            learnt,
+            finetune.scorer(config, model.pixels, seed, judge, {}, Path(folder)),
+            photometry.means,
+            model=model,
+            finetune=config,
+            seed=seed,
+            folder=Path(folder),
+        )
+        trainer.run(look)
+    return curve
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("names", nargs="*", metavar="NAME", help="of settings; all of the model's without any")
+    arguments.add_argument("--model", default="models/postcards/sd", help="a model that ships")
+    arguments.add_argument("--seeds", type=int, default=1)
+    arguments.add_argument("--epochs", type=int, help="in place of each setting's own: to try it out")
+    given = arguments.parse_args()
+    p = params.load()
+    known = yaml.safe_load(SETTINGS.read_text())[given.model]
+    if unknown := [name for name in given.names if name not in known["settings"]]:
+        arguments.error(f"{unknown[0]} is not in {SETTINGS}; there are {', '.join(known['settings'])}")
+    model = Model(**(p.model.model_dump() | {"name": given.model} | known["model"]))
+    done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    with ExitStack() as stack:
+        ledger = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "ledger.sqlite"
+        judge, held_out = (
+            stack.enter_context(mllm.connect(name, p.mllms[name], ledger))
+            for name in (p.finetune.judge, p.evaluate.judge)
+        )
+        for seed in range(given.seeds):
+            for name in given.names or known["settings"]:
+                settings = known["settings"][name] | ({"epochs": given.epochs} if given.epochs else {})
+                run = {"model": given.model, "name": name, "seed": seed, "settings": settings}
+                if any(run.items() <= one.items() for one in done):
+                    continue
+                print(f"{given.model} {name}, seed {seed}", flush=True)
+                done.append(run | {"curve": train(p, model, settings, seed, judge, held_out)})
+                with RESULTS.open("a") as lines:
+                    lines.write(json.dumps(done[-1]) + "\n")
+    mine = [
+        run for run in done if run["model"] == given.model and run["settings"] == known["settings"].get(run["name"])
+    ]
+    print(table(mine))
+    draw(mine, given.model)
+
+
+def reached(curve: Sequence[dict], goal: float) -> float | None:
+    """CPU seconds after which the score is `goal` with enough of alignment and diversity; None: it never is."""
+    raw, before = curve[0], curve[0]
+    for point in curve[1:]:
+        kept = all(point[name] >= KEPT * raw[name] for name in ("alignment", "diversity"))
+        if kept and point["score"] >= goal:
+            share = (goal - before["score"]) / (point["score"] - before["score"]) if before["score"] < goal else 0.0
+            return before["seconds"] + share * (point["seconds"] - before["seconds"])
+        before = point
+    return None
+
+
+def table(runs: Sequence[dict]) -> str:
+    """A line for each setting: medians over the seeds. The goal is the score that the first setting ends with."""
+    names = list(dict.fromkeys(run["name"] for run in runs))
+    goals = {run["seed"]: run["curve"][-1]["score"] for run in runs if run["name"] == names[0]}
+    lines = [f"{'':32} seeds  seconds    score  alignment  diversity  brightness  seconds to the goal"]
+    for name in names:
+        mine = [run for run in runs if run["name"] == name]
+        ends = [(run["curve"][0], run["curve"][-1]) for run in mine]
+        times = [reached(run["curve"], goals[run["seed"]]) for run in mine if run["seed"] in goals]
+        found = [t for t in times if t is not None]
+        lines.append(
+            f"{name:32} {len(mine):5} {median(end['seconds'] for _, end in ends):8.0f} "
+            f"{median(end['score'] - raw['score'] for raw, end in ends):+8.2f} "
+            f"{median(end['alignment'] / raw['alignment'] for raw, end in ends):10.3f} "
+            f"{median(end['diversity'] / raw['diversity'] for raw, end in ends):10.3f} "
+            f"{median(end['brightness'] - raw['brightness'] for raw, end in ends):+11.0f} "
+            + (f"{median(found):10.0f} ({len(found)} of {len(times)})" if found else f"{'never':>10}")
+        )
+    return "\n".join(lines)
+
+
+def draw(runs: Sequence[dict], title: str) -> None:
+    """Gains of the held-out judge's score over seconds and over the alignment kept: a line for each run."""
+    names = list(dict.fromkeys(run["name"] for run in runs))
+    colours = dict(zip(names, matplotlib.colormaps["tab10"].colors * 4, strict=False))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9, 4.2), layout="constrained")
+        time_axes, kept_axes = figure.subplots(1, 2, sharey=True)
+        for run in runs:
+            raw, name = run["curve"][0], run["name"]
+            gain = [point["score"] - raw["score"] for point in run["curve"]]
+            label = name if run["seed"] == 0 else None
+            time_axes.plot([point["seconds"] for point in run["curve"]], gain, color=colours[name], label=label)
+            kept = [point["alignment"] / raw["alignment"] for point in run["curve"]]
+            kept_axes.plot(kept, gain, color=colours[name], marker="o", markersize=3)
+        time_axes.set_title(f"{title}: gain of the held-out judge's score")
+        time_axes.set_xlabel("CPU seconds")
+        time_axes.legend(loc="lower right")
+        kept_axes.set_xlabel("alignment kept, times the model's own")
+        kept_axes.axvline(KEPT, color="#8a8a8a", linestyle=":")
+        figure.savefig(IMAGE, dpi=150)
+
+
+if __name__ == "__main__":
+    main()
