@@ -49,8 +49,8 @@ from t2i_feedback.stages import finetune
 SETTINGS = Path(__file__).with_suffix(".yaml")
 RESULTS = SETTINGS.with_suffix(".jsonl")
 IMAGE = SETTINGS.with_suffix(".png")
-TRAINED, TUNING = 96, 128  # captions: to learn from; to measure with
-EVERY = 2  # epochs between measurements
+TRAINED, TUNING = 96, 256  # captions: to learn from; to measure with
+EVERY = 3  # epochs between measurements
 KEPT = 0.97  # of alignment and of diversity
 
 

@@ -151,6 +151,7 @@ def finetune(**changes) -> Finetune:
         "prompts_per_epoch": 2,
         "images_per_prompt": 4,
         "steps": None,
+        "guidance": None,
         "noise": {"kind": "auto", "level": 1.0, "window": None},
         "objective": "ddpo",
         "inner_epochs": 1,

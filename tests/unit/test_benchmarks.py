@@ -26,7 +26,9 @@ class Known:
 
     templates, reading = "postcards", "probability"
 
-    def generate(self, requests: Sequence[Request], max_new_tokens: int | None = None) -> list[Reply]:
+    def generate(
+        self, requests: Sequence[Request], max_new_tokens: int | None = None, temperature: float = 0.0
+    ) -> list[Reply]:
         yes, no = ("yes", "no") if requests[0].role == "validate" else ("10", "1")
         return [Reply("valid", no if i % 4 == 0 else yes) for i in range(len(requests))]
 

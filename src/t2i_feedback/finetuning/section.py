@@ -44,6 +44,7 @@ class Finetune(Section):
     prompts_per_epoch: Count
     images_per_prompt: Annotated[int, Field(ge=2)]
     steps: Annotated[int, Field(ge=2, le=1000)] | None
+    guidance: Annotated[float, Field(ge=1)] | None
     noise: Noise
     objective: str  # the name of a file of objectives/
     inner_epochs: Count
@@ -73,6 +74,10 @@ class Finetune(Section):
     @property
     def images_per_epoch(self) -> int:
         return self.prompts_per_epoch * self.images_per_prompt
+
+    def guidance_of(self, model_guidance: float) -> float:
+        """Of rollouts and updates, where the arms draw with `model_guidance`."""
+        return self.guidance or model_guidance
 
     def steps_of(self, model_steps: int) -> int:
         """Denoising steps of a rollout, where the arms take `model_steps`."""

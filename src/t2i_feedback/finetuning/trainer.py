@@ -91,6 +91,7 @@ class Trainer:
         if finetune.gradient_checkpointing:
             image_model.network.enable_gradient_checkpointing()
         self.policy = Policy.of(image_model, self.schedule(None))
+        self.policy.guidance = finetune.guidance_of(model.guidance)
         for window in self.windows():
             self.policy.schedule = self.schedule(window)
             if not len(self.steps):

@@ -2,11 +2,14 @@
 
 from typing import Annotated
 
+from pydantic import Field
+
 from t2i_feedback.foundation.params import FREE, Count, EntryName, Section, Share
 
 
 class Stage1(Section):
     mllm: EntryName
+    temperature: Annotated[float, Field(ge=0, le=2)]
     max_rounds: Count
     threshold: Share
     feedback: bool

@@ -22,7 +22,10 @@ NOT_FINITE = "the model's probabilities are not finite"
 
 @dataclass(frozen=True)
 class Request:
-    """One question. `sample` tells repeated askings apart; role and template are for the ledger's accounts only."""
+    """One question. `sample` tells repeated askings apart, and seeds what is drawn at a temperature.
+
+    Role and template are for the ledger's accounts only.
+    """
 
     text: str
     image: Image.Image | None = None
@@ -117,8 +120,10 @@ class Mllm(Protocol):
         """How its choices are read."""
         ...
 
-    def generate(self, requests: Sequence[Request], max_new_tokens: int | None = None) -> list[Reply]:
-        """Free text, greedily decoded."""
+    def generate(
+        self, requests: Sequence[Request], max_new_tokens: int | None = None, temperature: float = 0.0
+    ) -> list[Reply]:
+        """Free text: the likeliest (temperature 0), or drawn with each request's `sample` as its seed."""
         ...
 
     def choose(self, requests: Sequence[Request], candidates: tuple[str, ...]) -> list[Reply]:

@@ -3,17 +3,32 @@
 from collections.abc import Callable, Sequence
 
 from t2i_feedback.foundation.rows import CaptionRow, PromptRow
+from t2i_feedback.foundation.seeds import noise_seed
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Mllm, Outcome
+
+SEEDS = 2**31  # of a server
 
 CountLost = Callable[[Sequence[str]], list[int]]  # prompts -> tokens of each beyond the image model's window
 
 
 class Enhancer:
-    """Rewrites captions. `first` are prompts that the run has already, which count among its answers."""
+    """Rewrites captions. `first` are prompts that the run has already, which count among its answers.
 
-    def __init__(self, mllm: Mllm, count_lost: CountLost, max_invalid_fraction: float, first: Sequence[PromptRow] = ()):
+    `temperature` 0 writes what is likeliest; above it prompts are drawn, each by the run's `seed`, caption and round.
+    """
+
+    def __init__(
+        self,
+        mllm: Mllm,
+        count_lost: CountLost,
+        max_invalid_fraction: float,
+        first: Sequence[PromptRow] = (),
+        temperature: float = 0.0,
+        seed: int = 0,
+    ):
         self.mllm, self.count_lost, self.max_invalid_fraction = mllm, count_lost, max_invalid_fraction
+        self.temperature, self.seed = temperature, seed
         self.prompts = list(first)  # of the run
 
     def first_prompts(self, captions: Sequence[CaptionRow]) -> list[PromptRow]:
@@ -28,7 +43,9 @@ class Enhancer:
         Raises UserError when too many of the run's answers are not valid: the few prompts of a late round do not stop
         it by themselves.
         """
-        outcomes = roles.enhance(self.mllm, [row.caption for row in captions], feedback)
+        drawn = [noise_seed(self.seed, "enhance", row.caption_id, round) % SEEDS for row in captions]
+        seeds = drawn if self.temperature else None
+        outcomes = roles.enhance(self.mllm, [row.caption for row in captions], feedback, self.temperature, seeds)
         before = [Outcome(row.status, row.prompt, row.prompt) for row in self.prompts]
         roles.check_invalid([*before, *outcomes], self.max_invalid_fraction, "enhanced prompts")
         texts = [outcome.value or row.caption for outcome, row in zip(outcomes, captions, strict=True)]

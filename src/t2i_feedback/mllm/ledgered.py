@@ -66,8 +66,11 @@ class Ledgered:
             self._abilities = self._ledger.abilities(self._asked_about) or self._find_abilities()
         return self._abilities
 
-    def generate(self, requests: Sequence[Request], max_new_tokens: int | None = None) -> list[Reply]:
-        return self._answer(requests, Decoding(max_new_tokens or self._entry.max_new_tokens))
+    def generate(
+        self, requests: Sequence[Request], max_new_tokens: int | None = None, temperature: float = 0.0
+    ) -> list[Reply]:
+        limit = max_new_tokens or self._entry.max_new_tokens
+        return self._answer(requests, Decoding(limit, temperature=temperature))
 
     def choose(self, requests: Sequence[Request], candidates: tuple[str, ...]) -> list[Reply]:
         decoding = Decoding(self._entry.max_new_tokens)

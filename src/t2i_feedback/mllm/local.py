@@ -16,6 +16,7 @@ from transformers import BatchFeature, GenerationConfig, LogitsProcessor, Logits
 
 from t2i_feedback.foundation import device
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.seeds import generators
 from t2i_feedback.mllm import loading, replies
 from t2i_feedback.mllm.backends.local import LocalEntry
 from t2i_feedback.mllm.base import NOT_FINITE, Abilities, Decoding, Reply, Request, chosen
@@ -39,6 +40,22 @@ class _Finite(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self.steps.append((scores < torch.inf).all(-1))
         return scores
+
+
+class _Drawn(LogitsProcessor):
+    """Makes the likeliest token one that is drawn at a temperature: Gumbel noise is added, each row's from its seed.
+
+    So what is drawn depends on the request alone, and not on the batch or the device (Gumbel, 1954; Maddison et al.,
+    *A star sampling*, 2014).
+    """
+
+    def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
+        self.temperature, self.sources = temperature, generators(seeds)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        uniform = torch.stack([torch.rand(scores.shape[1], generator=source) for source in self.sources])
+        gumbel = -(-uniform.clamp(1e-30, 1 - 1e-7).log()).log()
+        return scores.float() / self.temperature + gumbel.to(scores.device)
 
 
 class LocalMllm:
@@ -104,7 +121,7 @@ class LocalMllm:
         lengths = inputs["attention_mask"].sum(1).tolist()
         fits = [length + new_tokens <= self._context for length in lengths]
         if all(fits):
-            return self._timed(inputs, lengths, decoding)
+            return self._timed(inputs, lengths, decoding, [request.sample for request in requests])
         rest = [request for request, fit in zip(requests, fits, strict=True) if fit]
         answered = iter(self._batch(rest, decoding) if rest else [])
         reason = f"{{}} tokens and {new_tokens} new ones exceed the model's context of {self._context}"
@@ -113,12 +130,12 @@ class LocalMllm:
             for length, fit in zip(lengths, fits, strict=True)
         ]
 
-    def _timed(self, inputs: BatchFeature, lengths: list[int], decoding: Decoding) -> list[Reply]:
+    def _timed(self, inputs: BatchFeature, lengths: list[int], decoding: Decoding, seeds: list[int]) -> list[Reply]:
         start = time.perf_counter()
         if decoding.candidates:
             replies = self._chosen(inputs, decoding.candidates)
         else:
-            replies = self._generated(inputs, decoding.max_new_tokens)
+            replies = self._generated(inputs, decoding, seeds)
         seconds = (time.perf_counter() - start) / len(replies)
         return [replace(r, tokens_in=n, seconds=seconds) for r, n in zip(replies, lengths, strict=True)]
 
@@ -195,14 +212,15 @@ class LocalMllm:
 
     # ------------------------------------------------------------------------------------------ out
 
-    def _generated(self, inputs: BatchFeature, max_new_tokens: int) -> list[Reply]:
-        """Greedy answers; one without its end is truncated, one from logits that are not finite is unparseable."""
+    def _generated(self, inputs: BatchFeature, decoding: Decoding, seeds: list[int]) -> list[Reply]:
+        """Greedy or drawn answers; one without its end is truncated, one of logits that are not finite unparseable."""
         prompt_length = inputs["input_ids"].shape[1]
         finite = _Finite()
+        drawn = [_Drawn(decoding.temperature, seeds)] if decoding.temperature else []
         output = self._model.generate(
             **inputs,
-            max_new_tokens=max_new_tokens,
-            logits_processor=LogitsProcessorList([finite]),
+            max_new_tokens=decoding.max_new_tokens,
+            logits_processor=LogitsProcessorList([finite, *drawn]),
         )
         steps = torch.stack(finite.steps, 1).tolist()  # bool [batch, new tokens]
         ends = self._model.generation_config.eos_token_id

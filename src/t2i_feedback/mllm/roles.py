@@ -33,16 +33,24 @@ class Verdict:
 
 
 def enhance(
-    mllm: Mllm, prompts: Sequence[str], feedback: Sequence[str | None] | None = None, sample: int = 0
+    mllm: Mllm,
+    prompts: Sequence[str],
+    feedback: Sequence[str | None] | None = None,
+    temperature: float = 0.0,
+    seeds: Sequence[int] | None = None,
 ) -> list[Outcome[str]]:
-    """Detailed prompts for short ones; `feedback` (one per prompt, None = first round) is what the validator missed."""
+    """Detailed prompts for short ones; `feedback` (one per prompt, None = first round) is what the validator missed.
+
+    At a temperature above 0 each prompt is drawn from its own of `seeds`.
+    """
+    count = len(prompts)
     requests = [
-        _request(mllm, "enhance", None, sample, "enhance_again", prompt=prompt, feedback=remark)
+        _request(mllm, "enhance", None, seed, "enhance_again", prompt=prompt, feedback=remark)
         if remark
-        else _request(mllm, "enhance", None, sample, prompt=prompt)
-        for prompt, remark in zip(prompts, feedback or [None] * len(prompts), strict=True)
+        else _request(mllm, "enhance", None, seed, prompt=prompt)
+        for prompt, remark, seed in zip(prompts, feedback or [None] * count, seeds or [0] * count, strict=True)
     ]
-    return [_text_outcome(reply) for reply in mllm.generate(requests)]
+    return [_text_outcome(reply) for reply in mllm.generate(requests, temperature=temperature)]
 
 
 def validate(

@@ -33,8 +33,10 @@ class Shared:
     def reading(self) -> Reading:
         return self.own.reading
 
-    def generate(self, requests: Sequence[Request], max_new_tokens: int | None = None) -> list[Reply]:
-        return self._divided(requests, lambda own: self.own.generate(own, max_new_tokens))
+    def generate(
+        self, requests: Sequence[Request], max_new_tokens: int | None = None, temperature: float = 0.0
+    ) -> list[Reply]:
+        return self._divided(requests, lambda own: self.own.generate(own, max_new_tokens, temperature))
 
     def choose(self, requests: Sequence[Request], candidates: tuple[str, ...]) -> list[Reply]:
         return self._divided(requests, lambda own: self.own.choose(own, candidates))

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from t2i_feedback.foundation import distributed, paths, pipeline, running, workspace
-from t2i_feedback.foundation.params import FREE, EntryName, Keys, Share, key, load
+from t2i_feedback.foundation.params import FREE, EntryName, Keys, Seed, Share, key, load
 from t2i_feedback.foundation.rows import CaptionRow, read_rows, write_rows
 from t2i_feedback.image_models.section import Model
 from t2i_feedback.mllm.section import Catalogue
@@ -12,7 +12,9 @@ DIVIDED = True  # among several processes
 
 
 class Settings(Keys):
+    seed: Seed
     model: Model
+    temperature: float = key("stage1.temperature")
     mllm: EntryName = key("stage1.mllm")
     max_invalid_fraction: Annotated[Share, FREE] = key("stage1.max_invalid_fraction")
     mllms: Catalogue
@@ -34,7 +36,13 @@ def main() -> None:
         workspace.unfinished(stage, p) as work,
         shared.connect(p.mllm, entry, paths.ledger(), entry.images, limit) as model,
     ):
-        enhancer = Enhancer(model, lambda texts: tokens_lost(load_tokenizer(p.model), texts), p.max_invalid_fraction)
+        enhancer = Enhancer(
+            model,
+            lambda texts: tokens_lost(load_tokenizer(p.model), texts),
+            p.max_invalid_fraction,
+            temperature=p.temperature,
+            seed=p.seed,
+        )
         rows = enhancer.first_prompts(captions)
         if distributed.is_main():
             finished = work / "prompts"

@@ -49,7 +49,14 @@ def main(arm: str = "") -> None:
         folder = work / "arm"
         drawer = RoundDrawer(p.model, adapter, folder, p.seed)
         validator = Validator(model, folder, questions=p.stage1.questions, max_invalid_fraction=limit[1])
-        enhancer = Enhancer(model, lambda texts: tokens_lost(load_tokenizer(p.model), texts), limit[1], prompts)
+        enhancer = Enhancer(
+            model,
+            lambda texts: tokens_lost(load_tokenizer(p.model), texts),
+            limit[1],
+            prompts,
+            p.stage1.temperature,
+            p.seed,
+        )
         for source in (Path(dep) for dep in stage.deps if Path(dep).parent == paths.ARMS):
             drawer.copy_first(source)
         images = rounds.run_rounds(

@@ -107,7 +107,9 @@ class Judge:
     def __init__(self, score: Callable[[Request, int], float | None]):
         self.score = score
 
-    def generate(self, requests: Sequence[Request], max_new_tokens: int | None = None) -> list[Reply]:
+    def generate(
+        self, requests: Sequence[Request], max_new_tokens: int | None = None, temperature: float = 0.0
+    ) -> list[Reply]:
         raise NotImplementedError
 
     def choose(self, requests: Sequence[Request], candidates: tuple[str, ...]) -> list[Reply]:
@@ -415,7 +417,9 @@ def test_every_set_of_templates_has_two_paraphrases_that_ask_for_the_same(templa
 class ItemJudge(Judge):
     """It finds two items in every caption, and answers `score` to a question about one."""
 
-    def generate(self, requests: Sequence[Request], max_new_tokens: int | None = None) -> list[Reply]:
+    def generate(
+        self, requests: Sequence[Request], max_new_tokens: int | None = None, temperature: float = 0.0
+    ) -> list[Reply]:
         return [Reply("valid", "a red house; a boat") for _ in requests]
 
 

@@ -16,18 +16,11 @@ from t2i_feedback.finetuning.monitoring import kl_to_base
 from t2i_feedback.finetuning.rollout import Finals, Trajectories
 from t2i_feedback.finetuning.scores import from_reward
 from t2i_feedback.finetuning.trainer import Trainer
-from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.image_models.loading import load_image_model
 from t2i_feedback.image_models.transitions import log_prob
 
 PROMPTS = ["a cat", "two dogs", "b c d"]
-FLOW_ONLY = {"grpo_guard"}
-PAIRS = [
-    (objective, family)
-    for objective in objectives.names()
-    for family in ("sd", "sd3")
-    if family == "sd3" or objective not in FLOW_ONLY
-]
+PAIRS = [(objective, family) for objective in objectives.names() for family in ("sd", "sd3")]
 
 
 @pytest.fixture(scope="module")
@@ -185,11 +178,6 @@ def test_grpo_guard_divides_by_how_far_a_step_goes(make) -> None:
     torch.testing.assert_close(trainer.objective.weight(torch.arange(len(lengths))), 1 / torch.tensor(lengths))
 
 
-def test_grpo_guard_is_refused_for_a_model_of_ddim(make) -> None:
-    with pytest.raises(UserError, match=r"finetune\.objective: grpo_guard .* use ddpo"):
-        make("grpo_guard", "sd")
-
-
 @pytest.mark.parametrize("family", ["sd", "sd3"])
 def test_nft_is_pulled_to_the_policy_that_drew_where_nothing_was_liked_or_disliked(make, family) -> None:
     """With an advantage of 0 the loss of the policy that drew has no gradient, and any other has a higher one."""
@@ -236,3 +224,17 @@ def test_the_arms_draw_with_the_average_of_the_adapter(make, tmp_path) -> None:
     assert all(map(torch.equal, plain.parameters, trainer.parameters))
     with plain.as_saved():
         assert all(map(torch.equal, plain.parameters, trainer.parameters))
+
+
+@pytest.mark.parametrize(("objective", "family"), PAIRS)
+def test_rollouts_may_have_guidance_of_their_own_and_training_has_the_same(make, tmp_path, objective, family) -> None:
+    guided, free = (make(objective, family, tmp_path / str(guidance), guidance=guidance) for guidance in (None, 1.0))
+    images = [trainer.roll_out(0).images[0].tobytes() for trainer in (guided, free)]
+    assert images[0] != images[1]
+    free.preflight()
+    rows = []
+    free.image_model.network.register_forward_pre_hook(
+        lambda network, given, named: rows.append(len((*given, *named.values())[0])), with_kwargs=True
+    )
+    free.draw(torch.tensor([0, 1]), [1, 2])
+    assert set(rows) == {2}  # once for an image, not twice

@@ -199,29 +199,6 @@ def test_a_saved_adapter_draws_the_same_through_diffusers_own_loader(folder, tmp
     assert apart(ours.draw(PROMPTS, SEEDS), changed) <= 1
 
 
-def darkness(images, prompts) -> list[float]:
-    return [255.0 - float(np.asarray(image).mean()) for image in images]
-
-
-@pytest.mark.parametrize("name", ["sd", "sd3"])
-@pytest.mark.slow
-def test_training_on_darkness_darkens(name, tmp_path) -> None:
-    """By a grey level, and by four times what the mean of three epochs moves by while nothing is learnt."""
-    folder = tiny_families.checkpoint(name, tmp_path)
-
-    def means(learning_rate: float, epochs: int) -> list[float]:
-        made = trainer(
-            folder, tmp_path / f"{learning_rate}", darkness, epochs=epochs, learning_rate=learning_rate,
-            prompts_per_epoch=3, images_per_prompt=8, clip_range=0.05,
-            noise={"kind": "auto", "level": 0.7, "window": None},
-        )  # fmt: skip
-        rewards = [row.reward_mean for row in made.run()]
-        return [float(np.mean(rewards[first : first + 3])) for first in range(epochs - 2)]
-
-    still, trained = means(1e-12, 6), means(0.03, 16)
-    assert trained[-1] - trained[0] > max(1, 4 * (max(still) - min(still)))
-
-
 def test_a_window_of_noise_is_the_same_for_all_images_and_elsewhere_the_steps_are_the_odes(folder, tmp_path) -> None:
     made = trainer(folder, tmp_path, noise={"kind": "auto", "level": 0.7, "window": 1})
     assert made.windows() == [range(0, 1), range(1, 2)]

@@ -23,7 +23,9 @@ class Prepared:
         self.asked: list[Request] = []
         self.candidates: tuple[str, ...] = ()
 
-    def generate(self, requests: Sequence[Request], max_new_tokens: int | None = None) -> list[Reply]:
+    def generate(
+        self, requests: Sequence[Request], max_new_tokens: int | None = None, temperature: float = 0.0
+    ) -> list[Reply]:
         self.asked += requests
         return [self.replies.pop(0) for _ in requests]
 

@@ -98,11 +98,13 @@ def divided(stage: str, what: str, p: Params) -> bool:
 def _cost(one: Work, p: Params, figures: Throughputs, gpu: str, gpus: int) -> Cost:
     share = gpus if launched(one.stage) else 1
     seconds = {"starting": figures.gpus[gpu].start.value * share}  # every process starts
+    steps, guidance = p.model.steps, p.model.guidance
+    if one.stage == "finetune":
+        steps, guidance = p.finetune.steps_of(steps), p.finetune.guidance_of(guidance)
     if one.images:
-        steps = p.finetune.steps_of(p.model.steps) if one.stage == "finetune" else p.model.steps
-        seconds["drawing"] = one.images * steps * _step(p, figures, gpu)
+        seconds["drawing"] = one.images * steps * _step(p, figures, gpu, guidance)
     if one.transitions:
-        seconds["updates"] = one.transitions * _forwards(p, figures) * _step(p, figures, gpu)
+        seconds["updates"] = one.transitions * _forwards(p, figures) * _step(p, figures, gpu, guidance)
     if one.features:
         seconds["features"] = one.features * _feature(p, figures, gpu)
     if one.resamples:
@@ -129,11 +131,11 @@ def _bottleneck(costs: list[Cost], p: Params, gpus: int, wall: float) -> str:
     return f"{what} ({sum(parts[what].values()) / wall:.0%} of the time), most of it in {stage}"
 
 
-def _step(p: Params, figures: Throughputs, gpu: str) -> float:
+def _step(p: Params, figures: Throughputs, gpu: str, guidance: float) -> float:
     """Seconds of one denoising step of one image. Without guidance the network runs once, not twice."""
     model = image_model(figures, p.model.name)
     per_second = of_gpu(model.steps, gpu, f"image_models.{p.model.name}.steps")
-    return p.model.pixels / model.size.value**2 * (1 if p.model.guidance > 1 else 0.5) / per_second
+    return p.model.pixels / model.size.value**2 * (1 if guidance > 1 else 0.5) / per_second
 
 
 def _forwards(p: Params, figures: Throughputs) -> float:

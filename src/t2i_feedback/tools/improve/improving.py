@@ -55,7 +55,13 @@ class Improver:
         ):
             drawer = RoundDrawer(self.p.model, self.adapter, self.folder, self.p.seed)
             validator = Validator(model, self.folder, questions=stage1.questions, max_invalid_fraction=1.0)
-            enhancer = Enhancer(model, lambda texts: tokens_lost(tokenizer, texts), 1.0)
+            enhancer = Enhancer(
+                model,
+                lambda texts: tokens_lost(tokenizer, texts),
+                1.0,
+                temperature=stage1.temperature,
+                seed=self.p.seed,
+            )
             images = rounds.run_rounds(
                 self.captions,
                 enhancer.first_prompts(self.captions),
