@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from t2i_feedback import mllm, params
-from t2i_feedback.datasets.postcards.captions import caption
+from t2i_feedback.datasets.postcards.captions import caption, is_for_tuning
 from t2i_feedback.datasets.postcards.world import sample_scene
 from t2i_feedback.evaluation import extractors, fidelity
 from t2i_feedback.evaluation.alignment import Oracle, score
@@ -55,10 +55,10 @@ KEPT = 0.97  # of alignment and of diversity
 
 
 class Tuning:
-    """Captions of the training scenes that nothing learns from, and what a model makes of them."""
+    """Captions that are in no data set, and what a model makes of them."""
 
-    def __init__(self, count: int, seed: int, exclude: Sequence[str], held_out: Mllm, wanted: str):
-        self.facts = captions(count, f"tuning {seed}", exclude)
+    def __init__(self, count: int, seed: int, held_out: Mllm, wanted: str):
+        self.facts = captions(count, f"tuning {seed}", for_tuning=True)
         self.seed, self.judge = seed, preference(held_out, wanted)
         self.oracle = Oracle.from_pretrained(paths.ORACLE)
         self.extractor = extractors.load("efficientnet-lite0", "cpu", None)
@@ -90,12 +90,12 @@ def features(extractor, images: Sequence[Image.Image], side: int) -> np.ndarray:
         return extractors.extract(files, extractor, side, "crop_lanczos", Image.open).features
 
 
-def captions(count: int, seed: str, exclude: Sequence[str] = ()) -> dict[str, dict]:
-    """Different ones of the training scenes, each with the facts that it states."""
+def captions(count: int, seed: str, for_tuning: bool) -> dict[str, dict]:
+    """Different ones of the training scenes, each with the facts that it states; for tuning, or for everything else."""
     rng, found = random.Random(seed), {}
     while len(found) < count:
         text, facts = caption(sample_scene(rng, "train"), rng, "terse")
-        if text not in exclude:
+        if is_for_tuning(text) == for_tuning:
             found[text] = facts.to_json()
     return found
 
@@ -103,8 +103,8 @@ def captions(count: int, seed: str, exclude: Sequence[str] = ()) -> dict[str, di
 def train(p: params.Params, model: Model, settings: dict, seed: int, judge: Mllm, held_out: Mllm) -> list[dict]:
     """One run: what was measured before it, every few epochs, and at its end."""
     config = Finetune(**(p.finetune.model_dump() | settings))
-    learnt = list(captions(TRAINED, f"fine-tuning {seed}"))
-    tuning = Tuning(TUNING, seed, learnt, held_out, config.preference)
+    learnt = list(captions(TRAINED, f"fine-tuning {seed}", for_tuning=False))
+    tuning = Tuning(TUNING, seed, held_out, config.preference)
     image_model = load_image_model(model, training=True)
     parameters = image_model.add_adapter(config.lora_rank, config.lora_alpha, config.lora_targets, seed)
     curve = [{"epoch": 0, "seconds": 0.0} | tuning.measure(image_model)]

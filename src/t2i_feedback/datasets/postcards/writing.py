@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from t2i_feedback.datasets.postcards.captions import caption
+from t2i_feedback.datasets.postcards.captions import caption, is_for_tuning
 from t2i_feedback.datasets.postcards.drawing import render
 from t2i_feedback.datasets.postcards.world import SIDE, sample_scene
 from t2i_feedback.foundation.errors import UserError
@@ -20,8 +20,9 @@ CAPTIONS_PER_IMAGE = ("terse", "terse", "medium", "detailed", "detailed")
 def write_dataset(root: Path, counts: dict[str, int], seed: int) -> Iterator[str]:
     """Write `annotations/captions_{split}.json` and `{split}/*.png` in COCO's layout; yield each file's name when done.
 
-    `counts` maps a split (`train`, `val`) to its number of images. No scene and no caption is in two splits, and no
-    terse caption is used twice within one. Raises UserError when the world has no captions left.
+    `counts` maps a split (`train`, `val`) to its number of images. No scene and no caption is in two splits, no
+    terse caption is used twice within one, and none is for tuning. Raises UserError when the world has no captions
+    left.
     """
     taken: dict[str, str] = {}  # caption -> split
     first_id = 0
@@ -35,7 +36,8 @@ def write_dataset(root: Path, counts: dict[str, int], seed: int) -> Iterator[str
         while len(images) < counts[split]:
             scene = sample_scene(rng, split)
             texts = [caption(scene, rng, level) for level in CAPTIONS_PER_IMAGE]
-            if texts[0][0] in taken or any(taken.get(text, split) != split for text, _ in texts):
+            unusable = any(taken.get(text, split) != split or is_for_tuning(text) for text, _ in texts)
+            if unusable or texts[0][0] in taken:
                 misses += 1
                 if misses == MISSES:
                     raise UserError(f"postcards has no new captions after {len(images)} {split} images: ask for fewer")

@@ -1,0 +1,149 @@
+"""What is claimed, on captions and seeds that nothing was chosen on: the whole experiment once for each sealed seed.
+
+    python -m t2i_feedback.tools.sealed --seeds 5
+    python -m t2i_feedback.tools.sealed --seeds 5 --collect     run nothing, pool what is there
+
+Each seed is a DVC experiment `sealed-LIST-NUMBER`; one that is finished with the present parameters and code is not run
+again. Every comparison that the report makes is then pooled over the seeds: their mean, its 95 % interval over captions
+(seeds have different captions, so the half widths add in squares), and how far apart the seeds are. Writes
+metrics/sealed.md and .json.
+"""
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import yaml
+
+from t2i_feedback.foundation import checkpoints, paths, running
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.files import write_json, write_text
+from t2i_feedback.foundation.seeds import noise_seed
+from t2i_feedback.params import check
+from t2i_feedback.tools import profile
+from t2i_feedback.tools.paper import experiments
+
+LIST = Path("data/sealed.yaml")
+MOST = 20  # seeds of a list
+TARGET = paths.METRICS / "sealed"
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """One comparison over the seeds."""
+
+    key: str
+    values: tuple[float, ...]  # of each seed
+    low: float  # 95 % interval of their mean, over captions
+    high: float
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.values)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over the seeds."""
+        return stdev(self.values) if len(self.values) > 1 else math.nan
+
+
+def seeds(number: int, count: int) -> list[int]:
+    """The first seeds of a list. Raises UserError if it has not so many."""
+    if not 1 <= count <= MOST:
+        raise UserError(f"SEEDS is {count}; a list has 1 to {MOST}")
+    return [noise_seed(0, "sealed", number, place) % 1_000_000 for place in range(count)]
+
+
+def pooled(summaries: Sequence[Mapping[str, float]]) -> list[Pooled]:
+    """Of the comparisons with an interval that every seed has; `summaries` are those of metrics/numbers.json."""
+    found = []
+    for key in sorted(set.intersection(*(set(one) for one in summaries))):
+        if not all(f"{key}_low" in one and f"{key}_high" in one for one in summaries):
+            continue
+        values = tuple(one[key] for one in summaries)
+        halves = [(one[f"{key}_high"] - one[f"{key}_low"]) / 2 for one in summaries]
+        half = math.sqrt(sum(half**2 for half in halves)) / len(halves)
+        found.append(Pooled(key, values, fmean(values) - half, fmean(values) + half))
+    return found
+
+
+def markdown(comparisons: Sequence[Pooled], number: int, used: Sequence[int], commit: str) -> str:
+    lines = [
+        f"# Sealed list {number}: seeds {', '.join(map(str, used))}",
+        "",
+        f"`make sealed SEEDS={len(used)}` at {commit}. Means over the seeds, 95 % intervals over captions, standard "
+        "deviation over the seeds, and the lowest and highest seed.",
+        "",
+        "| | mean | 95 % over captions | sd over seeds | seeds |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {one.key} | {one.mean:.3f} | {one.low:.3f} to {one.high:.3f} | {one.spread:.3f} | "
+        f"{min(one.values):.3f} to {max(one.values):.3f} |"
+        for one in comparisons
+    ]
+    return "\n".join([*lines, ""])
+
+
+def main(*arguments: str) -> None:
+    parser = argparse.ArgumentParser(prog="python -m t2i_feedback.tools.sealed", description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=5, help="how many of the list (5)")
+    parser.add_argument("--profile", nargs="*", default=[], help="files of profiles/, applied in this order")
+    parser.add_argument("--collect", action="store_true", help="run nothing, pool what is there")
+    given = parser.parse_args(arguments)
+    number = int(yaml.safe_load(LIST.read_text(encoding="utf-8"))["list"])
+    commit = experiments.commit()
+    summaries, used = [], []
+    for place, seed in enumerate(seeds(number, given.seeds)):
+        summary = _summary("-".join(["sealed", str(number), str(place + 1), *given.profile]), seed, given)
+        if summary is not None:
+            summaries.append(summary)
+            used.append(seed)
+    if not summaries:
+        raise UserError("no sealed seed has been run with these parameters and this code: `make sealed` runs them")
+    found = pooled(summaries)
+    text = markdown(found, number, used, commit[:12])
+    write_text(TARGET.with_suffix(".md"), text)
+    plain = {one.key: {"mean": one.mean, "low": one.low, "high": one.high, "seeds": one.values} for one in found}
+    write_json(TARGET.with_suffix(".json"), {"list": number, "seeds": used, "commit": commit, "comparisons": plain})
+    print(text)
+    print(
+        f"in {TARGET}.md and .json. If you change something because of this, count {LIST} up, with seen: {commit[:12]}"
+    )
+
+
+def _summary(name: str, seed: int, given: argparse.Namespace) -> Mapping[str, float] | None:
+    """The comparisons of one seed's experiment, which is run if need be; None if it is not there and not to be run.
+
+    Raises UserError where the run fails.
+    """
+    changes: dict[str, Any] = {}
+    for one in given.profile:
+        changes |= profile.overrides(one)
+    changes |= {"seed": seed}
+    content = yaml.safe_load(profile.merged(changes, name))
+    digests = checkpoints.digests(check(content, name))
+    if experiments.find(name, content, digests) is None:
+        if given.collect:
+            return None
+        log, start = paths.cache() / "sealed" / f"{name}.log", time.monotonic()
+        print(f"{name}: started; its output is in {log}", flush=True)
+        if why := experiments.run(name, profile.settings(changes), [], log):
+            raise UserError(f"{name} failed: {why}")
+        print(f"{name}: done ({(time.monotonic() - start) / 60:.1f} minutes)", flush=True)
+    found = experiments.find(name, content, digests)
+    if found is None:
+        raise UserError(
+            f"{name} ran, but its code or parameters are no longer those that are here; commit and try again"
+        )
+    return experiments.Files(found).numbers(paths.NUMBERS)["summary"]
+
+
+if __name__ == "__main__":
+    running.run(main, *sys.argv[1:])

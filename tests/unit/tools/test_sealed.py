@@ -1,0 +1,69 @@
+"""Claims on captions that nothing was chosen on: which these are, and how the seeds' comparisons become one."""
+
+import importlib.util
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from t2i_feedback.datasets import coco
+from t2i_feedback.datasets.postcards.writing import write_dataset
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.tools import sealed
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def test_a_list_has_its_own_seeds_and_the_next_list_others() -> None:
+    first, second = sealed.seeds(1, 20), sealed.seeds(2, 20)
+    assert first[:5] == sealed.seeds(1, 5)
+    assert len({*first, *second}) == 40
+    used = yaml.safe_load((REPOSITORY / "params.yaml").read_text())["seed"]
+    assert used not in {*first, *second}
+    for count in (0, 21):
+        with pytest.raises(UserError, match="SEEDS is"):
+            sealed.seeds(1, count)
+
+
+def test_only_make_sealed_reads_the_list() -> None:
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.split()
+    readers = {
+        name
+        for name in files
+        if Path(name).suffix in {".py", ".yaml", ".sh", ""} and name != "data/sealed.yaml"
+        if "sealed.yaml" in (REPOSITORY / name).read_text(encoding="utf-8", errors="replace")
+    }
+    assert readers == {"src/t2i_feedback/tools/sealed.py", "tests/unit/tools/test_sealed.py"}
+
+
+def test_pooling_keeps_the_mean_adds_half_widths_in_squares_and_shows_the_spread() -> None:
+    one = {"a_minus_b": 1.0, "a_minus_b_low": 0.7, "a_minus_b_high": 1.3, "alarms": 0.0}
+    other = {"a_minus_b": 2.0, "a_minus_b_low": 1.6, "a_minus_b_high": 2.4, "alarms": 1.0}
+    [found] = sealed.pooled([one, other])
+    assert (found.key, found.mean, found.values) == ("a_minus_b", 1.5, (1.0, 2.0))
+    assert (found.low, found.high) == (pytest.approx(1.25), pytest.approx(1.75))
+    assert found.spread == pytest.approx(0.5**0.5)
+    assert sealed.pooled([one, {"alarms": 0.0}]) == []
+    text = sealed.markdown([found], 1, [3, 4], "abc")
+    assert "| a_minus_b | 1.500 | 1.250 to 1.750 | 0.707 | 1.000 to 2.000 |" in text
+
+
+@pytest.mark.slow
+def test_captions_for_fine_tuning_for_settings_and_for_claims_are_three_disjoint_sets(tmp_path: Path) -> None:
+    """Settings are chosen by benchmarks/objectives.py, whose captions are of other scenes than any evaluation's."""
+    spec = importlib.util.spec_from_file_location("objectives", REPOSITORY / "benchmarks/objectives.py")
+    objectives = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(objectives)
+    settings = {text for seed in range(5) for text in objectives.captions(256, f"tuning {seed}", for_tuning=True)}
+    trained = {text for seed in range(5) for text in objectives.captions(96, f"x {seed}", for_tuning=False)}
+    assert len(settings) > 256 and not settings & trained
+    for seed in sealed.seeds(1, 2):
+        root = tmp_path / str(seed)
+        assert len(list(write_dataset(root, {"val": 256, "train": 128}, seed))) == 384
+        claims, learnt = (
+            {one.text for image in coco.read(root, split) for one in image.captions} for split in ("val", "train")
+        )
+        assert claims and learnt and not claims & learnt and not settings & (claims | learnt)
