@@ -189,6 +189,13 @@ def test_what_a_server_can_do_is_found_out_once(server: Server, ledger: Path) ->
     ]
 
 
+def test_a_server_is_told_the_temperature_and_the_seed_of_each_prompt(server: Server, ledger: Path) -> None:
+    server.script = [(200, {}, said(text)) for text in ("a red fish", "a blue fish")]
+    with mllm.connect("sglang", entry(server), ledger) as model:
+        roles.enhance(model, ["a fish", "a cat"], temperature=0.7, seeds=[5, 6])
+    assert sorted((body["seed"], body["temperature"]) for _, _, body in server.seen) == [(5, 0.7), (6, 0.7)]
+
+
 def test_a_reading_that_a_server_lacks_falls_back_and_is_named(server: Server, ledger: Path) -> None:
     server.gives_logprobs = False
     server.script = [(200, {}, said(text)) for text in ("yes", "No.", "Yes, all of it", "hm", "yes")]

@@ -14,7 +14,7 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import checkpoint, roles
 from t2i_feedback.mllm.backends.local import LocalEntry
 from t2i_feedback.mllm.base import Decoding, Reply, Request
-from t2i_feedback.mllm.local import LocalMllm
+from t2i_feedback.mllm.local import LocalMllm, _Drawn
 
 torch.set_num_threads(1)
 
@@ -99,6 +99,25 @@ def test_batches_do_not_matter(local: LocalMllm, llava_folder: Path, images, mon
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
     texts = [reply.text for reply in ask(local, requests, Decoding(8))]
     assert [reply.text for reply in ask(alone, requests, Decoding(8))] == texts
+
+
+def test_what_is_drawn_at_a_temperature_is_its_seeds_whatever_the_batch(local: LocalMllm, llava_folder: Path) -> None:
+    requests = [Request("what? " * (i + 1), sample=100 + i) for i in range(6)]
+    drawn = [reply.text for reply in ask(local, requests, Decoding(8, temperature=1.0))]
+    assert drawn != [reply.text for reply in ask(local, requests, Decoding(8))]
+    alone = LocalMllm("tiny", entry(llava_folder, batch_size=1), "")
+    assert [reply.text for reply in ask(alone, requests[::-1], Decoding(8, temperature=1.0))] == drawn[::-1]
+    same = [Request("what?", sample=seed) for seed in (1, 2, 3, 1)]
+    texts = [reply.text for reply in ask(local, same, Decoding(8, temperature=1.0))]
+    assert texts[0] == texts[3] and len(set(texts)) == 3
+
+
+def test_tokens_are_drawn_as_often_as_their_probability_at_the_temperature_says() -> None:
+    logits = torch.tensor([0.0, 1.0, 2.0]).log().expand(4000, 3)
+    for temperature, share in ((1.0, 2 / 3), (0.5, 4 / 5)):
+        drawn = _Drawn(temperature, range(4000))(torch.zeros(4000, 1), logits).argmax(-1)
+        assert float((drawn == 2).float().mean()) == pytest.approx(share, abs=0.03)
+        assert not (drawn == 0).any()  # a token that is ruled out stays so
 
 
 def test_an_answer_without_its_end_is_truncated(local: LocalMllm, images, monkeypatch) -> None:

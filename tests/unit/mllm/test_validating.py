@@ -74,3 +74,24 @@ def test_a_late_round_alone_does_not_stop_a_run_for_its_enhancer() -> None:
     assert (row.prompt, row.status, row.tokens_lost) == ("a fish and 1 suns", "refusal", 17)
     with pytest.raises(UserError, match="enhanced prompts: 1 of 1 answers are not valid"):
         Enhancer(Prepared(Reply("refusal", "no")), lambda texts: [0], 0.1).first_prompts(CAPTIONS[:1])
+
+
+def test_prompts_are_drawn_by_seed_caption_and_round_and_the_likeliest_by_none() -> None:
+    def seeds(temperature: float, seed: int, round: int) -> list[int]:
+        asked = []
+
+        class Noting(Prepared):
+            def generate(self, requests, max_new_tokens=None, temperature=0.0):
+                asked.extend((request.sample, temperature) for request in requests)
+                return super().generate(requests, max_new_tokens, temperature)
+
+        model = Noting(*[Reply("valid", "a fish") for _ in CAPTIONS])
+        enhancer = Enhancer(model, lambda texts: [0] * len(texts), 0.1, temperature=temperature, seed=seed)
+        enhancer.enhance(CAPTIONS, None, round)
+        assert {given for _, given in asked} == {temperature}
+        return [sample for sample, _ in asked]
+
+    assert set(seeds(0.0, 1, 1)) == {0}
+    found = [tuple(seeds(0.7, seed, round)) for seed in (1, 2) for round in (1, 2)]
+    assert len({one for some in found for one in some}) == 4 * len(CAPTIONS)
+    assert tuple(seeds(0.7, 1, 1)) == found[0]
