@@ -23,18 +23,23 @@ def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(sd: Path, folder: Path, *launcher: str, die: bool = False) -> subprocess.CompletedProcess:
+def train(sd: Path, folder: Path, objective: str, *launcher: str, die: bool = False) -> subprocess.CompletedProcess:
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, *launcher, str(PROGRAM), str(sd), str(folder), *(["die"] if die else [])]
+    command = [sys.executable, *launcher, str(PROGRAM), str(sd), str(folder), objective, *(["die"] if die else [])]
     given = os.environ | {"PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=given, capture_output=True, text=True, timeout=HANGING)
 
 
+@pytest.fixture(scope="module", params=["ddpo", "nft"])  # one that keeps trajectories, and one that does not
+def objective(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def two(sd: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+def two(sd: Path, objective: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What each of two processes has to show after an uninterrupted run."""
     folder = tmp_path_factory.mktemp("two")
-    done = train(sd, folder, *TWO)
+    done = train(sd, folder, objective, *TWO)
     assert done.returncode == 0, done.stderr[-3000:]
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
@@ -56,8 +61,10 @@ def test_11_two_processes_with_different_data_step_with_equal_gradients(two: lis
     assert torch.equal(first["adapter"], second["adapter"])
 
 
-def test_11_the_gradient_is_that_of_all_images_as_one_process_has_it(sd: Path, two: list[dict], tmp_path: Path) -> None:
-    done = train(sd, tmp_path / "one")
+def test_11_the_gradient_is_that_of_all_images_as_one_process_has_it(
+    sd: Path, objective: str, two: list[dict], tmp_path: Path
+) -> None:
+    done = train(sd, tmp_path / "one", objective)
     assert done.returncode == 0, done.stderr[-3000:]
     alone = torch.load(tmp_path / "one/0.pt", weights_only=True)
     gradient = alone["combined"][0]
@@ -66,15 +73,15 @@ def test_11_the_gradient_is_that_of_all_images_as_one_process_has_it(sd: Path, t
 
 
 def test_10_a_process_killed_while_writing_hangs_nobody_and_the_next_run_ends_as_if_nothing_had_been(
-    sd: Path, two: list[dict], tmp_path: Path
+    sd: Path, objective: str, two: list[dict], tmp_path: Path
 ) -> None:
-    killed = train(sd, tmp_path / "run", *TWO, die=True)  # would raise TimeoutExpired
+    killed = train(sd, tmp_path / "run", objective, *TWO, die=True)  # would raise TimeoutExpired
     assert killed.returncode != 0
     assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == [
         "checkpoint-00001",
         "checkpoint-00002",
     ]
-    again = train(sd, tmp_path / "run", *TWO)
+    again = train(sd, tmp_path / "run", objective, *TWO)
     assert again.returncode == 0, again.stderr[-3000:]
     for rank, uninterrupted in enumerate(two):
         resumed = torch.load(tmp_path / "run" / f"{rank}.pt", weights_only=True)

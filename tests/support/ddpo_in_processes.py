@@ -1,6 +1,6 @@
 """A program: fine-tune the tiny pipeline for four epochs, in one process or in several.
 
-    python -m torch.distributed.run --nproc-per-node 2 tests/support/ddpo_in_processes.py SD FOLDER [die]
+    python -m torch.distributed.run --nproc-per-node 2 tests/support/ddpo_in_processes.py SD FOLDER OBJECTIVE [die]
 
 Every process leaves FOLDER/RANK.pt: the adapter, and of every optimiser step its own gradient and the combined one.
 With `die` the first process is killed while it writes the checkpoint of the third epoch.
@@ -23,8 +23,8 @@ from t2i_feedback.foundation import distributed
 from t2i_feedback.image_models.loading import load_image_model
 
 
-def main(sd: str, folder: Path, die: bool) -> None:
-    config = tiny_diffusion.finetune(epochs=4)
+def main(sd: str, folder: Path, objective: str, die: bool) -> None:
+    config = tiny_diffusion.finetune(epochs=4, objective=objective)
     made = load_image_model(tiny_diffusion.model(name=sd))
     parameters = made.add_adapter(config.lora_rank, config.lora_alpha, config.lora_targets, 5)
     trainer = Trainer(
@@ -80,4 +80,4 @@ def kill_while_writing(module, number: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), "die" in sys.argv)
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], "die" in sys.argv)
