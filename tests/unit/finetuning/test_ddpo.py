@@ -4,6 +4,7 @@ import copy
 import math
 from contextlib import nullcontext
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import EpochRow, read_rows
 from t2i_feedback.image_models.loading import load_image_model
 
+REPOSITORY = Path(__file__).parents[3]
 MARGIN = 10.0  # of 255 grey levels; rewards rise by 20 to 30
 PROMPTS = ["a cat", "two dogs", "a red house"]
 
@@ -489,22 +491,9 @@ def test_ratios_outside_the_clip_range_are_counted(make):
     assert found.clipped.tolist() == [True, False, False]
 
 
-NEW_OBJECTIVE = """
-import torch
-from t2i_feedback.finetuning.objective import Loss, Objective
-
-class OBJECTIVE(Objective):
-    needs_trajectories = True
-
-    def loss(self, drawn, advantage, image, step):
-        log_prob, mean = self.replay.log_prob(drawn, image, step)
-        ratio = torch.exp(log_prob.detach() - drawn.log_probs[image, step])
-        return Loss(-(log_prob * advantage).mean(), mean, ratio, ratio > 2)
-"""
-
-
 def test_a_new_objective_is_one_new_file(make, tmp_path, monkeypatch):
-    (tmp_path / "new_in_this_test.py").write_text(NEW_OBJECTIVE)
+    documented = (REPOSITORY / "docs/objectives.md").read_text().partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "new_in_this_test.py").write_text(documented)
     before = objectives.names()
     monkeypatch.setattr(objectives, "__path__", [*objectives.__path__, str(tmp_path)])
     assert set(objectives.names()) - set(before) == {"new_in_this_test"}
