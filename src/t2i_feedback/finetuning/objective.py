@@ -23,9 +23,7 @@ class Loss(NamedTuple):
 class Objective(ABC):
     """Of one run. Below `image` [B] and `step` [B] name B steps: indices of images of `drawn`, and of steps."""
 
-    needs_trajectories: ClassVar[
-        bool
-    ]  # rollouts have noise and keep every step; else they have none, and end in `Finals`
+    needs_trajectories: ClassVar[bool]  # True: `Trajectories`, with noise; False: `Finals`, of rollouts without noise
     needs_means: ClassVar[bool] = False  # trajectories keep the means of their steps as well
 
     def __init__(self, replay: Replay, parameters: Sequence[torch.nn.Parameter], config: Finetune):

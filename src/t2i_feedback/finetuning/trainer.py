@@ -4,7 +4,7 @@ Batch arithmetic of one epoch, with the default parameters:
 
     prompts_per_epoch 8 x images_per_prompt 8 = 64 images, 64 judge calls
     inner_epochs 1 x updates_per_epoch 4      = 4 optimiser steps on 16 images each
-    16 images x 4 of 9 steps (timestep_share 0.5) = 64 transitions per optimiser step, up to train_batch_size at a time
+    16 images x 3 of 9 steps (timestep_share 0.34) = 48 transitions per optimiser step, up to train_batch_size at a time
     (10 steps, but the last has less noise than min_sigma)
 
 Gradients are averaged over an optimiser step's transitions, so `train_batch_size` changes memory, speed and rounding,

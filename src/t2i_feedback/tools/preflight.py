@@ -15,7 +15,8 @@ def main() -> None:
     p = params.load()
     captions = read_rows(paths.FINETUNE_CAPTIONS, CaptionRow)
     print(
-        f"preflight: {p.model.name}, {p.finetune.steps_of(p.model.steps)} steps, guidance {p.model.guidance:g}, "
+        f"preflight: {p.model.name}, {p.finetune.steps_of(p.model.steps)} steps, guidance "
+        f"{p.finetune.guidance_of(p.model.guidance):g}, {p.finetune.objective}, "
         f"noise {p.finetune.noise.kind} {p.finetune.noise.level:g}"
     )
     from t2i_feedback.finetuning import preflight
@@ -41,7 +42,11 @@ def main() -> None:
         ).preflight()
     for step, floor in floors.items():
         print(f"step {step + 1:3d}: |ratio - 1| up to {floor:.1e}")
-    floor, count = max(floors.values()), sum(parameter.numel() for parameter in parameters)
+    count = sum(parameter.numel() for parameter in parameters)
+    if not floors:
+        print(f"preflight: {config.objective} has no importance ratios; {count:,} parameters would be trained")
+        return
+    floor = max(floors.values())
     print(
         f"preflight: before any update the importance ratio is 1 within {floor:.1e}, the floor that rounding sets: "
         f"finetune.clip_range, {config.clip_range:g}, may be as small as {floor / preflight.SHARE:.1e}; every "

@@ -25,9 +25,7 @@ SMALLEST = 1e-5  # of w
 class Nft(Objective):
     needs_trajectories = False
     old: list[torch.Tensor]
-    earlier: (
-        torch.Tensor | None
-    )  # [P, S, ...] c_old of an optimiser step's images; None: the present policy is the old one
+    earlier: torch.Tensor | None  # [P, S, ...] c_old of an optimiser step's images; None: the present c is c_old
     rows: dict[int, int]  # image -> its row therein
     columns: dict[int, int]  # step -> its column
 
