@@ -91,7 +91,7 @@ def _score(model: Mllm, images: list[Image.Image], preference: str, again: Itera
 
 
 def _enhance(model: Mllm, captions: list[str], again: Iterator[int]) -> None:
-    roles.enhance(model, captions, sample=next(again))
+    roles.enhance(model, captions, seeds=[next(again)] * len(captions))
 
 
 def resampling() -> None:
