@@ -82,7 +82,7 @@ def _training(setup: Setup, checkpointing: bool, batch: int) -> Step:
         step, advantage, image = torch.zeros(batch, dtype=torch.long), torch.ones(batch), torch.arange(batch)
         drawn = Trajectories(torch.stack([x_t, x_prev], 1), torch.zeros(batch, 1), image, [])
         before = memory.since()
-        replay = Replay(Policy(model, schedule, p.model.guidance, null), text)
+        replay = Replay(Policy(model, schedule, p.finetune.guidance_of(p.model.guidance), null), text)
         loss = Ddpo(replay, trained, p.finetune).loss(drawn, advantage, image, step)
         saved = memory.now - before
         loss.value.backward()
