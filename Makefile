@@ -11,7 +11,7 @@ export PYTHONPATH := src
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast test-unit test-pipeline test-pretrain soak lint types check ui publish compare profile ledger retry-failed forget improve feedback gallery calibrate preflight estimate bench table1 table2 sealed rehearse pretrain model-card clean
+.PHONY: help setup repro test test-fast test-unit test-pipeline test-pipeline-lint-types test-pretrain soak lint types check ui publish compare profile ledger retry-failed forget improve feedback gallery calibrate preflight estimate bench table1 table2 sealed rehearse pretrain model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,8 +33,10 @@ repro: $(READY) ## run what is out of date of the experiment, then publish it to
 	@echo "open metrics/report.html"
 
 test: $(READY) ## all tests, lint and types
-	$(MAKE) --no-print-directory --jobs 2 --keep-going test-pipeline test-unit
-	$(MAKE) --no-print-directory lint types
+	$(MAKE) --no-print-directory --jobs 2 --keep-going test-pipeline-lint-types test-unit
+
+test-pipeline-lint-types: # the shorter half of the tests, and what else fills its core
+	$(MAKE) --no-print-directory --keep-going test-pipeline lint types
 
 test-fast: $(READY) ## what needs no DVC, MLflow, server or second process: 90 seconds on one core
 	OMP_NUM_THREADS=1 pytest tests/unit -m "not slow"

@@ -123,13 +123,15 @@ def test_preflight_kl_and_a_penalty_hold(make, tmp_path, objective, family) -> N
     assert 0 < held.run()[-1].kl < 0.7 * free.run()[-1].kl
 
 
-@pytest.mark.parametrize(("objective", "family"), [pair for pair in PAIRS if pair != ("nft", "sd")])
+@pytest.mark.parametrize(
+    ("objective", "family"), [pair for pair in PAIRS if pair not in {("ddpo", "sd"), ("nft", "sd")}]
+)
 @pytest.mark.slow
 def test_training_on_darkness_darkens(make, tmp_path, objective, family) -> None:
     """By a grey level, and by four times what the mean of three epochs moves by while nothing is learnt.
 
-    NFT learns from how far a network's clean latents are from an image's: a random UNet's are so far that nothing is
-    learnt from them. With the shipped UNet it does darken (docs/training.md).
+    test_ddpo has DDPO with a UNet. NFT learns from how far a network's clean latents are from an image's: a random
+    UNet's are so far that nothing is learnt from them. With the shipped UNet it does darken (docs/objectives.md).
     """
 
     def means(learning_rate: float, epochs: int) -> list[float]:
@@ -140,7 +142,7 @@ def test_training_on_darkness_darkens(make, tmp_path, objective, family) -> None
         rewards = [row.reward_mean for row in made.run()]
         return [float(np.mean(rewards[first : first + 3])) for first in range(epochs - 2)]
 
-    still, trained = means(1e-12, 6), means(0.03, 16)
+    still, trained = means(1e-12, 6), means(0.01 if objective == "grpo_guard" else 0.03, 16)
     assert trained[-1] - trained[0] > max(1, 4 * (max(still) - min(still)))
 
 

@@ -108,15 +108,19 @@ def test_every_entry_of_the_paper_has_its_figures(paper: Params, figures: Throug
 def test_fine_tuning_draws_asks_and_trains_by_its_batch_arithmetic(paper: Params, figures: Throughputs) -> None:
     found = work(paper, figures)["finetune"]
     assert found.images == calls(found, "judge") == calls(found, "held-out judge") == 100 * 32 * 8
-    assert found.transitions == 100 * 32 * 8 * 50
+    assert found.transitions == 100 * 32 * 8 * 17  # a third of 50 steps
 
 
 def test_half_of_the_timesteps_are_half_of_the_transitions(paper: Params, figures: Throughputs) -> None:
-    half = work(changed(paper, "finetune", timestep_share=0.5, inner_epochs=3), figures)["finetune"]
-    assert half.transitions == 3 * work(paper, figures)["finetune"].transitions / 2
+    half, every = (
+        work(changed(paper, "finetune", timestep_share=share, inner_epochs=3), figures)["finetune"].transitions
+        for share in (0.5, 1.0)
+    )
+    assert half == every / 2 == 100 * 32 * 8 * 50 * 3 / 2
 
 
 def test_rollouts_of_fewer_steps_are_drawn_and_trained_in_fewer(paper: Params, figures: Throughputs) -> None:
+    paper = changed(paper, "finetune", timestep_share=1.0)
     fewer = changed(paper, "finetune", steps=10)
     assert work(fewer, figures)["finetune"].transitions == 100 * 32 * 8 * 10
     cost, other = ({one.stage: one for one in estimate(p, figures, "a100", 1).stages} for p in (fewer, paper))
@@ -127,7 +131,7 @@ def test_rollouts_of_fewer_steps_are_drawn_and_trained_in_fewer(paper: Params, f
 
 def test_a_window_of_steps_with_noise_is_all_that_is_trained_on(paper: Params, figures: Throughputs) -> None:
     noise = paper.finetune.noise.model_copy(update={"window": 3})
-    found = work(changed(paper, "finetune", steps=10, noise=noise), figures)["finetune"]
+    found = work(changed(paper, "finetune", steps=10, noise=noise, timestep_share=1.0), figures)["finetune"]
     assert found.transitions == 100 * 32 * 8 * 3
 
 
@@ -296,6 +300,7 @@ def test_a_paid_endpoint_costs_its_tokens_at_the_prices_of_params(paper: Params,
 
 
 def test_the_bottleneck_is_what_most_of_the_time_goes_into(paper: Params, figures: Throughputs) -> None:
+    paper = changed(paper, "finetune", timestep_share=1.0)
     assert estimate(paper, figures, "a100", 1).bottleneck.startswith("updates (")
     slow = figures.mllms["llava16-7b"].parameters.model_copy(update={"value": 700})  # type: ignore[union-attr]
     found = figures.mllms["llava16-7b"].model_copy(update={"parameters": slow})
