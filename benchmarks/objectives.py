@@ -8,8 +8,8 @@ drawn as the arms are, from the same noise. Measured of these images: the held-o
 of what the captions state that the oracle sees) and diversity (mean cosine distance of features), each beside that of
 the model without an adapter. Seconds are of the CPU, of all of fine-tuning but imports, loading and measuring.
 
-Every run is a line of benchmarks/objectives.jsonl; a run that stands there is not repeated. Draws objectives.png: for
-each setting the score over the seconds, and over what was kept of alignment.
+Every run is a line of benchmarks/objectives.jsonl; a run that stands there is not repeated. Draws objectives-MODEL.png:
+for each setting the score over the seconds, and over what was kept of alignment.
 """
 
 import argparse
@@ -18,7 +18,6 @@ import random
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean, median
 
@@ -48,7 +47,6 @@ from t2i_feedback.stages import finetune
 
 SETTINGS = Path(__file__).with_suffix(".yaml")
 RESULTS = SETTINGS.with_suffix(".jsonl")
-IMAGE = SETTINGS.with_suffix(".png")
 TRAINED, TUNING = 96, 256  # captions: to learn from; to measure with
 EVERY = 3  # epochs between measurements
 KEPT = 0.97  # of alignment and of diversity
@@ -150,22 +148,22 @@ def main() -> None:
         arguments.error(f"{unknown[0]} is not in {SETTINGS}; there are {', '.join(known['settings'])}")
     model = Model(**(p.model.model_dump() | {"name": given.model} | known["model"]))
     done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    with ExitStack() as stack:
-        ledger = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "ledger.sqlite"
-        judge, held_out = (
-            stack.enter_context(mllm.connect(name, p.mllms[name], ledger))
-            for name in (p.finetune.judge, p.evaluate.judge)
-        )
-        for seed in range(given.seeds):
-            for name in given.names or known["settings"]:
-                settings = known["settings"][name] | ({"epochs": given.epochs} if given.epochs else {})
-                run = {"model": given.model, "name": name, "seed": seed, "settings": settings}
-                if any(run.items() <= one.items() for one in done):
-                    continue
-                print(f"{given.model} {name}, seed {seed}", flush=True)
-                done.append(run | {"curve": train(p, model, settings, seed, judge, held_out)})
-                with RESULTS.open("a") as lines:
-                    lines.write(json.dumps(done[-1]) + "\n")
+    for seed in range(given.seeds):
+        for name in given.names or known["settings"]:
+            settings = known["settings"][name] | ({"epochs": given.epochs} if given.epochs else {})
+            run = {"model": given.model, "name": name, "seed": seed, "settings": settings}
+            if any(run.items() <= one.items() for one in done):
+                continue
+            print(f"{given.model} {name}, seed {seed}", flush=True)
+            with tempfile.TemporaryDirectory() as folder:  # of a ledger: no run is answered from another's
+                ledger = Path(folder) / "ledger.sqlite"
+                with (
+                    mllm.connect(p.finetune.judge, p.mllms[p.finetune.judge], ledger) as judge,
+                    mllm.connect(p.evaluate.judge, p.mllms[p.evaluate.judge], ledger) as held_out,
+                ):
+                    done.append(run | {"curve": train(p, model, settings, seed, judge, held_out)})
+            with RESULTS.open("a") as lines:
+                lines.write(json.dumps(done[-1]) + "\n")
     mine = [
         run for run in done if run["model"] == given.model and run["settings"] == known["settings"].get(run["name"])
     ]
@@ -225,7 +223,7 @@ def draw(runs: Sequence[dict], title: str) -> None:
         time_axes.legend(loc="lower right")
         kept_axes.set_xlabel("alignment kept, times the model's own")
         kept_axes.axvline(KEPT, color="#8a8a8a", linestyle=":")
-        figure.savefig(IMAGE, dpi=150)
+        figure.savefig(SETTINGS.with_name(f"objectives-{Path(title).name}.png"), dpi=150)
 
 
 if __name__ == "__main__":

@@ -83,11 +83,19 @@ class Params(Section):
         roles = {"stage1.mllm": self.stage1.mllm, "finetune.judge": self.finetune.judge}
         roles |= {"evaluate.judge": self.evaluate.judge}
         blind = [key for key, name in roles.items() if self.mllms[name].templates == "postcards"]
+        found = []
+        own, arms = self.finetune.guidance, self.model.guidance
+        if own not in (None, arms) and not self.model.name.startswith("models/postcards/"):
+            found.append(
+                f"finetune.guidance {own:g}: training draws otherwise than the arms, at model.guidance {arms:g}; that "
+                "was tried with the shipped models alone, and null draws alike"
+            )
         if self.data.source == "postcards" or not blind:
-            return []
+            return found
         return [
+            *found,
             f"{', '.join(blind)}: the shipped models know drawn postcards alone and cannot see the images of "
-            f"data.source {self.data.source}; choose models that can see photographs (docs/judges.md)"
+            f"data.source {self.data.source}; choose models that can see photographs (docs/judges.md)",
         ]
 
     def _broken_demands(self) -> list[str]:

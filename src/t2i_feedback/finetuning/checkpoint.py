@@ -1,7 +1,7 @@
 """Checkpoints of a fine-tuning run: written whole, and enough of them to go on as if nothing had happened.
 
-Every random draw of the trainer has a seed of its own (`foundation.seeds`), so the adapter, the optimiser, what the
-scorer has learnt and the epoch are the whole state: no generator needs to be saved, in however many processes.
+Every random draw of the trainer has a seed of its own (`foundation.seeds`), so the adapter, its average, the optimiser,
+what the scorer has learnt and the epoch are the whole state: no generator needs to be saved, in however many processes.
 """
 
 import io

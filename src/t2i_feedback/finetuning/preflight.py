@@ -25,7 +25,8 @@ def check(
     """
     if not trajectories.log_probs.isfinite().all():
         raise UserError(
-            "preflight: a log-probability of the rollout is not finite; lower model.guidance or use float32"
+            "preflight: a log-probability of the rollout is not finite; lower finetune.guidance (null: model.guidance) "
+            "or use float32"
         )
     images = torch.arange(min(len(trajectories.log_probs), math.ceil(TRANSITIONS / len(steps))))
     floors = dict.fromkeys(steps.tolist(), 0.0)

@@ -1,4 +1,4 @@
-"""The section `finetune` of params.yaml: DDPO with LoRA, and whom it learns from."""
+"""The section `finetune` of params.yaml: how an adapter learns, and whom from."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal

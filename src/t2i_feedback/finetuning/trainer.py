@@ -103,6 +103,10 @@ class Trainer:
         self.replay = Replay(self.policy, image_model.encode_many(self.prompts))
         self.averages = [parameter.detach().clone() for parameter in parameters if finetune.ema]
         self.objective = objectives.load(finetune.objective)(self.replay, parameters, finetune)
+        if finetune.noise.window and not self.objective.needs_trajectories:
+            raise UserError(
+                f"finetune.noise.window: rollouts of {finetune.objective} have no noise, in no window; set it to null"
+            )
         self.updater = Updater(self.replay, self.objective, parameters, self.optimiser, finetune, seed, self.averages)
 
     def windows(self) -> list[range | None]:
@@ -289,7 +293,7 @@ class Trainer:
     def preflight(self) -> dict[int, float]:
         """Replay a small rollout under the run's own configuration: every importance ratio must be 1.
 
-        Returns for each step that is trained what rounding makes of its ratio; nothing if the objective has no ratios.
+        Returns for each step that is trained what rounding makes of its ratio; nothing if there is no policy gradient.
         Raises UserError if that is too much for the clip range, or a log-probability is not finite.
         """
         config = self.config

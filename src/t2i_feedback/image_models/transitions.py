@@ -41,6 +41,7 @@ class Schedule:
     clean_weight: torch.Tensor  # of the step's mean
     noise_weight: torch.Tensor
     sigma: torch.Tensor  # 0 where a step has no noise
+    length: torch.Tensor  # how far a step goes in the flow's time, noise / (signal + noise)
     prediction_type: str  # epsilon | v_prediction | sample | flow
     clip_range: float | None = None  # clean samples are clamped to +- this
 
@@ -74,6 +75,7 @@ class Schedule:
             alpha_prev.sqrt(),
             (1 - alpha_prev - sigma**2).clamp(min=0).sqrt(),
             sigma,
+            _flow_time(alpha) - _flow_time(alpha_prev),
             config.prediction_type,
             config.clip_sample_range if config.clip_sample else None,
         )
@@ -106,11 +108,17 @@ class Schedule:
             (1 - after).float(),
             noise_weight.float(),
             _only(sigma, noisy).float(),
+            h.float(),
             "flow",
         )
 
     def __len__(self) -> int:
         return len(self.timesteps)
+
+
+def _flow_time(alpha: torch.Tensor) -> torch.Tensor:
+    """At which a flow has the ratio of noise to signal that a_t `alpha` stands for."""
+    return (1 - alpha).sqrt() / (alpha.sqrt() + (1 - alpha).sqrt())
 
 
 def _only(sigma: torch.Tensor, noisy: Steps | None) -> torch.Tensor:

@@ -44,7 +44,7 @@ def main() -> None:
         print(f"step {step + 1:3d}: |ratio - 1| up to {floor:.1e}")
     count = sum(parameter.numel() for parameter in parameters)
     if not floors:
-        print(f"preflight: {config.objective} has no importance ratios; {count:,} parameters would be trained")
+        print(f"preflight: {config.objective} is no policy gradient, so no ratio is checked; {count:,} parameters")
         return
     floor = max(floors.values())
     print(

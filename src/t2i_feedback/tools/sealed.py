@@ -6,7 +6,7 @@
 Each seed is a DVC experiment `sealed-LIST-NUMBER`; one that is finished with the present parameters and code is not run
 again. Every comparison that the report makes is then pooled over the seeds: their mean, its 95 % interval over captions
 (seeds have different captions, so the half widths add in squares), and how far apart the seeds are. Writes
-metrics/sealed.md and .json.
+metrics/sealed.md and .json (or sealed-PROFILE).
 """
 
 import argparse
@@ -31,7 +31,6 @@ from t2i_feedback.tools.paper import experiments
 
 LIST = Path("data/sealed.yaml")
 MOST = 20  # seeds of a list
-TARGET = paths.METRICS / "sealed"
 
 
 @dataclass(frozen=True)
@@ -73,12 +72,14 @@ def pooled(summaries: Sequence[Mapping[str, float]]) -> list[Pooled]:
     return found
 
 
-def markdown(comparisons: Sequence[Pooled], number: int, used: Sequence[int], commit: str) -> str:
+def markdown(comparisons: Sequence[Pooled], number: int, used: Mapping[int, str], command: str) -> str:
+    """`used`: seed -> the commit that its experiment started from."""
+    commits = ", ".join(dict.fromkeys(commit[:12] for commit in used.values()))
     lines = [
         f"# Sealed list {number}: seeds {', '.join(map(str, used))}",
         "",
-        f"`make sealed SEEDS={len(used)}` at {commit}. Means over the seeds, 95 % intervals over captions, standard "
-        "deviation over the seeds, and the lowest and highest seed.",
+        f"`{command}`, {len(used)} seeds, begun at {commits}. Means over the seeds, 95 % intervals over captions, "
+        "standard deviation over the seeds, and the lowest and highest seed.",
         "",
         "| | mean | 95 % over captions | sd over seeds | seeds |",
         "|---|---|---|---|---|",
@@ -98,28 +99,31 @@ def main(*arguments: str) -> None:
     parser.add_argument("--collect", action="store_true", help="run nothing, pool what is there")
     given = parser.parse_args(arguments)
     number = int(yaml.safe_load(LIST.read_text(encoding="utf-8"))["list"])
-    commit = experiments.commit()
-    summaries, used = [], []
+    head = experiments.commit()
+    summaries: list[Mapping[str, float]] = []
+    used: dict[int, str] = {}
     for place, seed in enumerate(seeds(number, given.seeds)):
-        summary = _summary("-".join(["sealed", str(number), str(place + 1), *given.profile]), seed, given)
-        if summary is not None:
-            summaries.append(summary)
-            used.append(seed)
+        found = _experiment("-".join(["sealed", str(number), str(place + 1), *given.profile]), seed, given)
+        if found is not None:
+            summaries.append(experiments.Files(found).numbers(paths.NUMBERS)["summary"])
+            used[seed] = found.base
     if not summaries:
         raise UserError("no sealed seed has been run with these parameters and this code: `make sealed` runs them")
-    found = pooled(summaries)
-    text = markdown(found, number, used, commit[:12])
-    write_text(TARGET.with_suffix(".md"), text)
-    plain = {one.key: {"mean": one.mean, "low": one.low, "high": one.high, "seeds": one.values} for one in found}
-    write_json(TARGET.with_suffix(".json"), {"list": number, "seeds": used, "commit": commit, "comparisons": plain})
-    print(text)
-    print(
-        f"in {TARGET}.md and .json. If you change something because of this, count {LIST} up, with seen: {commit[:12]}"
+    comparisons = pooled(summaries)
+    command = f"make sealed SEEDS={given.seeds}" + (f' PROFILE="{" ".join(given.profile)}"' if given.profile else "")
+    text = markdown(comparisons, number, used, command)
+    target = paths.METRICS / "-".join(["sealed", *given.profile])
+    write_text(target.with_suffix(".md"), text)
+    plain = {one.key: {"mean": one.mean, "low": one.low, "high": one.high, "seeds": one.values} for one in comparisons}
+    write_json(
+        target.with_suffix(".json"), {"list": number, "profile": given.profile, "seeds": used, "comparisons": plain}
     )
+    print(text)
+    print(f"in {target}.md and .json. If something is changed because of this, count {LIST} up; seen: {head[:12]}")
 
 
-def _summary(name: str, seed: int, given: argparse.Namespace) -> Mapping[str, float] | None:
-    """The comparisons of one seed's experiment, which is run if need be; None if it is not there and not to be run.
+def _experiment(name: str, seed: int, given: argparse.Namespace) -> experiments.Experiment | None:
+    """One seed's, which is run if need be; None if it is not there and not to be run.
 
     Raises UserError where the run fails.
     """

@@ -16,6 +16,7 @@ from t2i_feedback.finetuning.monitoring import kl_to_base
 from t2i_feedback.finetuning.rollout import Finals, Trajectories
 from t2i_feedback.finetuning.scores import from_reward
 from t2i_feedback.finetuning.trainer import Trainer
+from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.image_models.loading import load_image_model
 from t2i_feedback.image_models.transitions import log_prob
 
@@ -173,11 +174,25 @@ def test_the_ratios_of_grpo_guard_have_one_mean_and_spread_at_every_step(make) -
     torch.testing.assert_close(ratio.log(), expected, atol=1e-6, rtol=1e-3)
 
 
-def test_grpo_guard_divides_by_how_far_a_step_goes(make) -> None:
-    trainer = make("grpo_guard", "sd3")
-    time = [*trainer.policy.schedule.noise.tolist(), 0.0]
-    lengths = [before - after for before, after in pairwise(time)]
-    torch.testing.assert_close(trainer.objective.weight(torch.arange(len(lengths))), 1 / torch.tensor(lengths))
+def test_grpo_guard_divides_by_how_far_a_step_goes(make, tmp_path) -> None:
+    """A flow ends at 0, DDIM where its last step does; its time there is that of the same ratio of noise to signal."""
+    flow = make("grpo_guard", "sd3")
+    levels = [*flow.policy.schedule.noise.tolist(), 0.0]
+    lengths = torch.tensor([before - after for before, after in pairwise(levels)])
+    torch.testing.assert_close(flow.objective.weight(torch.arange(len(lengths))), 1 / lengths)
+    ddim = make("grpo_guard", "sd", tmp_path / "sd")
+    scheduler, timesteps = ddim.image_model.pipe.scheduler, ddim.policy.schedule.timesteps.tolist()
+    cumulative, last = scheduler.alphas_cumprod.tolist(), float(scheduler.final_alpha_cumprod)
+    after = [timestep - 1000 // len(timesteps) for timestep in timesteps]
+    alphas = [(cumulative[a], cumulative[b] if b >= 0 else last) for a, b in zip(timesteps, after, strict=True)]
+    times = [[1 / (1 + (alpha / (1 - alpha)) ** 0.5) if alpha < 1 else 0.0 for alpha in pair] for pair in alphas]
+    lengths = torch.tensor([before - after for before, after in times])
+    torch.testing.assert_close(1 / ddim.objective.weight(torch.arange(len(lengths))), lengths, atol=1e-5, rtol=1e-3)
+
+
+def test_a_window_of_noise_is_refused_where_rollouts_have_none(make) -> None:
+    with pytest.raises(UserError, match=r"finetune\.noise\.window: .* nft .* null"):
+        make("nft", "sd3", noise={"kind": "auto", "level": 0.7, "window": 1})
 
 
 @pytest.mark.parametrize("family", ["sd", "sd3"])

@@ -29,10 +29,7 @@ class GrpoGuard(PolicyGradient):
         return torch.exp(sigma * (gained + moved / (2 * sigma**2))), mean
 
     def weight(self, step: torch.Tensor) -> torch.Tensor:
-        schedule = self.replay.policy.schedule
-        time = schedule.noise / (schedule.signal + schedule.noise)
-        lengths = time - torch.cat([time[1:], time.new_zeros(1)])
-        return (1 / lengths[step]).to(self.replay.policy.model.device)
+        return (1 / self.replay.policy.schedule.length[step]).to(self.replay.policy.model.device)
 
 
 OBJECTIVE = GrpoGuard

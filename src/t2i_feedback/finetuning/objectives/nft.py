@@ -9,7 +9,8 @@ clean latents, c_old what the one that drew made of them, and x_0 the image's ow
 
 r is 1/2 for an advantage of 0 and 0 or 1 for one at `finetune.advantage_clip`; w is the mean of |c - x_0|, without a
 gradient. The authors write it in velocities, of which c is a linear function, so that it holds for DDIM's models too.
-There is no log-probability, so rollouts are drawn without noise, as the arms are, and none of their steps is kept.
+There is no log-probability, so rollouts are drawn without noise, and none of their steps is kept. An image of little
+weight (`finetune.surrogate_weight`) has an advantage near 0: it pulls to the policy that drew, and teaches nothing.
 """
 
 import torch
