@@ -14,6 +14,7 @@ from t2i_feedback import arms
 
 REPOSITORY = Path(__file__).parents[2]
 README, NUMBERS = REPOSITORY / "README.md", REPOSITORY / "metrics/numbers.json"
+SEALED = REPOSITORY / "metrics/sealed.json"
 BLOCK = re.compile(r"<!-- results:begin -->\n.*?<!-- results:end -->\n", re.DOTALL)
 MINUTES = re.compile(r"about (\d+) minutes on 2 CPU cores")
 ROWS = (  # label, key, digits; with a ± where the key has one
@@ -45,6 +46,7 @@ def results(numbers: dict[str, Any], minutes: int) -> str:
             "Paired over captions, with 95 % intervals:",
             "",
             *claims(numbers),
+            *sealed(json.loads(SEALED.read_text(encoding="utf-8"))),
             "<!-- results:end -->",
             "",
         ]
@@ -88,6 +90,25 @@ def claims(numbers: dict[str, Any]) -> list[str]:
         f"{change('alignment_combined_minus_raw')}.",
     ]
     return [line for one in said for line in wrap(f"* {one}", 118, subsequent_indent="  ", break_on_hyphens=False)]
+
+
+def sealed(found: dict[str, Any]) -> list[str]:
+    """The same over the seeds of the sealed list."""
+
+    def mean(key: str, digits: int = 3) -> str:
+        one = found["comparisons"][key]
+        return "{:+.{d}f} [{:+.{d}f}, {:+.{d}f}]".format(one["mean"], one["low"], one["high"], d=digits)
+
+    kept = found["comparisons"]["alignment_finetuned_over_raw"]
+    said = (
+        f"On captions and {len(found['seeds'])} seeds that nothing was chosen on (`make sealed`, "
+        f"[all of it](metrics/sealed.md)): alignment of `validated` {mean('alignment_validated_minus_raw')}, of "
+        f"`enhanced` {mean('alignment_enhanced_minus_raw')}; fine-tuning moves the held-out judge by "
+        f"{mean('held_out_score_finetuned_minus_raw', 2)} and keeps {kept['mean']:.1%} "
+        f"[{kept['low']:.1%}, {kept['high']:.1%}] of alignment; `combined` moves the judge by "
+        f"{mean('held_out_score_combined_minus_raw', 2)}."
+    )
+    return wrap(f"* {said}", 118, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def holds(numbers: dict[str, Any]) -> dict[str, bool]:

@@ -1,16 +1,19 @@
 """Claims on captions that nothing was chosen on: which these are, and how the seeds' comparisons become one."""
 
 import importlib.util
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
+import workplaces
 import yaml
 
 from t2i_feedback.datasets import coco
 from t2i_feedback.datasets.postcards.writing import write_dataset
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.tools import sealed
+from t2i_feedback.tools.paper import experiments
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -49,6 +52,41 @@ def test_pooling_keeps_the_mean_adds_half_widths_in_squares_and_shows_the_spread
     assert sealed.pooled([one, {"alarms": 0.0}]) == []
     text = sealed.markdown([found], 1, [3, 4], "abc")
     assert "| a_minus_b | 1.500 | 1.250 to 1.750 | 0.707 | 1.000 to 2.000 |" in text
+
+
+def test_what_was_run_is_pooled_and_says_what_it_is_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The committed run's numbers stand for those of two finished seeds; the third was not run."""
+
+    class Files:
+        def __init__(self, found: experiments.Experiment) -> None:
+            assert found.base == "c0ffee" * 6
+
+        def numbers(self, path: Path) -> dict:
+            return json.loads((REPOSITORY / path).read_text())
+
+    def find(name: str, wanted: dict, digests: object) -> experiments.Experiment | None:
+        place = int(name.split("-")[2])
+        assert wanted["seed"] == sealed.seeds(1, 3)[place - 1] and wanted["model"]["name"] == "models/postcards/sd3"
+        return experiments.Experiment(name, "rev", "c0ffee" * 6) if place < 3 else None
+
+    monkeypatch.setattr(experiments, "find", find)
+    monkeypatch.setattr(experiments, "Files", Files)
+    workplaces.enter(tmp_path, monkeypatch, workplaces.ours())
+    for name in ("data", "profiles"):
+        (tmp_path / name).mkdir(exist_ok=True)
+    for name in ("data/sealed.yaml", "profiles/flow.yaml"):
+        (tmp_path / name).write_text((REPOSITORY / name).read_text())
+    monkeypatch.setattr(experiments, "commit", lambda: "c0ffee" * 6)
+    sealed.main("--seeds", "3", "--collect", "--profile", "flow")
+    text = (tmp_path / "metrics/sealed-flow.md").read_text()
+    assert '`make sealed SEEDS=3 PROFILE="flow"`, 2 seeds, begun at c0ffeec0ffee.' in text
+    found = json.loads((tmp_path / "metrics/sealed-flow.json").read_text())
+    assert list(found["seeds"]) == [str(seed) for seed in sealed.seeds(1, 2)] and found["profile"] == ["flow"]
+    kept = found["comparisons"]["alignment_finetuned_over_raw"]
+    assert kept["seeds"][0] == kept["seeds"][1] == kept["mean"]
+    monkeypatch.setattr(experiments, "find", lambda *_: None)
+    with pytest.raises(UserError, match="`make sealed` runs them"):
+        sealed.main("--collect")
 
 
 @pytest.mark.slow
