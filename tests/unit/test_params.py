@@ -297,3 +297,20 @@ def test_a_budget_says_how_many_images_are_asked_about(tmp_path: Path, raw: dict
     some = changed(raw, acquisition="random", feedback_budget=32)
     assert load(tmp_path, some).finetune.answers_per_epoch == 32
     assert load(tmp_path, raw).finetune.answers_per_epoch == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "guidance", "warned"),
+    [
+        ("models/postcards/sd", 1.0, False),
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", 1.0, True),
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", None, False),
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", 2.0, False),  # the arms'
+    ],
+)
+def test_training_with_other_guidance_than_the_arms_is_told_where_it_was_not_tried(
+    raw: dict, name: str, guidance: float | None, warned: bool
+) -> None:
+    raw["model"]["name"], raw["finetune"]["guidance"] = name, guidance
+    told = [line for line in params.check(raw, "params.yaml").warnings() if line.startswith("finetune.guidance")]
+    assert bool(told) == warned
