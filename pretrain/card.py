@@ -124,7 +124,7 @@ MLLM_ROWS: list[list] = [
     ["... in the grammar", "enhancement / in_grammar", 0.95, 1.0],
     ["... one sentence", "enhancement / one_sentence", 0.95, 1.0],
     ["... no thing added", "enhancement / no_thing_added"],
-    ["... every attribute stated", "enhancement / fully_detailed"],
+    ["... no place added", "enhancement / no_place_added"],
     ["... with feedback: attributes kept", "enhancement / again_attributes_kept"],
     ["... with feedback: the complaint answered", "enhancement / again_repaired"],
     ["question by question: items of a caption listed rightly", "question by question / lists right"],

@@ -1,4 +1,4 @@
-"""Let the unfinished image model draw training captions, so that the MLLMs also learn from generated pictures.
+"""Let the image model draw training captions, so that the MLLMs also learn from generated pictures.
 
     PYTHONPATH=src python pretrain/draw.py
 
@@ -27,7 +27,7 @@ def main() -> None:
     print(
         f"draw: {len(captions)} pictures, about {len(captions) / p['pictures_per_second'] / 60:.1f} minutes", flush=True
     )
-    pipeline, half = load_pipeline(recipe.work / "draft"), len(captions) // 2
+    pipeline, half = load_pipeline(recipe.models / "sd"), len(captions) // 2
     texts = [text for text, _ in captions]
     images = torch.cat(
         [

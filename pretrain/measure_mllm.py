@@ -317,7 +317,7 @@ def enhance_quality(mllm: Mllm, scenes: list[Scene], seed: int) -> dict:
         "attributes_kept": 0,
         "in_grammar": 0,
         "no_thing_added": 0,
-        "fully_detailed": 0,
+        "no_place_added": 0,
         "ended": 0,
         "one_sentence": 0,
     }
@@ -331,8 +331,7 @@ def enhance_quality(mllm: Mllm, scenes: list[Scene], seed: int) -> dict:
         if parsed:
             shares["attributes_kept"] += keeps(facts, parsed[0])
             shares["no_thing_added"] += len(parsed[0].things) == len(facts.things)
-            full = all(thing.colour and thing.size and thing.column for thing in parsed[0].things)
-            shares["fully_detailed"] += bool(full and parsed[0].background)
+            shares["no_place_added"] += parsed[0].background == facts.background
     again = []
     for (text, facts), scene in zip(prompts, scenes, strict=True):
         false = falsify(scene, rng.choice(list(ATTRIBUTES)), rng) or scene

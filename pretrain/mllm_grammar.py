@@ -70,7 +70,8 @@ def parse(text: str) -> tuple[Scene, list[str]] | None:
     return Scene(next(iter(backgrounds), None), facts), [r for r in match["remarks"].split(", ") if r]
 
 
-def _fits(stated: dict, thing: Thing) -> bool:
+def fits(stated: dict, thing: Thing) -> bool:
+    """Whether a thing is all that is stated of one; what is `None` is open."""
     return all(getattr(thing, name) == value for name, value in stated.items() if value is not None)
 
 
@@ -79,7 +80,7 @@ def is_true(facts: Scene, shown: Scene) -> bool:
     if facts.background not in (None, shown.background) or len(facts.things) != len(shown.things):
         return False
     return any(
-        all(_fits(vars(stated), thing) for stated, thing in zip(facts.things, order, strict=True))
+        all(fits(vars(stated), thing) for stated, thing in zip(facts.things, order, strict=True))
         for order in permutations(shown.things)
     )
 
@@ -87,7 +88,7 @@ def is_true(facts: Scene, shown: Scene) -> bool:
 def marks(text: str, shown: Scene) -> list[tuple[int, bool]]:
     """For each telling word of a caption: where it ends, and whether the phrase so far is true of the picture."""
     return [
-        (end, background == shown.background if background else any(_fits(thing, t) for t in shown.things))
+        (end, background == shown.background if background else any(fits(thing, t) for t in shown.things))
         for end, background, thing in _walk(text.lower())
     ]
 

@@ -2,12 +2,10 @@
 
     PYTHONPATH=src python pretrain/unet.py
 
-Writes a complete StableDiffusionPipeline to `models/postcards/sd` (fp16 safetensors), and on the way, at `draft_step`,
-an unfinished one, which ends up in `pretrain/work/draft` and whose pictures the MLLMs learn to look at. An interrupted
-training goes on from its last checkpoint.
+Writes a complete StableDiffusionPipeline to `models/postcards/sd` (fp16 safetensors). An interrupted training goes on
+from its last checkpoint.
 """
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -146,7 +144,6 @@ def main() -> None:
     empty = tokenize(tokenizer, [""])[0]
     alphas = build_scheduler().alphas_cumprod
 
-    draft = recipe.checkpoint.with_suffix(".draft")  # beside the checkpoint: DVC empties `work` before a stage goes on
     running = 1.0
     for step in training_steps(recipe, training.step):
         index = torch.randint(0, count, (p["batch"],), generator=generator)
@@ -163,12 +160,8 @@ def main() -> None:
             print(f"step {step + 1}, {(step + 1) * p['batch']} pictures: loss {running:.4f}", flush=True)
         if (step + 1) % p["checkpoint_every"] == 0:
             training.save(recipe.checkpoint)
-        if training.step == p["draft_step"]:
-            export(training, tokenizer, recipe, draft)
     export(training, tokenizer, recipe, recipe.models / "sd")
-    shutil.copytree(draft, recipe.work / "draft", dirs_exist_ok=True)
     forget_checkpoint(recipe.checkpoint)
-    shutil.rmtree(draft)
 
 
 if __name__ == "__main__":

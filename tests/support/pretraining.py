@@ -43,7 +43,7 @@ TINY = {
     "vae": {"steps": 3, "batch": 4, "widths": [4, 4, 8], "encode": 20, "checkpoint_every": 2},
     "decoder": {"steps": 2, "batch": 4, "checkpoint_every": 2},
     "text_encoder": {"steps": 2, "batch": 8, "width": 16, "layers": 1, "captions": 2, "checkpoint_every": 2},
-    "unet": {"steps": 3, "batch": 4, "widths": [8, 8, 16], "draft_step": 2, "checkpoint_every": 2},
+    "unet": {"steps": 3, "batch": 4, "widths": [8, 8, 16], "checkpoint_every": 2},
     "flow": {"steps": 3, "batch": 4, "heads": 1, "layers": 1, "second_width": 8, "captions": 2, "checkpoint_every": 2},
     "draw": {"pictures": 4, "sampling_steps": 2},
     "mllm_tower": {"steps": 3, "batch": 8, "checkpoint_every": 2, "tower": TOWER},

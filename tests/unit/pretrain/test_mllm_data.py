@@ -8,6 +8,7 @@ from mllm_grammar import complaints, is_true, marks, parse, repair
 from mllm_questions import (
     ATTRIBUTES,
     PAPER_PREFERENCE,
+    all_facts,
     enhance_question,
     false_caption,
     falsify,
@@ -114,7 +115,7 @@ def test_enhancement_keeps_every_attribute_and_answers_feedback(rng: random.Rand
         assert asked is not None
         assert answer is not None
         assert is_true(asked[0], answer[0])
-        assert answer[0].background
+        assert answer[0].background == asked[0].background
         assert all(t.colour and t.size for t in answer[0].things)
         assert bool(feedback) == bool(answer[1])
         if feedback:
@@ -124,16 +125,35 @@ def test_enhancement_keeps_every_attribute_and_answers_feedback(rng: random.Rand
             assert len(answer[0].things) == 1 or answer[0].things[0].column
 
 
+def test_enhancement_names_no_place_that_nobody_asked_for(rng: random.Random) -> None:
+    scene = Scene("beach", (HOUSE, SUN))
+    for place in (None, "beach"):
+        prompt = Scene(place, (Thing("house", None, None, None), Thing("sun", None, None, None)))
+        assert all_facts(scene, prompt, rng).background == place
+
+
+def test_where_the_size_is_open_most_things_are_large(rng: random.Random) -> None:
+    scene = Scene("beach", (HOUSE,))
+    open_size = Scene(None, (Thing("house", None, None, None),))
+    sizes = [all_facts(scene, open_size, rng).things[0].size for _ in range(400)]
+    assert HOUSE.size == "small"
+    assert 150 < sizes.count("large") < 250  # half of the small ones, so three of four of all
+    asked_small = Scene(None, (Thing("house", None, "small", None),))
+    assert {all_facts(scene, asked_small, rng).things[0].size for _ in range(20)} == {"small"}
+
+
 def test_the_first_enhancement_leaves_something_for_feedback_to_repair() -> None:
-    scene = Scene("beach", (HOUSE, SUN))
-    wanted = Scene("beach", (HOUSE, replace(SUN, column=None)))
-    assert first_facts(scene, Scene(None, (Thing("house", None, None, None), Thing("sun", None, None, None)))) == wanted
+    everything = Scene(None, (HOUSE, SUN))
+    prompt = Scene(None, (Thing("house", None, None, None), Thing("sun", None, None, None)))
+    assert first_facts(everything, prompt) == Scene(None, (HOUSE, replace(SUN, column=None)))
 
 
-def test_the_first_enhancement_keeps_what_the_prompt_states_and_its_order() -> None:
-    scene = Scene("beach", (HOUSE, SUN))
-    prompt = Scene(None, (Thing("sun", "yellow", None, None), Thing("house", None, None, "left")))
-    assert first_facts(scene, prompt) == Scene("beach", (SUN, HOUSE))
+def test_an_enhancement_keeps_what_the_prompt_states_and_its_order(rng: random.Random) -> None:
+    scene = Scene("beach", (HOUSE, replace(SUN, size="large")))
+    prompt = Scene(None, (Thing("sun", "yellow", None, None), Thing("house", None, "small", "left")))
+    everything = all_facts(scene, prompt, rng)
+    assert [thing.kind for thing in everything.things] == ["sun", "house"]
+    assert first_facts(everything, prompt).things == everything.things
 
 
 def test_a_list_names_exactly_what_its_caption_states(rng: random.Random) -> None:
