@@ -1,25 +1,31 @@
 """Time to reward at equal alignment: what does fine-tuning gain per CPU second, and what does it cost?
 
     python benchmarks/objectives.py --model models/postcards/sd --seeds 5 [NAME ...]
+    python benchmarks/objectives.py --settings benchmarks/budgets.yaml --seeds 5
 
-Fine-tunes a shipped model with each of the settings of benchmarks/objectives.yaml, or with those that are named, on the
-shipped judge's preference; from each seed once. Every few epochs the tuning captions, on which no claim is made, are
-drawn as the arms are, from the same noise. Measured of these images: the held-out judge's score, alignment (the share
-of what the captions state that the oracle sees) and diversity (mean cosine distance of features), each beside that of
-the model without an adapter. Seconds are of the CPU, of all of fine-tuning but imports, loading and measuring.
+Fine-tunes a shipped model with each of the settings of benchmarks/objectives.yaml (or another file; or with those that
+are named) on the shipped judge's preference; from each seed once. Every few epochs the tuning captions, on which no
+claim is made, are drawn as the arms are, from the same noise. Measured of these images: the held-out judge's score,
+alignment (the share of what the captions state that the oracle sees) and diversity (mean cosine distance of features),
+each beside that of the model without an adapter. Seconds are of the CPU, of all of fine-tuning but
+imports, loading and measuring.
 
-Every run is a line of benchmarks/objectives.jsonl; a run that stands there is not repeated. Draws objectives-MODEL.png:
-for each setting the score over the seconds, and over what was kept of alignment.
+Every run is a line of benchmarks/objectives.jsonl, beside the settings; a run that stands there is not repeated. Draws
+objectives-MODEL.png: for each setting the score over the seconds, or over the judge's answers where settings ask about
+some images only, and over what was kept of alignment. A setting may have the `surrogate: tower`: what tells images
+apart is then the mean of what the judge's own vision tower sees, in place of photometry.
 """
 
 import argparse
 import json
+import math
 import random
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 
 import matplotlib
 import numpy as np
@@ -27,6 +33,8 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy.stats import t
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from t2i_feedback import mllm, params
 from t2i_feedback.datasets.postcards.captions import caption, is_for_tuning
@@ -46,7 +54,6 @@ from t2i_feedback.rewards.mllm import preference
 from t2i_feedback.stages import finetune
 
 SETTINGS = Path(__file__).with_suffix(".yaml")
-RESULTS = SETTINGS.with_suffix(".jsonl")
 TRAINED, TUNING = 96, 256  # captions: to learn from; to measure with
 EVERY = 3  # epochs between measurements
 KEPT = 0.97  # of alignment and of diversity
@@ -100,31 +107,35 @@ def captions(count: int, seed: str, for_tuning: bool) -> dict[str, dict]:
 
 def train(p: params.Params, model: Model, settings: dict, seed: int, judge: Mllm, held_out: Mllm) -> list[dict]:
     """One run: what was measured before it, every few epochs, and at its end."""
-    config = Finetune(**(p.finetune.model_dump() | settings))
+    config = Finetune(**(p.finetune.model_dump() | {k: v for k, v in settings.items() if k != "surrogate"}))
     learnt = list(captions(TRAINED, f"fine-tuning {seed}", for_tuning=False))
     tuning = Tuning(TUNING, seed, held_out, config.preference)
     image_model = load_image_model(model, training=True)
     parameters = image_model.add_adapter(config.lora_rank, config.lora_alpha, config.lora_targets, seed)
-    curve = [{"epoch": 0, "seconds": 0.0} | tuning.measure(image_model)]
+    curve = [{"epoch": 0, "seconds": 0.0, "asked": 0} | tuning.measure(image_model)]
     started = time.process_time()
-    unmeasured = 0.0
+    unmeasured, asked = 0.0, 0
 
     def look(row: EpochRow) -> None:
-        nonlocal unmeasured
-        now = time.process_time()
+        nonlocal unmeasured, asked
+        now, asked = time.process_time(), asked + row.asked
         if row.epoch % EVERY == 0 or row.epoch == config.epochs:
             with trainer.as_saved():
                 measured = tuning.measure(image_model)
-            curve.append({"epoch": row.epoch, "seconds": round(now - started - unmeasured, 1)} | measured)
+            seconds = round(now - started - unmeasured, 1)
+            curve.append({"epoch": row.epoch, "seconds": seconds, "asked": asked} | measured)
             print(" ".join(f"{name} {value:.3g}" for name, value in curve[-1].items()), flush=True)
         unmeasured += time.process_time() - now
 
     with tempfile.TemporaryDirectory() as folder:
+        scorer = finetune.scorer(config, model.pixels, seed, judge, {}, Path(folder))
+        if settings.get("surrogate") == "tower" and scorer.budget:
+            scorer.budget = replace(scorer.budget, embed=tower(p.mllms[config.judge].model))
         trainer = Trainer(
             image_model,
             parameters,
             learnt,
-            finetune.scorer(config, model.pixels, seed, judge, {}, Path(folder)),
+            scorer,
             photometry.means,
             model=model,
             finetune=config,
@@ -135,19 +146,33 @@ def train(p: params.Params, model: Model, settings: dict, seed: int, judge: Mllm
     return curve
 
 
+def tower(model: str) -> Callable[[list[Image.Image]], np.ndarray]:
+    """What a judge's vision tower sees of N images: the mean of its tokens, [N, D]."""
+    processor = AutoProcessor.from_pretrained(model)
+    judge = AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32).eval()
+
+    @torch.no_grad()
+    def embed(images: list[Image.Image]) -> np.ndarray:
+        pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
+        return judge.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1].mean(1).double().numpy()
+
+    return embed
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("names", nargs="*", metavar="NAME", help="of settings; all of the model's without any")
     arguments.add_argument("--model", default="models/postcards/sd", help="a model that ships")
+    arguments.add_argument("--settings", type=Path, default=SETTINGS, help="a YAML file as benchmarks/objectives.yaml")
     arguments.add_argument("--seeds", type=int, default=1)
     arguments.add_argument("--epochs", type=int, help="in place of each setting's own: to try it out")
     given = arguments.parse_args()
     p = params.load()
-    known = yaml.safe_load(SETTINGS.read_text())[given.model]
+    known, results = yaml.safe_load(given.settings.read_text())[given.model], given.settings.with_suffix(".jsonl")
     if unknown := [name for name in given.names if name not in known["settings"]]:
-        arguments.error(f"{unknown[0]} is not in {SETTINGS}; there are {', '.join(known['settings'])}")
+        arguments.error(f"{unknown[0]} is not in {given.settings}; there are {', '.join(known['settings'])}")
     model = Model(**(p.model.model_dump() | {"name": given.model} | known["model"]))
-    done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    done = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     for seed in range(given.seeds):
         for name in given.names or known["settings"]:
             settings = known["settings"][name] | ({"epochs": given.epochs} if given.epochs else {})
@@ -162,13 +187,13 @@ def main() -> None:
                     mllm.connect(p.evaluate.judge, p.mllms[p.evaluate.judge], ledger) as held_out,
                 ):
                     done.append(run | {"curve": train(p, model, settings, seed, judge, held_out)})
-            with RESULTS.open("a") as lines:
+            with results.open("a") as lines:
                 lines.write(json.dumps(done[-1]) + "\n")
     mine = [
         run for run in done if run["model"] == given.model and run["settings"] == known["settings"].get(run["name"])
     ]
     print(table(mine))
-    draw(mine, given.model)
+    draw(mine, given.model, given.settings)
 
 
 def reached(curve: Sequence[dict], goal: float) -> float | None:
@@ -184,28 +209,42 @@ def reached(curve: Sequence[dict], goal: float) -> float | None:
 
 
 def table(runs: Sequence[dict]) -> str:
-    """A line for each setting: medians over the seeds. The goal is the score that the first setting ends with."""
+    """A line for each setting: medians over the seeds. The goal is the score that the first setting ends with;
+    before it the mean difference from that, with its 95 % interval over the seeds (Student's t)."""
     names = list(dict.fromkeys(run["name"] for run in runs))
     goals = {run["seed"]: run["curve"][-1]["score"] for run in runs if run["name"] == names[0]}
-    lines = [f"{'':32} seeds  seconds    score  alignment  diversity  brightness  seconds to the goal"]
+    head = "seeds  seconds  answers    score  alignment  diversity  brightness   than the first  seconds to the goal"
+    lines = [f"{'':38} {head}"]
     for name in names:
         mine = [run for run in runs if run["name"] == name]
         ends = [(run["curve"][0], run["curve"][-1]) for run in mine]
         times = [reached(run["curve"], goals[run["seed"]]) for run in mine if run["seed"] in goals]
-        found = [t for t in times if t is not None]
+        found = [seconds for seconds in times if seconds is not None]
+        less = [run["curve"][-1]["score"] - goals[run["seed"]] for run in mine if run["seed"] in goals]
         lines.append(
-            f"{name:32} {len(mine):5} {median(end['seconds'] for _, end in ends):8.0f} "
+            f"{name:38} {len(mine):5} {median(end['seconds'] for _, end in ends):8.0f} "
+            f"{median(end.get('asked', math.nan) for _, end in ends):8.0f} "
             f"{median(end['score'] - raw['score'] for raw, end in ends):+8.2f} "
             f"{median(end['alignment'] / raw['alignment'] for raw, end in ends):10.3f} "
             f"{median(end['diversity'] / raw['diversity'] for raw, end in ends):10.3f} "
             f"{median(end['brightness'] - raw['brightness'] for raw, end in ends):+11.0f} "
+            f"{difference(less):>16} "
             + (f"{median(found):10.0f} ({len(found)} of {len(times)})" if found else f"{'never':>10}")
         )
     return "\n".join(lines)
 
 
-def draw(runs: Sequence[dict], title: str) -> None:
-    """Gains of the held-out judge's score over seconds and over the alignment kept: a line for each run."""
+def difference(values: Sequence[float]) -> str:
+    """Mean ± half of its 95 % interval; the mean alone of a single value."""
+    if len(values) < 2:
+        return "".join(f"{value:+.2f}" for value in values)
+    half = t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return f"{fmean(values):+.2f} ± {half:.2f}"
+
+
+def draw(runs: Sequence[dict], title: str, settings: Path) -> None:
+    """Gains of the held-out judge's score over seconds or answers, and over the alignment kept: a line for each run."""
+    over = "asked" if any(run["settings"].get("feedback_budget") for run in runs) else "seconds"
     names = list(dict.fromkeys(run["name"] for run in runs))
     colours = dict(zip(names, matplotlib.colormaps["tab10"].colors * 4, strict=False))
     with matplotlib.rc_context(STYLE):
@@ -215,15 +254,15 @@ def draw(runs: Sequence[dict], title: str) -> None:
             raw, name = run["curve"][0], run["name"]
             gain = [point["score"] - raw["score"] for point in run["curve"]]
             label = name if run["seed"] == 0 else None
-            time_axes.plot([point["seconds"] for point in run["curve"]], gain, color=colours[name], label=label)
+            time_axes.plot([point[over] for point in run["curve"]], gain, color=colours[name], label=label)
             kept = [point["alignment"] / raw["alignment"] for point in run["curve"]]
             kept_axes.plot(kept, gain, color=colours[name], marker="o", markersize=3)
         time_axes.set_title(f"{title}: gain of the held-out judge's score")
-        time_axes.set_xlabel("CPU seconds")
+        time_axes.set_xlabel("answers of the judge" if over == "asked" else "CPU seconds")
         time_axes.legend(loc="lower right")
         kept_axes.set_xlabel("alignment kept, times the model's own")
         kept_axes.axvline(KEPT, color="#8a8a8a", linestyle=":")
-        figure.savefig(SETTINGS.with_name(f"objectives-{Path(title).name}.png"), dpi=150)
+        figure.savefig(settings.with_name(f"{settings.stem}-{Path(title).name}.png"), dpi=150)
 
 
 if __name__ == "__main__":
