@@ -2,7 +2,7 @@
 
     PYTHONPATH=src:tests/support:. python tests/integration/soak.py --minutes 15 --seed 1
 
-Two clones run the smoke profile. One is left alone; the other is killed with -9 at random points until every stage was
+Two clones run the quick profile. One is left alone; the other is killed with -9 at random points until every stage was
 hit twice, and must end with the same bytes. Then replies of a server, captions files, images and params.yaml are
 damaged at random: each must be taken, or refused in one clear line. What was tried and what was found is printed; the
 status is 1 when anything was found. It is no part of the tests: it takes a quarter of an hour.
@@ -84,7 +84,7 @@ def clone(place: Path) -> Path:
     environment = outside()
     for command in (
         ["git", "init", "--quiet"],
-        [sys.executable, "-m", "t2i_feedback.tools.profile", "smoke", "--apply"],
+        [sys.executable, "-m", "t2i_feedback.tools.profile", "quick", "--apply"],
         ["git", "add", "--all"],
         ["git", "-c", "user.name=soak", "-c", "user.email=soak@localhost", "commit", "--quiet", "--message", "soak"],
     ):

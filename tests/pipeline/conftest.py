@@ -1,4 +1,4 @@
-"""A clone of this repository in a temporary folder, with the smoke profile applied: the real thing, in seconds."""
+"""A clone of this repository in a temporary folder, with the quick profile applied: the real thing, in seconds."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def clone_into(folder: Path) -> Clone:
     copy_tree(folder)
     clone = Clone(folder)
     clone.git("init", "--quiet")
-    clone.run(sys.executable, "-m", "t2i_feedback.tools.profile", "smoke", "--apply")
+    clone.run(sys.executable, "-m", "t2i_feedback.tools.profile", "quick", "--apply")
     clone.git("add", "--all")
     clone.git("commit", "--quiet", "--message", "clone")
     return clone

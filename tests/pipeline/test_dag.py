@@ -1,4 +1,4 @@
-"""The whole DAG on the smoke profile: a fresh clone, one `dvc repro`, and what stands there afterwards."""
+"""The whole DAG on the quick profile: a fresh clone, one `dvc repro`, and what stands there afterwards."""
 
 import json
 import os

@@ -246,7 +246,7 @@ def test_a_gallery_shows_an_experiment_beside_the_workspace(finished: Clone, tmp
     refused = clone.run(*program, "nobody", check=False)
     assert refused.returncode == 1 and "RUNS: no experiment, branch or commit is called 'nobody'" in refused.stdout
     printed = clone.run(*program, "workspace", "stronger", "--captions", "10").stdout
-    assert "2 of 12 captions are left out" in printed and "10 captions, 12 arms" in printed
+    assert "14 of 24 captions are left out" in printed and "10 captions, 12 arms" in printed
     with browser.opened() as (page, errors):
         address = (clone.folder / "gallery.html").as_uri()
         page.goto(address)

@@ -250,10 +250,10 @@ def dvc(*arguments: str) -> str:
 
 
 def make(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict:
-    """The program on table 1 with the smoke profile; the JSON that it wrote. None of its rows wants a GPU here."""
+    """The program on table 1 with the quick profile; the JSON that it wrote. None of its rows wants a GPU here."""
     with monkeypatch.context() as patch, suppress(SystemExit):  # a row has failed
         patch.setattr(run, "lacking", lambda p: "")
-        patch.setattr(sys, "argv", ["paper_tables", "table1", "--profile", "smoke", *arguments])
+        patch.setattr(sys, "argv", ["paper_tables", "table1", "--profile", "quick", *arguments])
         run.main()
     return json.loads(Path("metrics/table1.json").read_text())
 
@@ -300,8 +300,8 @@ def test_the_workspace_stays_as_it_was(repository: Path) -> None:
 def test_every_experiment_is_one_mlflow_run_of_its_own_arms(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(monkeypatch, "--collect")  # publishes again
     found = runs()
-    assert sorted(name for name, _ in found) == ["smoke-llava15-13b", "smoke-llava15-7b", "smoke-raw"]
-    metrics = dict(found)["smoke-llava15-7b"]
+    assert sorted(name for name, _ in found) == ["quick-llava15-13b", "quick-llava15-7b", "quick-raw"]
+    metrics = dict(found)["quick-llava15-7b"]
     assert metrics["arms.validated.fid"] == 29.0
     assert not any(name.startswith("arms.raw") for name in metrics)
 
@@ -316,7 +316,7 @@ def test_the_same_command_after_another_commit_tries_what_failed_and_nothing_els
     said = capsys.readouterr().out
     assert "raw: done before" in said and "llava15-7b: done before" in said
     assert "gpt4: failed: evaluate: the key" in said
-    assert [log.name for log in Path(".cache/tables").glob("*.log")] == ["smoke-gpt4.log"]
+    assert [log.name for log in Path(".cache/tables").glob("*.log")] == ["quick-gpt4.log"]
     assert present(table()) == THERE
 
 
@@ -325,22 +325,22 @@ def test_changed_code_or_parameters_make_a_row_out_of_date(repository: Path, mon
     assert present(make(monkeypatch, "--collect")) == []
     Path("src/arm.py").write_text(STAGE)
     assert present(make(monkeypatch, "--collect")) == THERE
-    before = Path("profiles/smoke.yaml").read_text()
-    Path("profiles/smoke.yaml").write_text("model: {steps: 7}\n")
+    before = Path("profiles/quick.yaml").read_text()
+    Path("profiles/quick.yaml").write_text("model: {steps: 7}\n")
     assert present(make(monkeypatch, "--collect")) == []
-    Path("profiles/smoke.yaml").write_text(before)
+    Path("profiles/quick.yaml").write_text(before)
 
 
 def test_metrics_that_an_experiment_did_not_make_are_not_its_own(repository: Path) -> None:
-    one = run.plan(table1(), "raw", ["smoke"])
+    one = run.plan(table1(), "raw", ["quick"])
     found = experiments.find(one.name, one.content, checkpoints.digests(one.params))
     assert found is not None
     files = experiments.Files(found)
     assert isinstance(experiments.read(files, "raw", one.content), Measured)
-    none = "experiment smoke-raw holds no numbers of arm validated"
+    none = "experiment quick-raw holds no numbers of arm validated"
     assert experiments.read(files, "validated", one.content) == none
     other = json.loads(json.dumps(one.content)) | {"seed": 1}
-    assert experiments.read(files, "raw", other) == "experiment smoke-raw measured arm raw with another seed"
+    assert experiments.read(files, "raw", other) == "experiment quick-raw measured arm raw with another seed"
 
 
 def test_a_number_is_the_same_however_yaml_writes_it() -> None:

@@ -39,7 +39,7 @@ def write(name: str, text: str) -> None:
 
 
 def test_the_set_ups_of_every_published_family_are_shipped() -> None:
-    assert {"paper", "sd35", "sdxl", "smoke"} <= set(SHIPPED)
+    assert {"paper", "sd35", "sdxl", "quick"} <= set(SHIPPED)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +152,6 @@ def test_a_profile_that_is_no_mapping_is_refused(text: str) -> None:
 
 def test_it_runs_as_a_program() -> None:
     environment = {"PYTHONPATH": str(REPOSITORY / "src")}
-    command = [sys.executable, "-m", "t2i_feedback.tools.profile", "smoke"]
+    command = [sys.executable, "-m", "t2i_feedback.tools.profile", "quick"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("dvc exp run -S data.finetune_captions=8 ")
