@@ -1,7 +1,7 @@
 """Time to reward at equal alignment: what does fine-tuning gain per CPU second, and what does it cost?
 
     python benchmarks/objectives.py --model models/postcards/sd --seeds 5 [NAME ...]
-    python benchmarks/objectives.py --settings benchmarks/budgets.yaml --seeds 5
+    python benchmarks/objectives.py --settings benchmarks/budgets.yaml --every 12 --seeds 5
 
 Fine-tunes a shipped model with each of the settings of benchmarks/objectives.yaml (or another file; or with those that
 are named) on the shipped judge's preference; from each seed once. Every few epochs the tuning captions, on which no
@@ -55,7 +55,6 @@ from t2i_feedback.stages import finetune
 
 SETTINGS = Path(__file__).with_suffix(".yaml")
 TRAINED, TUNING = 96, 256  # captions: to learn from; to measure with
-EVERY = 3  # epochs between measurements
 KEPT = 0.97  # of alignment and of diversity
 
 
@@ -105,8 +104,10 @@ def captions(count: int, seed: str, for_tuning: bool) -> dict[str, dict]:
     return found
 
 
-def train(p: params.Params, model: Model, settings: dict, seed: int, judge: Mllm, held_out: Mllm) -> list[dict]:
-    """One run: what was measured before it, every few epochs, and at its end."""
+def train(
+    p: params.Params, model: Model, settings: dict, every: int, seed: int, judge: Mllm, held_out: Mllm
+) -> list[dict]:
+    """One run: what was measured before it, every so many epochs, and at its end."""
     config = Finetune(**(p.finetune.model_dump() | {k: v for k, v in settings.items() if k != "surrogate"}))
     learnt = list(captions(TRAINED, f"fine-tuning {seed}", for_tuning=False))
     tuning = Tuning(TUNING, seed, held_out, config.preference)
@@ -119,7 +120,7 @@ def train(p: params.Params, model: Model, settings: dict, seed: int, judge: Mllm
     def look(row: EpochRow) -> None:
         nonlocal unmeasured, asked
         now, asked = time.process_time(), asked + row.asked
-        if row.epoch % EVERY == 0 or row.epoch == config.epochs:
+        if row.epoch % every == 0 or row.epoch == config.epochs:
             with trainer.as_saved():
                 measured = tuning.measure(image_model)
             seconds = round(now - started - unmeasured, 1)
@@ -165,6 +166,7 @@ def main() -> None:
     arguments.add_argument("--model", default="models/postcards/sd", help="a model that ships")
     arguments.add_argument("--settings", type=Path, default=SETTINGS, help="a YAML file as benchmarks/objectives.yaml")
     arguments.add_argument("--seeds", type=int, default=1)
+    arguments.add_argument("--every", type=int, default=3, help="epochs between measurements")
     arguments.add_argument("--epochs", type=int, help="in place of each setting's own: to try it out")
     given = arguments.parse_args()
     p = params.load()
@@ -186,7 +188,7 @@ def main() -> None:
                     mllm.connect(p.finetune.judge, p.mllms[p.finetune.judge], ledger) as judge,
                     mllm.connect(p.evaluate.judge, p.mllms[p.evaluate.judge], ledger) as held_out,
                 ):
-                    done.append(run | {"curve": train(p, model, settings, seed, judge, held_out)})
+                    done.append(run | {"curve": train(p, model, settings, given.every, seed, judge, held_out)})
             with results.open("a") as lines:
                 lines.write(json.dumps(done[-1]) + "\n")
     mine = [
