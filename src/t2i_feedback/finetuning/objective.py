@@ -25,6 +25,7 @@ class Objective(ABC):
 
     needs_trajectories: ClassVar[bool]  # True: `Trajectories`, with noise; False: `Finals`, of rollouts without noise
     needs_means: ClassVar[bool] = False  # trajectories keep the means of their steps as well
+    further_passes: ClassVar[int] = 0  # of the network at a step that is trained on, without a gradient: for estimates
 
     def __init__(self, replay: Replay, parameters: Sequence[torch.nn.Parameter], config: Finetune):
         self.replay, self.parameters, self.config = replay, parameters, config

@@ -129,6 +129,17 @@ def test_rollouts_of_fewer_steps_are_drawn_and_trained_in_fewer(paper: Params, f
     assert cost["generate@raw"].seconds["drawing"] == other["generate@raw"].seconds["drawing"]
 
 
+def test_an_objective_that_looks_once_more_costs_a_forward_more(paper: Params, figures: Throughputs) -> None:
+    costs = []
+    for objective in ("ddpo", "nft"):
+        chosen = changed(paper, "finetune", objective=objective)
+        costs.append({one.stage: one for one in estimate(chosen, figures, "a100", 1).stages}["finetune"])
+    forwards = [
+        cost.seconds["updates"] / (cost.transitions * cost.seconds["drawing"] / (cost.images * 50)) for cost in costs
+    ]
+    assert forwards[1] - forwards[0] == pytest.approx(1)
+
+
 def test_a_window_of_steps_with_noise_is_all_that_is_trained_on(paper: Params, figures: Throughputs) -> None:
     noise = paper.finetune.noise.model_copy(update={"window": 3})
     found = work(changed(paper, "finetune", steps=10, noise=noise, timestep_share=1.0), figures)["finetune"]

@@ -25,6 +25,7 @@ SMALLEST = 1e-5  # of w
 
 class Nft(Objective):
     needs_trajectories = False
+    further_passes = 1  # for c_old, but in an epoch's first optimiser step
     old: list[torch.Tensor]
     earlier: torch.Tensor | None  # [P, S, ...] c_old of an optimiser step's images; None: the present c is c_old
     rows: dict[int, int]  # image -> its row therein

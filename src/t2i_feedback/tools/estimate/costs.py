@@ -3,6 +3,7 @@
 import importlib
 from dataclasses import dataclass
 
+from t2i_feedback.finetuning import objectives
 from t2i_feedback.foundation import pipeline
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm.backends import Entry
@@ -139,8 +140,10 @@ def _step(p: Params, figures: Throughputs, gpu: str, guidance: float) -> float:
 
 
 def _forwards(p: Params, figures: Throughputs) -> float:
-    """Forwards that a trained transition costs: checkpointing computes one again, a KL in the loss asks the base."""
+    """Forwards that a trained transition costs: checkpointing computes one again, a KL in the loss asks the base, and
+    the objective may look once more."""
     extra = p.finetune.gradient_checkpointing + (p.finetune.kl_weight > 0)
+    extra += objectives.load(p.finetune.objective).further_passes
     return image_model(figures, p.model.name).update.value + extra
 
 
