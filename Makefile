@@ -1,8 +1,8 @@
 # make repro and make test are the two commands a newcomer needs; each sets up .venv first if it is not there.
 SHELL := /bin/bash
-# The first Python from 3.11 to 3.13 that runs and can make environments; PYTHON=/path/to/python chooses another.
-SUITABLE = import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-PYTHON ?= $(shell for one in python3.11 python3.12 python3.13 python3 python; do \
+# The first Python from 3.11 to 3.14 that runs and can make environments; PYTHON=/path/to/python chooses another.
+SUITABLE = import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
+PYTHON ?= $(shell for one in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$one -c "$(SUITABLE)" >/dev/null 2>&1 && { echo $$one; break; }; done)
 VENV := .venv
 READY := $(VENV)/.ready
@@ -18,7 +18,7 @@ help: ## list the targets
 
 $(READY): requirements.txt
 	@$(or $(PYTHON),false) -c "$(SUITABLE)" 2>/dev/null || { \
-		echo "Python 3.11, 3.12 or 3.13 with its venv module is needed: set PYTHON=/path/to/python3.12"; exit 1; }
+		echo "Python 3.11 to 3.14 with its venv module is needed: set PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@touch $@
