@@ -141,8 +141,8 @@ def half_a_lock_file(patch: Patch) -> None:
     path.write_text(path.read_text()[:1000] + "\n  - [")
 
 
-def lock_file_of_nothing(patch: Patch) -> None:
-    Path("dvc.lock").write_text("schema: '2.0'\n")
+def half_a_stage(patch: Patch) -> None:
+    Path("dvc.lock").write_text("schema: '2.0'\nstages:\n  check:\n")
 
 
 def no_pipeline(patch: Patch) -> None:
@@ -159,17 +159,12 @@ def no_clone(patch: Patch) -> None:
     patch.setenv("GIT_CEILING_DIRECTORIES", str(Path.cwd().parent))
 
 
-def in_another_repository(patch: Patch) -> None:
-    shutil.rmtree(".git")
-    subprocess.run(["git", "init", "--quiet", ".."], check=True)
-
-
 def killed_git(patch: Patch) -> None:
     Path(".git/index.lock").touch()
 
 
 def no_dvc(patch: Patch) -> None:
-    program_called("git", "printf '\\n.git/index.lock\\n'")
+    program_called("git", "echo .git/index.lock")
     patch.setenv("PATH", str(Path("../bin").resolve()))
 
 
@@ -183,7 +178,7 @@ def half_a_record(patch: Patch) -> None:
 
 def record_of_a_stranger(patch: Patch) -> None:
     """Whose process id is another process's by now."""
-    record = {str(Path.cwd() / "data"): {"write": {"pid": os.getpid(), "cmd": "dvc repro"}}}
+    record = {"write": {str(Path.cwd() / "data"): {"pid": os.getpid(), "cmd": "dvc repro"}}, "read": {}}
     Path(".dvc/tmp/rwlock").write_text(json.dumps(record))
 
 
@@ -247,7 +242,7 @@ def slow_clock(patch: Patch) -> None:
 
 
 def cuda_without_a_gpu(patch: Patch) -> None:
-    patch.setattr(machine.Path, "exists", lambda path: False if "nvidia" in str(path) else os.path.exists(path))
+    patch.setattr(machine.Path, "exists", lambda path: str(path)[:5] != "/dev/" and os.path.exists(path))
     change(model__device="cuda")
 
 
@@ -317,11 +312,10 @@ STOPPING: dict[Plant, str] = {  # what the quick part stops a run for
     unknown_key: r"model\.stepps: unknown key.* -> correct it, or git checkout params\.yaml",
     conflict: r"params\.yaml:\d+ has the conflict markers .* -> settle it, or git checkout --ours params\.yaml",
     half_a_lock_file: r"dvc\.lock is not YAML.* -> correct it, or git checkout dvc\.lock",
-    lock_file_of_nothing: r"dvc\.lock is damaged.* -> git checkout dvc\.lock",
+    half_a_stage: r"dvc\.lock is damaged.* -> git checkout dvc\.lock",
     no_pipeline: r"dvc\.yaml is missing.* -> .*git checkout dvc\.yaml",
     no_git: r"git is not installed.* -> install git",
-    no_clone: r"not the root of a git repository -> git clone",
-    in_another_repository: r"not the root of a git repository -> git clone",
+    no_clone: r"in no git repository -> git clone",
     no_dvc: r"no command dvc -> make setup",
     broken_dvc_config: r"DVC's configuration cannot be read.* -> .*git checkout \.dvc/config",
     record_of_a_stranger: r"rwlock says that process \d+ .* -> if that is so: rm .*rwlock",
@@ -377,6 +371,36 @@ def test_a_place_in_order_has_no_problem(place: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr() == ("", "")
 
 
+def test_dvc_may_work_without_git_and_without_a_lock_file(place: Path) -> None:
+    shutil.rmtree(".git")
+    Path(".dvc/config").write_text("[core]\n    no_scm = true\n")
+    Path("dvc.lock").write_text("schema: '2.0'\n")
+    assert bad(quick=True) == []
+    Path("dvc.lock").unlink()
+    assert bad(quick=True) == []
+
+
+def test_a_process_that_has_ended_holds_no_lock(place: Path) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    record = {"write": {str(place / "data"): {"pid": ended.pid, "cmd": "dvc repro"}}, "read": {}}
+    Path(".dvc/tmp/rwlock").write_text(json.dumps(record))
+    assert [one.verdict for one in repository.locks()] == ["ok"]
+
+
+def test_dvc_at_work_here_is_told(place: Path) -> None:
+    Path("../bin/dvc").write_text("import time\nprint('here', flush=True)\ntime.sleep(60)")
+    with subprocess.Popen([sys.executable, "../bin/dvc"], stdout=subprocess.PIPE) as working:
+        assert working.stdout is not None
+        working.stdout.readline()
+        told = repository.locks()
+        half_a_record(pytest.MonkeyPatch())
+        damaged = repository.locks()
+        working.kill()
+    assert [one.verdict for one in told] == ["warning"] and f"process {working.pid}" in told[0].what
+    assert [one.verdict for one in damaged] == ["problem"] and "wait" in damaged[0].remedy
+
+
 @pytest.mark.parametrize("plant", PROBLEMS, ids=name_of)
 def test_a_planted_problem_is_found(plant: Plant, place: Path, monkeypatch: Patch) -> None:
     with monkeypatch.context() as patch:
@@ -400,7 +424,7 @@ def test_what_stops_no_run_is_a_warning(plant: Plant, place: Path, monkeypatch: 
 
 def test_many_problems_at_once_are_all_found(place: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture) -> None:
     together = [
-        *(full_disk, little_memory, lock_file_of_nothing, broken_dvc_config, not_writable, record_of_a_stranger),
+        *(full_disk, little_memory, half_a_stage, broken_dvc_config, not_writable, record_of_a_stranger),
         *(old_python, package_not_installed, half_a_config, damaged_ledger, closed_server, cut_off_model, no_hub),
     ]
     sys.argv[1:] = []
@@ -417,7 +441,7 @@ def test_many_problems_at_once_are_all_found(place: Path, monkeypatch: Patch, ca
 
 
 def test_quick_stops_with_status_1_and_one_line_on_stderr(place: Path, capsys: pytest.CaptureFixture) -> None:
-    lock_file_of_nothing(pytest.MonkeyPatch())
+    half_a_stage(pytest.MonkeyPatch())
     sys.argv[1:] = ["--quick"]
     with pytest.raises(SystemExit):
         program.main()

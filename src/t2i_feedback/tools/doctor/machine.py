@@ -19,6 +19,7 @@ from t2i_feedback.tools.estimate import costs, figures
 
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container
 SMI = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free,driver_version", "--format=csv,noheader,nounits"]
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd")  # NVIDIA's; AMD's, which torch calls cuda too
 SMALLER = "smaller models, quantisation or a served judge (docs/judges.md)"
 FREE_IT = "free some: make clean, dvc gc --workspace"
 
@@ -140,7 +141,8 @@ def clock() -> Findings:
 @check(quick="tells")
 def accelerator(p: Params) -> Findings:
     """Without loading torch: is there what the parameters ask for?"""
-    cuda, mps = shutil.which("nvidia-smi") or Path("/dev/nvidiactl").exists(), platform.system() == "Darwin"
+    cuda = shutil.which("nvidia-smi") or any(Path(one).exists() for one in GPU_DEVICES)
+    mps = platform.system() == "Darwin"
     asked = {"model": p.model.device} | {f"mllms.{n}": getattr(e, "device", "auto") for n, e in needs.used(p).items()}
     for key, wanted in asked.items():
         if (wanted == "cuda" and not cuda) or (wanted == "mps" and not mps):

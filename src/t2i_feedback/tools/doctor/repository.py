@@ -28,16 +28,17 @@ DVC = Path(".dvc")
 
 @check(quick="stops")
 def git() -> Findings:
+    with suppress(configparser.Error):
+        if _config_of_dvc().getboolean("core", "no_scm", fallback=False):
+            return ok("DVC works without git here")
     if not shutil.which("git"):
         return problem("git is not installed, and DVC needs it", "install git")
-    command = ["git", "rev-parse", "--show-cdup", "--git-path", "index.lock"]
-    asked = subprocess.run(command, capture_output=True, text=True)
+    asked = subprocess.run(["git", "rev-parse", "--git-path", "index.lock"], capture_output=True, text=True)
     if "dubious ownership" in asked.stderr:
         return problem("git does not trust another user's folder", 'git config --global --add safe.directory "$PWD"')
-    above, _, lock = asked.stdout.removesuffix("\n").rpartition("\n")
-    if asked.returncode or above:
-        return problem("this folder is not the root of a git repository", "git clone it, and work in the clone")
-    if Path(lock).exists():
+    if asked.returncode:
+        return problem("this folder is in no git repository", "git clone it, and work in the clone")
+    if Path(lock := asked.stdout.strip()).exists():
         return warning(f"{lock} is there: git is at work, or was killed", f"when no git command runs: rm {lock}")
     return ok("git has this repository")
 
@@ -81,16 +82,18 @@ def files() -> Findings:
                 found += problem(f"{path}:{line} has the conflict markers of a merge", settle)
             elif path == paths.PARAMS:
                 params.load()
-            elif not _has_stages(reading.read(path)):
+            elif not _has_stages(reading.read(path), path == paths.LOCK):
                 found += problem(f"{path} is damaged: it has no stages, or half of one", back)
         except UserError as error:
             found += problem(str(error), f"correct it, or {back}")
     return found or ok(f"{paths.PARAMS}, {paths.PIPELINE} and {paths.LOCK} are in order")
 
 
-def _has_stages(content: object) -> bool:
-    stages = reading.at(content, "stages")
-    return isinstance(stages, dict) and all(isinstance(one, dict) for one in stages.values())
+def _has_stages(content: object, lock: bool) -> bool:
+    """Whole ones; a lock file may have none."""
+    stages = content.get("stages", {} if lock else None) if isinstance(content, dict) else {} if lock else None
+    each = stages.values() if isinstance(stages, dict) else [None]
+    return all(isinstance(one, dict) and (not lock or "cmd" in one) for one in each)
 
 
 @check(quick="stops")
