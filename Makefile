@@ -11,7 +11,7 @@ export PYTHONPATH := src
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast test-unit test-pipeline test-pipeline-lint-types test-pretrain soak lint types check ui publish compare profile ledger retry-failed forget improve feedback gallery calibrate preflight estimate bench table1 table2 sealed rehearse pretrain model-card clean
+.PHONY: help setup repro test test-fast test-unit test-pipeline test-pipeline-lint-types test-pretrain soak lint types check ui publish compare profile ledger retry-failed forget improve feedback gallery calibrate preflight doctor estimate bench table1 table2 sealed rehearse pretrain model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,6 +27,7 @@ setup: $(READY) ## make the virtual environment from requirements.txt (about 3 m
 
 repro: $(READY) ## run what is out of date of the experiment, then publish it to MLflow; ends with metrics/report.html
 	@python -m t2i_feedback.tools.unlock
+	@python -m t2i_feedback.tools.doctor --quick
 	dvc repro
 	python -m t2i_feedback.tools.publish
 	@python -m t2i_feedback.tools.compare
@@ -97,6 +98,9 @@ calibrate: $(READY) ## can a catalogue entry judge? make calibrate JUDGE=llava16
 
 preflight: $(READY) ## would fine-tuning train on the right numbers? replays a small rollout of the present parameters
 	@python -m t2i_feedback.tools.preflight
+
+doctor: $(READY) ## what can this machine run, and what is the matter? each problem with its remedy
+	@python -m t2i_feedback.tools.doctor
 
 estimate: $(READY) ## hours, calls and dollars before a run: make estimate PROFILE=paper GPUS=8 GPU=a100 (JSON=1: for a program)
 	@python -m t2i_feedback.tools.estimate $(PROFILE) $(if $(GPUS),--gpus $(GPUS)) $(if $(GPU),--gpu $(GPU)) $(if $(JSON),--json)

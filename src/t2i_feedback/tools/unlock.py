@@ -14,7 +14,7 @@ from t2i_feedback.foundation.errors import UserError
 
 def main() -> None:
     record = paths.root() / ".dvc/tmp/rwlock"
-    if not record.exists() or _is_whole(record):
+    if not record.exists() or is_whole(record):
         return
     if working := dvc_processes(paths.root()):
         raise UserError(f"{record} is damaged, and DVC is at work here (process {working[0]}): wait until it has ended")
@@ -22,7 +22,8 @@ def main() -> None:
     print(f"{record} was left half-written by a process that was killed, and is removed")
 
 
-def _is_whole(record: Path) -> bool:
+def is_whole(record: Path) -> bool:
+    """Whether DVC can read the record."""
     try:
         return isinstance(json.loads(record.read_text(encoding="utf-8")), dict)
     except ValueError:

@@ -8,6 +8,7 @@ from t2i_feedback.foundation import pipeline
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm.backends import Entry
 from t2i_feedback.params import Params
+from t2i_feedback.tools import needs
 from t2i_feedback.tools.estimate.counts import Asked, Work, work
 from t2i_feedback.tools.estimate.figures import FIGURES, Throughputs, image_model, missing, mllm, of_gpu
 
@@ -59,13 +60,7 @@ def estimate(p: Params, figures: Throughputs, gpu: str, gpus: int) -> Estimate:
     calls: dict[str, float] = {}
     for one in (asked for each in works for asked in each.asked):
         calls[f"{one.role} {one.mllm}"] = calls.get(f"{one.role} {one.mllm}", 0) + _calls(p, one)
-    names = dict.fromkeys(
-        (p.stage1.mllm, p.finetune.judge, p.evaluate.judge, *([p.evaluate.vqa_mllm] if p.evaluate.vqa_score else []))
-    )
-    here = {name: _weights(p, figures, name) for name in names if p.mllms[name].in_process}
-    judges = {p.finetune.judge, p.evaluate.judge}
-    trained = image_model(figures, p.model.name).memory.value + sum(here.get(name, 0) for name in judges)
-    drawn = sum(one.images for one in works if one.stage != "finetune") + p.data.reference_images
+    disk, trained = room(p, figures)
     return Estimate(
         gpu=gpu,
         gpus=gpus,
@@ -76,11 +71,20 @@ def estimate(p: Params, figures: Throughputs, gpu: str, gpus: int) -> Estimate:
         gpu_usd=wall / 3600 * gpus * machine.price.value,
         api_usd=sum(cost.api_usd for cost in costs),
         bottleneck=_bottleneck(costs, p, gpus, wall),
-        reached={name: _reached(p, figures, name) for name in names},
-        disk_gb=drawn * p.model.pixels * figures.common.image_bytes.value / 1e9 + sum(here.values()),
+        reached={name: _reached(p, figures, name) for name in needs.used(p)},
+        disk_gb=disk,
         memory_gb=trained,
         gpu_memory_gb=machine.memory.value,
     )
+
+
+def room(p: Params, figures: Throughputs) -> tuple[float, float]:
+    """GB of disk that a run fills, and of memory that fine-tuning takes. Raises UserError for a missing figure."""
+    here = {name: _weights(p, figures, name) for name, entry in needs.used(p).items() if entry.in_process}
+    judges = {p.finetune.judge, p.evaluate.judge}
+    trained = image_model(figures, p.model.name).memory.value + sum(here.get(name, 0) for name in judges)
+    drawn = sum(one.images for one in work(p, figures) if one.stage != "finetune") + p.data.reference_images
+    return drawn * p.model.pixels * figures.common.image_bytes.value / 1e9 + sum(here.values()), trained
 
 
 def launched(stage: str) -> bool:

@@ -9,11 +9,8 @@ runs what is missing. Stages that experiments share come from DVC's run cache.
 """
 
 import argparse
-import os
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +23,7 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_json, write_text
 from t2i_feedback.params import Params
 from t2i_feedback.reporting import paper
-from t2i_feedback.tools import profile
+from t2i_feedback.tools import needs, profile
 from t2i_feedback.tools.paper import experiments, write
 from t2i_feedback.tools.paper.experiments import Files
 from t2i_feedback.tools.paper.rows import FINETUNED, LAYOUTS, RAW, Layout
@@ -34,8 +31,6 @@ from t2i_feedback.tracking import store
 from t2i_feedback.tracking.identity import identify
 from t2i_feedback.tracking.runs import parent_run
 from t2i_feedback.tracking.under_way import under_way
-
-HUB_SECONDS = 10  # to wait for the model hub
 
 
 @dataclass(frozen=True)
@@ -81,29 +76,16 @@ def plan(layout: Layout, row: str, profiles: Sequence[str]) -> Plan:
 
 def lacking(p: Params) -> str:
     """What this machine lacks for a run, as one line; "" when nothing is known to be missing."""
-    named = [
-        p.stage1.mllm,
-        p.finetune.judge,
-        p.evaluate.judge,
-        *([p.evaluate.vqa_mllm] if p.evaluate.vqa_score else []),
-    ]
-    used = {name: p.mllms[name] for name in named}
-    halves = [f"mllms.{name}" for name, entry in used.items() if entry.wants_accelerator]
-    halves = (["model"] if p.model.dtype != "float32" and p.model.device != "cpu" else []) + halves
+    halves = needs.in_16_bits(p)
     if halves and not _accelerator():
         return (
             f"no GPU is seen (torch.cuda.is_available() is False), and dtype is 16 bits for {', '.join(halves)}: check "
             "`nvidia-smi` and that torch was installed for CUDA, or run on a machine that has one"
         )
-    for name, entry in used.items():
-        variable = entry.key_variable
-        if variable and not os.environ.get(variable, "").strip():
-            return f"mllms.{name}: the environment variable {variable} is not set; put the server's key there"
-    wanted = {p.model.name: "model_index.json"} | {
-        entry.hub_model: "config.json" for entry in used.values() if entry.hub_model
-    }
-    absent = [model for model, file in wanted.items() if not Path(model).is_dir() and not _cached(model, file)]
-    if absent and not _hub_answers():
+    for name, variable in needs.keys_not_set(p).items():
+        return f"mllms.{name}: the environment variable {variable} is not set; put the server's key there"
+    absent = needs.to_be_fetched(p)
+    if absent and not needs.hub_answers():
         fetch = " && ".join(f"hf download {model}" for model in absent)
         return (
             f"{', '.join(absent)} are not in the hub's cache, and the hub cannot be reached; with internet: `{fetch}`"
@@ -115,31 +97,6 @@ def _accelerator() -> bool:
     import torch
 
     return torch.cuda.is_available() or torch.backends.mps.is_available()
-
-
-def _cached(model: str, file: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return isinstance(try_to_load_from_cache(model, file), str)
-    except HFValidationError:
-        raise UserError(f"there is no folder {model}, and a hub model has no such name") from None
-
-
-def _hub_answers() -> bool:
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-        urllib.request.urlopen(request, timeout=HUB_SECONDS).close()
-    except urllib.error.HTTPError:
-        return True  # it is there, whatever it thinks of the question
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 # ------------------------------------------------------------------------------------------------ running

@@ -1,0 +1,80 @@
+"""What a run needs of the machine and the world, by its parameters: models, keys, the hub."""
+
+import os
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation.params import CHECKPOINT, fields
+from t2i_feedback.mllm.backends import Entry
+from t2i_feedback.mllm.backends.local import PACKAGE
+from t2i_feedback.params import Params
+
+HUB_SECONDS = 10  # to wait for the model hub
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def used(p: Params) -> dict[str, Entry]:
+    """The entries of the catalogue that are asked."""
+    vqa = [p.evaluate.vqa_mllm] if p.evaluate.vqa_score else []
+    return {name: p.mllms[name] for name in (p.stage1.mllm, p.finetune.judge, p.evaluate.judge, *vqa)}
+
+
+def in_16_bits(p: Params) -> list[str]:
+    """What computes in a number format that processors are slow at."""
+    model = ["model"] if p.model.dtype != "float32" and p.model.device != "cpu" else []
+    return model + [f"mllms.{name}" for name, entry in used(p).items() if entry.wants_accelerator]
+
+
+def keys_not_set(p: Params) -> dict[str, str]:
+    """Entry -> the environment variable that should hold its key, and holds none."""
+    variables = {name: entry.key_variable for name, entry in used(p).items()}
+    return {name: one for name, one in variables.items() if one and not os.environ.get(one, "").strip()}
+
+
+def checkpoints(p: Params) -> dict[str, str]:
+    """Key -> the checkpoint that it names, where a run loads it; packages aside."""
+    unused = tuple(f"mllms.{name}." for name in p.mllms if name not in used(p))
+    named = {key: value for key, value, marks in fields(p) if CHECKPOINT in marks and not key.startswith(unused)}
+    return {key: value for key, value in named.items() if value and not value.startswith(PACKAGE)}
+
+
+def is_of_hub(checkpoint: str) -> bool:
+    """Whether it is no path here: neither there, nor in a folder that is, nor of a form that the hub does not have."""
+    path = Path(checkpoint)
+    beside = len(path.parts) > 1 and Path(path.parts[0]).is_dir()
+    return not path.exists() and not beside and path.suffix != ".gguf" and bool(_HUB_NAME.fullmatch(checkpoint))
+
+
+def to_be_fetched(p: Params) -> list[str]:
+    """The hub's models that a run loads and the hub's cache lacks. Raises UserError for a folder that is not here."""
+    wanted = {value: key for key, value in checkpoints(p).items() if not Path(value).exists()}
+    for value, key in wanted.items():
+        if not is_of_hub(value):
+            raise UserError(f"{key}: there is no folder {value}, and a hub model has no such name")
+    files = {value: "model_index.json" if key == "model.name" else "config.json" for value, key in wanted.items()}
+    return [model for model, file in files.items() if not cached(model, file)]
+
+
+def cached(model: str, file: str) -> bool:
+    """Whether the hub's cache has that file of the model."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(model, file), str)
+
+
+def hub_answers(seconds: float = HUB_SECONDS) -> bool:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+        urllib.request.urlopen(request, timeout=seconds).close()
+    except urllib.error.HTTPError:
+        return True  # it is there, whatever it thinks of the question
+    except (OSError, ValueError):
+        return False
+    return True
