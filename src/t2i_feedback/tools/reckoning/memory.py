@@ -50,7 +50,7 @@ def _training(setup: Setup, checkpointing: bool, batch: int) -> Step:
     """Of the network alone."""
     p, dtype = setup.p, getattr(torch, setup.p.model.dtype)
     model, _ = setup.with_adapter()
-    model.sharing = lambda prompt_index: nullcontext()  # which texts are equal is unknown without numbers
+    cast(Any, model).sharing = lambda prompt_index: nullcontext()  # which texts are equal is unknown without numbers
     schedule = setup.schedule(model)
     with counting() as memory:
         materialise(model.network)
