@@ -2,15 +2,14 @@
 
 What runs is the package's own loading, trainer and drawing. Only the files of a checkpoint are not there: within
 `checkpoint`, diffusers' `from_pretrained` makes random weights on the device, by the published configurations
-(tools/reckoning/networks.py). On the CPU the networks are tiny (TINY). A model that is added there becomes a part by an
-entry in TINY.
+(tools/reckoning/networks.py). On the CPU the networks are tiny (tiny.py).
 """
 
 import gc
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,8 +20,7 @@ from unittest import mock
 import diffusers
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+from transformers import CLIPTokenizer, T5Tokenizer
 
 from t2i_feedback.finetuning import preflight
 from t2i_feedback.finetuning.acquisition import Scorer
@@ -35,44 +33,13 @@ from t2i_feedback.image_models.base import ENCODED, ImageModel
 from t2i_feedback.image_models.loading import load_image_model
 from t2i_feedback.tools.gpu_check.measuring import said, watched
 from t2i_feedback.tools.gpu_check.results import Figures, Phases
+from t2i_feedback.tools.gpu_check.tiny import SMALL, TINY, TOKENS
 from t2i_feedback.tools.reckoning.memory import drawing, whole_run
-from t2i_feedback.tools.reckoning.networks import TOKENS
 from t2i_feedback.tools.reckoning.published import Setup
 
-DTYPES = ("float16", "bfloat16")
 IMAGES = STEPS = 2
 PROMPTS = [f"a red house by the sea number {number}" for number in range(ENCODED)]  # as many as are encoded at once
 SIDE = 64  # pixels of a tiny model's images
-
-TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-TEXT |= {"projection_dim": 16}
-SMALL: dict[Any, dict[str, Any]] = {
-    AutoencoderKL: {"block_out_channels": (8,) * 4, "norm_num_groups": 4, "layers_per_block": 1},
-    CLIPTextModel: TEXT,
-    CLIPTextModelWithProjection: TEXT,
-    T5EncoderModel: {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2},
-}
-UNET: dict[str, Any] = {"norm_num_groups": 4, "layers_per_block": 1, "block_out_channels": (8, 16)}
-SD15 = UNET | {"attention_head_dim": 4, "cross_attention_dim": 16}
-SD15 |= {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D")}
-SD15 |= {"up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
-SDXL = UNET | {"attention_head_dim": (1, 2), "cross_attention_dim": 32, "transformer_layers_per_block": 1}
-SDXL |= {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D")}
-SDXL |= {"up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")}
-SDXL |= {"addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 16 + 6 * 4}
-SD3 = {"num_layers": 2, "dual_attention_layers": (0,), "num_attention_heads": 2, "attention_head_dim": 8}
-SD3 |= {"caption_projection_dim": 16, "joint_attention_dim": 32, "pooled_projection_dim": 32, "pos_embed_max_size": 8}
-# Published model -> what its network is changed by to be tiny, and what that is told of a text.
-TINY: dict[str, tuple[dict[str, Any], dict[str, tuple[int, ...]]]] = {
-    "sd15": (SD15, {"prompt_embeds": (TOKENS, 16)}),
-    "sdxl": (SDXL, {"prompt_embeds": (TOKENS, 32), "pooled_prompt_embeds": (16,)}),
-    "sd35": (SD3, {"prompt_embeds": (TOKENS, 32), "pooled_prompt_embeds": (32,)}),
-}
-
-
-def stretches(name: str, dtype: str, device: str) -> dict[str, Callable[[], Phases]]:
-    bench = Bench(name, dtype, device)
-    return {one.__name__: one for one in (bench.reckoned, bench.fine_tuning, bench.drawing, bench.profile)}
 
 
 @dataclass
@@ -83,6 +50,12 @@ class Bench:
     dtype: str
     device: str
 
+    @classmethod
+    def of(cls, task: str, device: str) -> "Bench":
+        """A task is called by the model and the precision."""
+        name, dtype = task.split()
+        return cls(name, dtype, device)
+
     @cached_property
     def published(self) -> Setup:
         """Under its profile, in that precision."""
@@ -92,7 +65,7 @@ class Bench:
         network, text = TINY[self.name]
         checkpoint = setup.checkpoint
         parts = {
-            name: part.changed(network if name == setup.network else SMALL[part.kind])
+            name: part.changed(network if name == setup.network else SMALL[name])
             for name, part in checkpoint.parts.items()
         }
         tiny = replace(setup, checkpoint=replace(checkpoint, parts=parts, text=text), known={})
@@ -127,8 +100,8 @@ class Bench:
         p = self.setup.p
         with watched(self.device) as loading:
             model = self.load(training=True)
-        loading["weights_gb"] = sum(self.setup.sizes.values()) / 1e9
-        yield "load", loading
+        weights = sum(self.setup.sizes.values()) / 1e9
+        yield "load", loading | {"weights_gb": weights, "source": self.setup.checkpoint.source}
         config = p.finetune
         parameters = model.add_adapter(config.lora_rank, config.lora_alpha, config.lora_targets, p.seed)
         with tempfile.TemporaryDirectory() as nowhere:

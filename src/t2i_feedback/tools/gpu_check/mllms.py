@@ -1,8 +1,7 @@
 """A LLaVA 1.5 of 7 B parameters with random weights, through the backend `local`: batches of questions, and texts."""
 
-import gc
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,10 +36,20 @@ SOURCE = "https://huggingface.co/llava-hf/llava-1.5-7b-hf"
 BATCHES = 2
 WRITTEN = 32  # tokens of a text
 SIDE = 512  # pixels of an image that is shown
-TEXT = {"vocab_size": 32064, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}  # the rest is Llama's default
-TOWER = {"image_size": 336, "patch_size": 14, "hidden_size": 1024, "intermediate_size": 4096, "projection_dim": 768}
+TEXT: dict[str, Any] = {
+    "vocab_size": 32064,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+}  # the rest is Llama's default
+TOWER: dict[str, Any] = {
+    "image_size": 336,
+    "patch_size": 14,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "projection_dim": 768,
+}
 TOWER |= {"num_hidden_layers": 24, "num_attention_heads": 16}
-TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+TINY: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<image>"]
 TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {% for part in message['content'] %}"
@@ -50,23 +59,19 @@ TEMPLATE = (
 QUESTION = "Does this picture show a red house by the sea? Answer yes or no."
 
 
-def stretches(device: str) -> dict[str, Callable[[], Phases]]:
-    return {"llava": lambda: asked(device)}
-
-
 def asked(device: str) -> Phases:
     entry = params.load().mllms[ENTRY]
     assert isinstance(entry, LocalEntry)
     config = llava(tiny=device == "cpu")
     with torch.device("meta"):
-        weights = size(LlavaForConditionalGeneration(config).to(getattr(torch, entry.dtype))) / 1e9
-    gc.collect()
-    yield "reckoned", {"weights": weights}
+        model: Any = LlavaForConditionalGeneration(config)
+        weights = size(model.to(getattr(torch, entry.dtype))) / 1e9
+    yield "reckoned", {"load": weights}
     with random_checkpoint(config, device) as folder:
         entry = entry.model_copy(update={"model": str(folder), "device": device})
         with watched(device) as loading:
             mllm = LocalMllm(ENTRY, entry, checkpoint.revision(ENTRY, entry))
-        yield "load", loading | {"weights_gb": weights}
+        yield "load", loading | {"weights_gb": weights, "source": SOURCE}
     pixels = np.random.default_rng(0).integers(0, 256, (BATCHES * entry.batch_size, SIDE, SIDE, 3), dtype=np.uint8)
     requests = [Request(QUESTION, Image.fromarray(one)) for one in pixels]
     candidates = Decoding(1, candidates=("yes", "no"))
@@ -115,7 +120,8 @@ def random_checkpoint(config: LlavaConfig, device: str) -> Iterator[Path]:
         torch.set_default_dtype(dtype)
         try:
             with torch.device(device):
-                return LlavaForConditionalGeneration(config).to(dtype)
+                made: Any = LlavaForConditionalGeneration(config)
+                return made.to(dtype)
         finally:
             torch.set_default_dtype(before)
 

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 import torch
 
@@ -18,10 +17,6 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.tools.gpu_check.results import LEFT_OUT, Phases
 
 NUMBERS = {"cuda": 2**26, "cpu": 2**10}  # that travel
-
-
-def stretches(device: str) -> dict[str, Callable[[], Phases]]:
-    return {"exchange": lambda: exchange(device)}
 
 
 def exchange(device: str) -> Phases:

@@ -8,10 +8,8 @@ from markupsafe import Markup
 
 from t2i_feedback.foundation.files import write_text
 from t2i_feedback.reporting.page import policy
-from t2i_feedback.tools.gpu_check import corrections, mllms
-from t2i_feedback.tools.gpu_check.images import TINY
 from t2i_feedback.tools.gpu_check.results import FOLDER, Attempt
-from t2i_feedback.tools.reckoning.networks import CHECKPOINTS
+from t2i_feedback.tools.gpu_check.yaml_lines import as_yaml
 
 HERE = Path(__file__).parent
 SPEEDS = (("rollout", "steps_per_second", "steps/s"), ("questions", "questions_per_second", "questions/s"))
@@ -22,7 +20,7 @@ def text(found: Mapping[str, Attempt]) -> str:
     lines = [f"{'part':16}{'speed':>22}{'estimated':>11}{'peak GB':>9}{'reckoned':>10}  state"]
     for one in found.values():
         speed, measured, reckoned = speed_of(one), *peak_of(one)
-        told = [number(corrections.estimated(one)), number(measured), number(reckoned)]
+        told = [number(one.figure("estimates", "estimated")), number(measured), number(reckoned)]
         lines.append(f"{one.task:16}{speed:>22}{told[0]:>11}{told[1]:>9}{told[2]:>10}  {one.state}")
     return "\n".join(lines)
 
@@ -36,11 +34,10 @@ def speed_of(one: Attempt) -> str:
 
 def peak_of(one: Attempt) -> tuple[float | None, float | None]:
     """The highest measured peak of a part's phases, and what was reckoned for the one that has it."""
-    peaks = {phase: peak for phase in one.phases if (peak := one.figure(phase, "peak_gb")) is not None}
-    if not peaks:
+    if not one.peaks:
         return None, None
-    highest = max(peaks, key=lambda phase: peaks[phase])
-    return peaks[highest], corrections.reckoned_of(one, highest)
+    highest = max(one.peaks, key=lambda phase: one.peaks[phase])
+    return one.peaks[highest], one.reckoned(highest)
 
 
 def number(value: object) -> str:
@@ -54,11 +51,9 @@ def write(found: Mapping[str, Attempt], device: str) -> Path:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals |= {"number": number, "speed": speed_of, "peak": peak_of, "estimated": corrections.estimated}
-    environment.globals |= {"reckoned": corrections.reckoned_of}
+    environment.globals |= {"number": number, "speed": speed_of, "peak": peak_of}
     style = (HERE / "page.css").read_text(encoding="utf-8")
-    lines = corrections.corrections(found) if device == "cuda" else []
-    sources = {name: CHECKPOINTS[name].source for name in TINY} | {"llava": mllms.SOURCE}
+    lines = [line for one in found.values() for line in one.corrections]
     path = FOLDER / "report.html"
     write_text(
         path,
@@ -68,8 +63,7 @@ def write(found: Mapping[str, Attempt], device: str) -> Path:
             device=device,
             card=next((one.phases["card"].figures for one in found.values() if "card" in one.phases), None),
             parts=list(found.values()),
-            sources=sources,
-            yaml=corrections.as_yaml(lines) if lines else "",
+            yaml=as_yaml(lines) if lines else "",
         ),
     )
     return path

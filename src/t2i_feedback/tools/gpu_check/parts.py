@@ -4,49 +4,30 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 
-from t2i_feedback.tools.gpu_check import images, measuring, mllms, nccl
-from t2i_feedback.tools.gpu_check.results import BEGUN, ENDED, Phases, Result, add
+from t2i_feedback.tools.gpu_check.results import BEGUN, ENDED, Result, add
+from t2i_feedback.tools.gpu_check.tiny import TINY
 
-Stretches = Callable[[str], dict[str, Callable[[], Phases]]]  # of a device
-GRACE = 10.0  # seconds that a part has to end when it is told to
-
-
-@dataclass(frozen=True)
-class Task:
-    name: str
-    stretches: Stretches
+DTYPES = ("float16", "bfloat16")
+# Part -> its tasks, each a process.
+PARTS = {name: [f"{name} {dtype}" for dtype in DTYPES] for name in TINY} | {"llava": ["llava"], "nccl": ["nccl"]}
+WORK = "t2i_feedback.tools.gpu_check.working"
+GRACE = 10.0  # seconds that a task has to end when it is told to
 
 
-PARTS: dict[str, list[Task]] = {
-    **{
-        name: [Task(f"{name} {dtype}", partial(images.stretches, name, dtype)) for dtype in images.DTYPES]
-        for name in images.TINY
-    },
-    "llava": [Task("llava", mllms.stretches)],
-    "nccl": [Task("nccl", nccl.stretches)],
-}
-
-
-def names() -> list[str]:
-    return list(PARTS)
-
-
-def tasks(chosen: Sequence[str]) -> list[Task]:
+def tasks(chosen: Sequence[str]) -> list[str]:
     """What these parts consist of."""
     return [task for name in PARTS if name in chosen for task in PARTS[name]]
 
 
-def run(task: Task, device: str, end: float) -> None:
+def run(task: str, device: str, end: float) -> None:
     """Run it to its end, or until the time (monotonic) is `end`. Its lines are written whatever becomes of it."""
     context = multiprocessing.get_context("forkserver")  # its processes are forked where nothing has seen a GPU
-    context.set_forkserver_preload([__name__, "peft", "torch._dynamo"])
-    add(Result(task=task.name, device=device, phase=BEGUN))
-    process = context.Process(target=measuring.work, args=(task.name, device, task.stretches))
+    context.set_forkserver_preload([WORK, "peft", "torch._dynamo"])
+    add(Result(task=task, device=device, phase=BEGUN))
+    process = context.Process(target=_work, args=(task, device))
     process.start()
     given = end - time.monotonic()
     try:
@@ -61,7 +42,13 @@ def run(task: Task, device: str, end: float) -> None:
         problem = f"was killed midway by {signal.Signals(-process.exitcode).name}"
     elif process.exitcode:
         problem = f"ended with status {process.exitcode}"
-    add(Result(task=task.name, device=device, phase=ENDED, problem=problem))
+    add(Result(task=task, device=device, phase=ENDED, problem=problem))
+
+
+def _work(task: str, device: str) -> None:
+    from t2i_feedback.tools.gpu_check import working
+
+    working.work(task, device)
 
 
 def _stop(process: BaseProcess) -> None:

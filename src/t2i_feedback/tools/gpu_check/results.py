@@ -14,6 +14,15 @@ Figures = dict[str, float | str | bool]
 Phases = Iterator[tuple[str, Figures]]  # each by its name
 
 
+class Correction(Row):
+    """A figure for estimates/throughputs.yaml."""
+
+    key: tuple[str, ...]  # where it stands
+    value: float
+    unit: str
+    source: str
+
+
 class Result(Row):
     """Of one phase of a part; `problem` says why it has no figures, or fewer."""
 
@@ -22,6 +31,7 @@ class Result(Row):
     phase: str
     figures: dict[str, float | str | bool] = {}  # noqa: RUF012
     problem: str | None = None
+    corrections: tuple[Correction, ...] = ()
 
 
 @dataclass
@@ -52,6 +62,27 @@ class Attempt:
         """A number that a phase measured, if it did."""
         found = self.phases[phase].figures.get(name) if phase in self.phases else None
         return None if found is None or isinstance(found, str) else float(found)
+
+    @property
+    def corrections(self) -> list[Correction]:
+        return [line for one in self.phases.values() for line in one.corrections]
+
+    @property
+    def card(self) -> tuple[str, float] | None:
+        """Name and GB of the card that it ran on."""
+        memory = self.figure("card", "memory_gb")
+        return None if memory is None else (str(self.phases["card"].figures["name"]), memory)
+
+    def reckoned(self, phase: str) -> float | None:
+        """The peak in GB that was reckoned for a phase."""
+        names = {"rollout": ("drawing", "decoding")}.get(phase, (phase,))  # it draws, and then decodes
+        known = [found for name in names if (found := self.figure("reckoned", name)) is not None]
+        return max(known, default=self.figure(phase, "reckoned_gb"))
+
+    @property
+    def peaks(self) -> dict[str, float]:
+        """The measured peak in GB of each phase that has one."""
+        return {phase: peak for phase in self.phases if (peak := self.figure(phase, "peak_gb")) is not None}
 
 
 def add(result: Result, path: Path = RESULTS) -> None:
