@@ -86,13 +86,13 @@ class Bench:
 
     def load(self, training: bool = False, **changes: Any) -> ImageModel:
         """By the package's own loading."""
-        with checkpoint(self.setup, self.device) as folder:
-            changed = self.setup.changed("model", name=str(folder), **changes).p.model
-            return load_image_model(changed, training=training)
+        setup = self.setup.changed("model", **changes)
+        with checkpoint(setup, self.device) as folder:
+            return load_image_model(setup.changed("model", name=str(folder)).p.model, training=training)
 
     def reckoned(self) -> Phases:
-        """Peaks in GB that fake tensors have, of what is measured below; on the CPU, where none is, once a model."""
-        if self.is_profiles or self.device != "cpu":
+        """Peaks in GB that fake tensors have, of what is measured below."""
+        if self.reckons:
             yield "reckoned", {**whole_run(self.setup)}
 
     def fine_tuning(self) -> Phases:
@@ -164,9 +164,11 @@ class Bench:
         model.draw(prompts, seeds)
         with watched(self.device) as figures:
             images = [np.asarray(image) for image in model.draw(prompts, seeds)]
-        reckoned = drawing(self.setup.changed("model", offload=bool(changes.get("offload"))), IMAGES)
-        figures |= {"loading_seconds": loading["seconds"], "reckoned_gb": max(reckoned.values())}
-        if changes.get("compile"):
+        figures["loading_seconds"] = loading["seconds"]
+        if self.reckons:
+            reckoned = drawing(self.setup.changed("model", offload="offload" in changes), IMAGES)
+            figures["reckoned_gb"] = max(reckoned.values())
+        if "compile" in changes:
             figures["compiled"] = self.device != "cpu" and hasattr(model.network.forward, "_torchdynamo_orig_callable")
         return figures | ({"said": "; ".join(warnings)} if warnings else {}), images
 
@@ -174,6 +176,11 @@ class Bench:
         """The reckoned peak of the profile as it is, where it has this precision: what `make estimate` goes by."""
         if self.is_profiles and self.device != "cpu":
             yield "profile", {"reckoned_gb": max(whole_run(self.published).values())}
+
+    @property
+    def reckons(self) -> bool:
+        """On the CPU, where it is compared with nothing, in one of the precisions."""
+        return self.is_profiles or self.device != "cpu"
 
     @cached_property
     def is_profiles(self) -> bool:

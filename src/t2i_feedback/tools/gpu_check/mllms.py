@@ -56,7 +56,8 @@ TEMPLATE = (
     "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}{% endfor %}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
-QUESTION = "Does this picture show a red house by the sea? Answer yes or no."
+QUESTION = "How much do you like this picture of a red house by the sea? Answer by a number from 1 to 9."
+CANDIDATES = tuple("123456789")
 
 
 def asked(device: str) -> Phases:
@@ -74,7 +75,7 @@ def asked(device: str) -> Phases:
         yield "load", loading | {"weights_gb": weights, "source": SOURCE}
     pixels = np.random.default_rng(0).integers(0, 256, (BATCHES * entry.batch_size, SIDE, SIDE, 3), dtype=np.uint8)
     requests = [Request(QUESTION, Image.fromarray(one)) for one in pixels]
-    candidates = Decoding(1, candidates=("yes", "no"))
+    candidates = Decoding(1, CANDIDATES)
     replies(mllm, requests[: entry.batch_size], candidates)  # the first takes what libraries do once
     with watched(device) as questions:
         found = replies(mllm, requests, candidates)

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from t2i_feedback.tools.gpu_check.results import BEGUN, ENDED, Result, add
 from t2i_feedback.tools.gpu_check.tiny import TINY
@@ -24,12 +25,15 @@ def tasks(chosen: Sequence[str]) -> list[str]:
 
 def run(task: str, device: str, end: float) -> None:
     """Run it to its end, or until the time (monotonic) is `end`. Its lines are written whatever becomes of it."""
-    context = multiprocessing.get_context("forkserver")  # its processes are forked where nothing has seen a GPU
-    context.set_forkserver_preload([WORK, "peft", "torch._dynamo"])
+    # On the CPU all are forked from one that has imported everything. Imports look for a GPU, and what has looked for
+    # one and found it cannot be forked: there each begins anew.
+    context: Any = multiprocessing.get_context("spawn" if device == "cuda" else "forkserver")
+    if device != "cuda":
+        context.set_forkserver_preload([WORK, "peft", "torch._dynamo"])
     add(Result(task=task, device=device, phase=BEGUN))
     process = context.Process(target=_work, args=(task, device))
     process.start()
-    given = end - time.monotonic()
+    given = max(0.0, end - time.monotonic())
     try:
         process.join(given)
         late = process.is_alive()
@@ -37,7 +41,7 @@ def run(task: str, device: str, end: float) -> None:
         _stop(process)
     problem = None
     if late:
-        problem = f"was killed midway: {given:.0f} seconds were left to it, and it was not done"
+        problem = f"was killed midway: it was not done in the {given:.0f} seconds that were left"
     elif process.exitcode and process.exitcode < 0:
         problem = f"was killed midway by {signal.Signals(-process.exitcode).name}"
     elif process.exitcode:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import sys
 import threading
 import traceback
@@ -58,9 +57,7 @@ def stretches(task: str, device: str) -> dict[str, Callable[[], Phases]]:
 
 def work(task: str, device: str) -> None:
     """Do it in this process. A stretch that fails is told with its reason, and the next begins."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.setsid()  # so that a part can be ended with whatever it has started
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    apart()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     logging.set_verbosity_error()
@@ -91,6 +88,12 @@ def work(task: str, device: str) -> None:
         lines = tuple(corrections.corrections(attempt, gpu, attempt.card[0]))
         figures = {} if known is None else {"estimated": known}
         add(Result(task=task, device=device, phase="estimates", figures=figures, corrections=lines))
+
+
+def apart() -> None:
+    """Lead what this process starts, so that all of it can be ended at once, and end with the one that began it."""
+    os.setsid()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
