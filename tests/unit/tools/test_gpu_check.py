@@ -7,13 +7,15 @@ import sys
 import time
 from pathlib import Path
 
+import diffusers
 import psutil
 import pytest
 import torch
 import yaml
 
+from t2i_feedback.image_models.loading import load_image_model
 from t2i_feedback.tools.estimate import figures
-from t2i_feedback.tools.gpu_check import corrections, page, parts, working, yaml_lines
+from t2i_feedback.tools.gpu_check import corrections, images, mllms, page, parts, working, yaml_lines
 from t2i_feedback.tools.gpu_check.images import Bench
 from t2i_feedback.tools.gpu_check.results import RESULTS, Attempt, Phases, Result, attempts, read
 
@@ -121,6 +123,32 @@ def test_the_page_has_every_part_and_needs_nothing_but_itself(whole: tuple[Path,
     assert "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0" in text
     assert "default-src 'none'" in text.replace("&#39;", "'")
     assert "src=" not in text.replace("default-src=", "") and "<link" not in text and "<script" not in text
+
+
+# ------------------------------------------------------------------------------------------------ at real size
+
+
+@pytest.mark.parametrize("dtype", parts.DTYPES)
+@pytest.mark.parametrize(("name", "side"), [("sd15", 64), ("sdxl", 128), ("sd35", 64)])
+def test_at_its_real_size_a_model_is_loaded_encodes_and_predicts(
+    here: Path, monkeypatch: pytest.MonkeyPatch, name: str, side: int, dtype: str
+) -> None:
+    """On the meta device, which has sizes and no numbers."""
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "to", lambda pipe, device: pipe)
+    setup = Bench(name, dtype, "cuda").setup
+    with images.checkpoint(setup, "meta") as folder:
+        model = load_image_model(setup.changed("model", name=str(folder), device="cpu").p.model, training=True)
+    latents = torch.zeros(2, *model.latent_shape(), dtype=model.dtype, device="meta")
+    predicted = model.denoise(latents, torch.ones(2, device="meta"), model.encode(["a red house"]).expand(2))
+    assert predicted.shape == latents.shape and predicted.shape[-2:] == (side, side)
+    assert predicted.dtype == getattr(torch, dtype)
+
+
+def test_the_llava_has_as_many_numbers_as_the_published_one() -> None:
+    """7,063,427,072, as its page on the hub counts them."""
+    with torch.device("meta"):
+        made = mllms.LlavaForConditionalGeneration(mllms.llava(tiny=False))
+    assert sum(weight.numel() for weight in made.parameters()) == 7_063_427_072
 
 
 # ------------------------------------------------------------------------------------------------ what goes wrong
@@ -304,7 +332,7 @@ def test_a_model_of_real_size_learns_on_a_gpu_in_about_the_memory_that_is_reckon
     phases = dict(bench.reckoned()) | dict(bench.fine_tuning()) | dict(bench.drawing())
     assert float(phases["update"]["peak_gb"]) == pytest.approx(float(phases["reckoned"]["update"]), rel=0.1)
     assert phases["update"]["moved"]
-    assert phases["offload"]["grey_levels_apart"] == 0
+    assert float(phases["offload"]["grey_levels_apart"]) <= 1
     assert float(phases["offload"]["peak_gb"]) < float(phases["drawing"]["peak_gb"])
 
 

@@ -57,9 +57,14 @@ class Bench:
         return cls(name, dtype, device)
 
     @cached_property
+    def own(self) -> Setup:
+        """As its profile has it."""
+        return Setup.of(self.name)
+
+    @cached_property
     def published(self) -> Setup:
         """Under its profile, in that precision."""
-        setup = Setup.of(self.name).changed("model", dtype=self.dtype)
+        setup = self.own.changed("model", dtype=self.dtype)
         if self.device != "cpu":
             return setup
         network, text = TINY[self.name]
@@ -182,10 +187,10 @@ class Bench:
         """On the CPU, where it is compared with nothing, in one of the precisions."""
         return self.is_profiles or self.device != "cpu"
 
-    @cached_property
+    @property
     def is_profiles(self) -> bool:
         """Whether the profile has this precision."""
-        return self.dtype == Setup.of(self.name).p.model.dtype
+        return self.dtype == self.own.p.model.dtype
 
 
 @contextmanager
@@ -201,9 +206,9 @@ def _compiler(device: str) -> Iterator[None]:
 
 
 def free(device: str) -> None:
-    """What nobody holds any more."""
-    gc.collect()
+    """Give the GPU's memory back that nobody holds any more."""
     if device == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
 
 

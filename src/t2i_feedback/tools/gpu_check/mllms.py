@@ -30,6 +30,7 @@ from t2i_feedback.mllm.local import LocalMllm
 from t2i_feedback.tools.gpu_check.measuring import watched
 from t2i_feedback.tools.gpu_check.results import Phases
 from t2i_feedback.tools.reckoning.counting import size
+from t2i_feedback.tools.reckoning.networks import default_dtype
 
 ENTRY = "llava15-7b"
 SOURCE = "https://huggingface.co/llava-hf/llava-1.5-7b-hf"
@@ -117,14 +118,8 @@ def random_checkpoint(config: LlavaConfig, device: str) -> Iterator[Path]:
 
     def random(where: str, *, dtype: torch.dtype, **given: Any) -> Any:
         torch.manual_seed(0)
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        try:
-            with torch.device(device):
-                made: Any = LlavaForConditionalGeneration(config)
-                return made.to(dtype)
-        finally:
-            torch.set_default_dtype(before)
+        with torch.device(device), default_dtype(dtype):
+            return LlavaForConditionalGeneration(config)
 
     with (
         tempfile.TemporaryDirectory() as name,

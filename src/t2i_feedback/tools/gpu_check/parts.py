@@ -29,7 +29,7 @@ def run(task: str, device: str, end: float) -> None:
     # one and found it cannot be forked: there each begins anew.
     context: Any = multiprocessing.get_context("spawn" if device == "cuda" else "forkserver")
     if device != "cuda":
-        context.set_forkserver_preload([WORK, "peft", "torch._dynamo"])
+        context.set_forkserver_preload([WORK, "peft", "torch._inductor.compile_fx"])
     add(Result(task=task, device=device, phase=BEGUN))
     process = context.Process(target=_work, args=(task, device))
     process.start()

@@ -58,8 +58,6 @@ def stretches(task: str, device: str) -> dict[str, Callable[[], Phases]]:
 def work(task: str, device: str) -> None:
     """Do it in this process. A stretch that fails is told with its reason, and the next begins."""
     apart()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     logging.set_verbosity_error()
     torch.manual_seed(0)
     if device == "cuda":

@@ -137,7 +137,7 @@ class Checkpoint:
 
     def part(self, name: str, dtype: torch.dtype, device: str = "meta") -> torch.nn.Module:
         """Frozen, in the precisions in which it is loaded: T5 keeps some layers from float16. Weights are random."""
-        with torch.device(device), _default(dtype):
+        with torch.device(device), default_dtype(dtype):
             module = self.parts[name].make().to(dtype).requires_grad_(False).eval()
             for layer, weight in module.named_parameters():
                 if dtype == torch.float16 and any(f".{kept}." in layer for kept in _kept(module)):
@@ -169,7 +169,7 @@ class Checkpoint:
 
 
 @contextmanager
-def _default(dtype: torch.dtype) -> Iterator[None]:
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     """Within it numbers are of that precision where nothing else is said: none is ever made in a wider one."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
