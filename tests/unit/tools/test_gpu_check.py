@@ -145,7 +145,7 @@ def test_at_its_real_size_a_model_is_loaded_encodes_and_predicts(
 
 
 def test_the_llava_has_as_many_numbers_as_the_published_one() -> None:
-    """7,063,427,072, as its page on the hub counts them."""
+    """As transformers counts llava-hf/llava-1.5-7b-hf when it has loaded it."""
     with torch.device("meta"):
         made = mllms.LlavaForConditionalGeneration(mllms.llava(tiny=False))
     assert sum(weight.numel() for weight in made.parameters()) == 7_063_427_072

@@ -46,11 +46,12 @@ def corrections(attempt: Attempt, gpu: str, card: str) -> Iterator[Correction]:
                 yield Correction(key=("mllms", mllms.ENTRY, kind, gpu), value=value, unit=unit, source=source)
         return
     bench = Bench.of(attempt.task, "cuda")
-    if not bench.is_profiles:
+    p, known_models = bench.published.p, figures.read().image_models
+    key = ("image_models", p.model.name)
+    if not bench.is_profiles or p.model.name not in known_models:
         return
-    p, key = bench.published.p, ("image_models", bench.published.p.model.name)
     if (steps := attempt.figure("rollout", "steps_per_second")) is not None:
-        steps *= p.model.pixels / figures.image_model(figures.read(), p.model.name).size.value ** 2
+        steps *= p.model.pixels / known_models[p.model.name].size.value ** 2
         unit = f"steps of one image per second, {IMAGES} at a time, decoding not included"
         yield Correction(key=(*key, "steps", gpu), value=steps, unit=unit, source=source)
     if (forwards := attempt.figure("update", "forwards_per_transition")) is not None:
