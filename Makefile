@@ -11,7 +11,7 @@ export PYTHONPATH := src
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast test-unit test-pipeline test-pipeline-lint-types test-pretrain soak lint types check ui publish compare profile ledger retry-failed forget improve feedback gallery calibrate preflight doctor estimate bench table1 table2 sealed rehearse pretrain model-card clean
+.PHONY: help setup repro test test-fast test-unit test-pipeline test-pipeline-lint-types test-pretrain soak lint types check ui publish compare profile ledger retry-failed forget improve feedback gallery calibrate preflight gpu-check doctor estimate bench table1 table2 sealed rehearse pretrain model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -104,6 +104,9 @@ doctor: $(READY) ## what can this machine run, and what is the matter? each prob
 
 estimate: $(READY) ## hours, calls and dollars before a run: make estimate PROFILE=paper GPUS=8 GPU=a100 (JSON=1: for a program)
 	@python -m t2i_feedback.tools.estimate $(PROFILE) $(if $(GPUS),--gpus $(GPUS)) $(if $(GPU),--gpu $(GPU)) $(if $(JSON),--json)
+
+gpu-check: $(READY) ## what only a GPU can show, without a download, 8 minutes a call: PARTS="sd15 llava nccl" (all) DEVICE=cpu WRITE=1
+	@python -m t2i_feedback.tools.gpu_check $(PARTS) $(if $(DEVICE),--device $(DEVICE)) $(if $(WRITE),--write)
 
 bench: $(READY) ## measure: judging, drawing and evaluating as ratios; SD 1.5's memory; time and memory of every stage
 	python benchmarks/judges.py

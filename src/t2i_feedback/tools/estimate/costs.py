@@ -107,9 +107,9 @@ def _cost(one: Work, p: Params, figures: Throughputs, gpu: str, gpus: int) -> Co
     if one.stage == "finetune":
         steps, guidance = p.finetune.steps_of(steps), p.finetune.guidance_of(guidance)
     if one.images:
-        seconds["drawing"] = one.images * steps * _step(p, figures, gpu, guidance)
+        seconds["drawing"] = one.images * steps * seconds_of_step(p, figures, gpu, guidance)
     if one.transitions:
-        seconds["updates"] = one.transitions * _forwards(p, figures) * _step(p, figures, gpu, guidance)
+        seconds["updates"] = one.transitions * _forwards(p, figures) * seconds_of_step(p, figures, gpu, guidance)
     if one.features:
         seconds["features"] = one.features * _feature(p, figures, gpu)
     if one.resamples:
@@ -117,7 +117,7 @@ def _cost(one: Work, p: Params, figures: Throughputs, gpu: str, gpus: int) -> Co
         seconds["resamples"] = one.resamples * figures.common.resample.value * (rows / RESAMPLED) ** 3
     for asked in one.asked:
         key = f"{asked.role} {asked.mllm}"
-        seconds[key] = seconds.get(key, 0) + _answering(asked, p, figures, gpu)
+        seconds[key] = seconds.get(key, 0) + seconds_of_answers(asked, p, figures, gpu)
     wall = sum(part / (share if divided(one.stage, what, p) else 1) for what, part in seconds.items())
     if one.stage == "finetune" and p.finetune.overlap_judging:  # the shorter of the two hides behind the longer
         wall -= min(seconds["drawing"], seconds.get(f"judge {p.finetune.judge}", 0)) / share
@@ -136,7 +136,7 @@ def _bottleneck(costs: list[Cost], p: Params, gpus: int, wall: float) -> str:
     return f"{what} ({sum(parts[what].values()) / wall:.0%} of the time), most of it in {stage}"
 
 
-def _step(p: Params, figures: Throughputs, gpu: str, guidance: float) -> float:
+def seconds_of_step(p: Params, figures: Throughputs, gpu: str, guidance: float) -> float:
     """Seconds of one denoising step of one image. Without guidance the network runs once, not twice."""
     model = image_model(figures, p.model.name)
     per_second = of_gpu(model.steps, gpu, f"image_models.{p.model.name}.steps")
@@ -162,7 +162,7 @@ def _feature(p: Params, figures: Throughputs, gpu: str) -> float:
     return found.gigaflops.value / 1e3 / (teraflops.value * figures.common.compute.value)
 
 
-def _answering(asked: Asked, p: Params, figures: Throughputs, gpu: str) -> float:
+def seconds_of_answers(asked: Asked, p: Params, figures: Throughputs, gpu: str) -> float:
     """Seconds that the questions take one GPU, or that a server elsewhere lets us wait."""
     name, found, entry = asked.mllm, mllm(figures, asked.mllm), p.mllms[asked.mllm]
     count = _calls(p, asked)

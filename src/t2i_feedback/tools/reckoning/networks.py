@@ -1,13 +1,14 @@
-"""The networks of published checkpoints by their configurations, for programs that reckon without weights.
+"""The networks of published checkpoints by their configurations, for programs that have no weights of theirs.
 
-A part's configuration is what its config.json says, without what is its class's default. `parameters` are how many
-numbers the checkpoint's file of that part has, as its page on the hub counts them.
+A part's configuration is what its config.json says (`Checkpoint.source`), without what is its class's default.
+`parameters` are how many numbers the checkpoint's file of that part has, as its page on the hub counts them.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import (
@@ -18,7 +19,7 @@ from diffusers import (
     SD3Transformer2DModel,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
 
 from t2i_feedback.image_models.base import Conditioning, ImageModel
 from t2i_feedback.image_models.families.stable_diffusion import StableDiffusion
@@ -107,8 +108,18 @@ NOISE = {
 }
 
 
-def text_encoder(kind: Any, config: dict[str, Any]) -> Callable[[], torch.nn.Module]:
-    return lambda: kind((T5Config if kind is T5EncoderModel else CLIPTextConfig)(**config))
+class Part(NamedTuple):
+    """A module by its class and the configuration of that."""
+
+    kind: Any
+    config: dict[str, Any]
+
+    def make(self) -> torch.nn.Module:
+        described = getattr(self.kind, "config_class", None)  # of transformers; diffusers takes the values themselves
+        return self.kind(described(**self.config)) if described else self.kind(**self.config)
+
+    def changed(self, config: dict[str, Any]) -> "Part":
+        return Part(self.kind, self.config | config)
 
 
 @dataclass(frozen=True)
@@ -117,16 +128,17 @@ class Checkpoint:
 
     family: type[ImageModel]
     profile: str  # the file of profiles/ that uses it
-    parts: dict[str, Callable[[], Any]]
+    source: str  # where the configurations of its parts stand
+    parts: dict[str, Part]
     parameters: dict[str, int]
     scheduler: Any
     channels: int  # of its latents
     text: dict[str, tuple[int, ...]]  # name of a conditioning -> its shape for one prompt; a T5's tokens come on top
 
-    def part(self, name: str, dtype: torch.dtype) -> torch.nn.Module:
-        """Frozen, on the meta device, in the precisions in which it is loaded: T5 keeps some layers from float16."""
-        with torch.device("meta"):
-            module = self.parts[name]().to(dtype).requires_grad_(False).eval()
+    def part(self, name: str, dtype: torch.dtype, device: str = "meta") -> torch.nn.Module:
+        """Frozen, in the precisions in which it is loaded: T5 keeps some layers from float16. Weights are random."""
+        with torch.device(device), default_dtype(dtype):
+            module = self.parts[name].make().to(dtype).requires_grad_(False).eval()
             for layer, weight in module.named_parameters():
                 if dtype == torch.float16 and any(f".{kept}." in layer for kept in _kept(module)):
                     weight.data = weight.data.float()
@@ -156,20 +168,32 @@ class Checkpoint:
         return [name for name in self.parts if name.startswith("text_encoder")]
 
 
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Within it numbers are of that precision where nothing else is said: none is ever made in a wider one."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def _kept(module: torch.nn.Module) -> set[str]:
     return set(getattr(module, "_keep_in_fp32_modules", None) or ())
 
 
-def _sd3(transformer: dict[str, Any], parameters: int) -> Checkpoint:
+def _sd3(name: str, transformer: dict[str, Any], parameters: int) -> Checkpoint:
     return Checkpoint(
         StableDiffusion3,
         "sd35",
+        f"https://huggingface.co/stabilityai/{name}",
         {
-            "transformer": lambda: SD3Transformer2DModel(**transformer),
-            "vae": lambda: AutoencoderKL(**SD3_VAE),
-            "text_encoder": text_encoder(CLIPTextModelWithProjection, CLIP_L),
-            "text_encoder_2": text_encoder(CLIPTextModelWithProjection, CLIP_G),
-            "text_encoder_3": text_encoder(T5EncoderModel, T5_XXL),
+            "transformer": Part(SD3Transformer2DModel, transformer),
+            "vae": Part(AutoencoderKL, SD3_VAE),
+            "text_encoder": Part(CLIPTextModelWithProjection, CLIP_L),
+            "text_encoder_2": Part(CLIPTextModelWithProjection, CLIP_G),
+            "text_encoder_3": Part(T5EncoderModel, T5_XXL),
         },
         {
             "transformer": parameters,
@@ -188,10 +212,11 @@ CHECKPOINTS = {
     "sd15": Checkpoint(
         StableDiffusion,
         "paper",
+        "https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5",
         {
-            "unet": lambda: UNet2DConditionModel(**SD15_UNET),
-            "vae": lambda: AutoencoderKL(**VAE),
-            "text_encoder": text_encoder(CLIPTextModel, CLIP_L),
+            "unet": Part(UNet2DConditionModel, SD15_UNET),
+            "vae": Part(AutoencoderKL, VAE),
+            "text_encoder": Part(CLIPTextModel, CLIP_L),
         },
         {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},
         DDIMScheduler(**NOISE, set_alpha_to_one=False, clip_sample=False),
@@ -201,11 +226,12 @@ CHECKPOINTS = {
     "sdxl": Checkpoint(
         StableDiffusionXL,
         "sdxl",
+        "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0",
         {
-            "unet": lambda: UNet2DConditionModel(**SDXL_UNET),
-            "vae": lambda: AutoencoderKL(**{**VAE, "sample_size": 1024}),
-            "text_encoder": text_encoder(CLIPTextModel, CLIP_L),
-            "text_encoder_2": text_encoder(CLIPTextModelWithProjection, CLIP_G),
+            "unet": Part(UNet2DConditionModel, SDXL_UNET),
+            "vae": Part(AutoencoderKL, {**VAE, "sample_size": 1024}),
+            "text_encoder": Part(CLIPTextModel, CLIP_L),
+            "text_encoder_2": Part(CLIPTextModelWithProjection, CLIP_G),
         },
         {
             "unet": 2_567_463_684,
@@ -218,6 +244,6 @@ CHECKPOINTS = {
         {"prompt_embeds": (TOKENS, 2048), "pooled_prompt_embeds": (1280,)},
     ),
     # 226 M of the transformer's numbers are a table of positions, which is not trained
-    "sd35": _sd3(SD35_MEDIUM, 2_243_171_520 + 226_492_416),
-    "sd3": _sd3(SD3_MEDIUM, 2_028_328_000 + 56_623_104),
+    "sd35": _sd3("stable-diffusion-3.5-medium", SD35_MEDIUM, 2_243_171_520 + 226_492_416),
+    "sd3": _sd3("stable-diffusion-3-medium-diffusers", SD3_MEDIUM, 2_028_328_000 + 56_623_104),
 }

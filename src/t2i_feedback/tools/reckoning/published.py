@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 import yaml
-from counting import size
-from networks import CHECKPOINTS, Checkpoint
 
 from t2i_feedback import params
 from t2i_feedback.image_models import transitions
 from t2i_feedback.image_models.base import ImageModel
 from t2i_feedback.tools import profile
+from t2i_feedback.tools.reckoning.counting import size
+from t2i_feedback.tools.reckoning.networks import CHECKPOINTS, Checkpoint
 
 
 @dataclass(frozen=True)

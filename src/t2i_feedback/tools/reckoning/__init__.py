@@ -1,0 +1,1 @@
+"""What published image models take, reckoned from their configurations without weights and without a GPU."""
