@@ -37,6 +37,13 @@ def test_sharpness_falls_with_every_blur_and_a_flat_image_has_none() -> None:
     assert photometry.sharpness(flat(40, 40, 40)) == pytest.approx(0, abs=1e-6)
 
 
+def test_a_darkened_image_rounded_to_8_bits_measures_sharper() -> None:
+    across, down = np.meshgrid(np.linspace(0, 3, 64), np.linspace(0, 3, 64))
+    smooth = 130 + 60 * np.sin(across) * np.cos(down)
+    light, dark = (np.repeat((smooth * share).round().astype(np.uint8)[..., None], 3, 2) for share in (1, 0.3))
+    assert photometry.sharpness(dark) > photometry.sharpness(light) + 0.005
+
+
 def test_colourfulness_of_grey_is_zero_and_of_half_red_half_blue_is_by_the_formula() -> None:
     assert photometry.colourfulness(flat(128, 128, 128)) == 0
     halves = flat(255, 0, 0)

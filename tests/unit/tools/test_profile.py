@@ -131,7 +131,9 @@ def test_printing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["", "papr", "../params"])
 def test_an_unknown_profile_lists_those_there_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"no profile is called .* there are coco30k, coco5k, flow, paper, sd35, "):
+    with pytest.raises(
+        UserError, match=r"no profile is called .* there are coco30k, coco5k, flow, paper, quick, sd35, "
+    ):
         run(monkeypatch, *([name] if name else []))
 
 
@@ -154,4 +156,4 @@ def test_it_runs_as_a_program() -> None:
     environment = {"PYTHONPATH": str(REPOSITORY / "src")}
     command = [sys.executable, "-m", "t2i_feedback.tools.profile", "quick"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("dvc exp run -S data.finetune_captions=8 ")
+    assert done.stdout.startswith("dvc exp run -S data.finetune_captions=16 ")
