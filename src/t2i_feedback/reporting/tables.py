@@ -98,8 +98,8 @@ def glossary() -> dict[str, str]:
         "VQAScore": "P(yes) when a model is asked whether the image shows the caption (Lin et al. 2024).",
         "items that the validator finds": "share of what the caption states, asked item by item.",
         "brightness, contrast": "mean and standard deviation of the 0–255 luma (Rec. 601), averaged over images.",
-        "sharpness": "1 − blur_effect of scikit-image: 0 is blurred, 1 is sharp; an image that is darkened and rounded to "
-        "8 bits gains a little by itself.",
+        "sharpness": "1 − blur_effect of scikit-image: 0 is blurred, 1 is sharp; an image that is darkened and rounded "
+        "to 8 bits gains a little by itself.",
         "diversity": "mean distance between an arm’s images in the extractor's features.",
         "validator’s P(yes)": "how surely the validator finds the caption in the image. It chose what "
         f"{listed(several)} end with, so it flatters them; of the other arms it was asked for measurement only.",

@@ -16,6 +16,7 @@ from t2i_feedback.tools import sealed
 from t2i_feedback.tools.paper import experiments
 
 REPOSITORY = Path(__file__).parents[3]
+LIST = yaml.safe_load((REPOSITORY / "data/sealed.yaml").read_text())["list"]
 
 
 def test_a_list_has_its_own_seeds_and_the_next_list_others() -> None:
@@ -66,7 +67,7 @@ def test_what_was_run_is_pooled_and_says_what_it_is_of(tmp_path: Path, monkeypat
 
     def find(name: str, wanted: dict, digests: object) -> experiments.Experiment | None:
         place = int(name.split("-")[2])
-        assert wanted["seed"] == sealed.seeds(1, 3)[place - 1] and wanted["model"]["name"] == "models/postcards/sd3"
+        assert wanted["seed"] == sealed.seeds(LIST, 3)[place - 1] and wanted["model"]["name"] == "models/postcards/sd3"
         return experiments.Experiment(name, "rev", "c0ffee" * 6) if place < 3 else None
 
     monkeypatch.setattr(experiments, "find", find)
@@ -81,7 +82,7 @@ def test_what_was_run_is_pooled_and_says_what_it_is_of(tmp_path: Path, monkeypat
     text = (tmp_path / "metrics/sealed-flow.md").read_text()
     assert '`make sealed SEEDS=3 PROFILE="flow"`, 2 seeds, begun at c0ffeec0ffee.' in text
     found = json.loads((tmp_path / "metrics/sealed-flow.json").read_text())
-    assert set(found["seeds"]) == {str(seed) for seed in sealed.seeds(1, 2)} and found["profile"] == ["flow"]
+    assert set(found["seeds"]) == {str(seed) for seed in sealed.seeds(LIST, 2)} and found["profile"] == ["flow"]
     kept = found["comparisons"]["alignment_finetuned_over_raw"]
     assert kept["seeds"][0] == kept["seeds"][1] == kept["mean"]
     monkeypatch.setattr(experiments, "find", lambda *_: None)
@@ -98,7 +99,7 @@ def test_captions_for_fine_tuning_for_settings_and_for_claims_are_three_disjoint
     settings = {text for seed in range(5) for text in objectives.captions(256, f"tuning {seed}", for_tuning=True)}
     trained = {text for seed in range(5) for text in objectives.captions(96, f"x {seed}", for_tuning=False)}
     assert len(settings) > 256 and not settings & trained
-    for seed in sealed.seeds(1, 2):
+    for seed in sealed.seeds(LIST, 2):
         root = tmp_path / str(seed)
         assert len(list(write_dataset(root, {"val": 256, "train": 128}, seed))) == 384
         claims, learnt = (
