@@ -38,8 +38,8 @@ def results(numbers: dict[str, Any], minutes: int) -> str:
     return "\n".join(
         [
             "<!-- results:begin -->",
-            f"The default run (`make repro`; 256 captions, about {minutes} minutes on 2 CPU cores after the set-up, and up",
-            "to twice that on slow ones; the numbers are in `metrics/numbers.json`):",
+            f"The default run (`make repro`; 256 captions, about {minutes} minutes on 2 CPU cores after the set-up,",
+            "and up to twice that on slow ones; the numbers are in `metrics/numbers.json`):",
             "",
             *table(numbers["arms"]),
             "",
