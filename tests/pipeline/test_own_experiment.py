@@ -81,7 +81,7 @@ def test_new_data_is_a_folder_with_captions(own: Clone) -> None:
     follow(own, "New data")
     drawn = [json.loads(line) for line in (own.folder / "data/arms/raw/images.jsonl").read_text().splitlines()]
     given = [json.loads(line) for line in (own.folder / "my-images/captions.jsonl").read_text().splitlines()]
-    assert len(drawn) == 12
+    assert len(drawn) == 24
     assert {row["prompt"] for row in drawn} <= {row["caption"] for row in given}
 
 

@@ -20,7 +20,14 @@ def parameters(steps: int = 2, **finetune) -> dict:
     p["stage1"] |= {"max_rounds": 2, "max_invalid_fraction": 1.0}
     known = {"judge": "postcards", "max_invalid_fraction": 1.0}
     p["finetune"] |= tiny_diffusion.finetune(**known | finetune).model_dump()
-    p["evaluate"] |= {"resamples": 50, "splits": 2, "kid_subset": 4, "kid_subsets": 3, "max_invalid_fraction": 1.0}
+    p["evaluate"] |= {
+        "resamples": 50,
+        "splits": 2,
+        "kid_subset": 4,
+        "neighbourhood": 3,
+        "kid_subsets": 3,
+        "max_invalid_fraction": 1.0,
+    }
     return p
 
 

@@ -56,7 +56,7 @@ def write_params(server: CocoServer, **changes: object) -> None:
     raw["data"] |= {"source": "coco", "fetch": "images", "mirror": server.address, "checksums": "first"}
     raw["data"] |= {"train_split": "train2014", "val_split": "val2014", "caption": "random"}
     raw["data"] |= {"finetune_captions": 8, "evaluation_captions": 6, "reference_images": 10} | changes
-    raw["evaluate"] |= {"kid_subset": 4, "splits": 2}
+    raw["evaluate"] |= {"kid_subset": 4, "neighbourhood": 3, "splits": 2}
     workplaces.furnish(raw, models=False)
 
 
@@ -414,7 +414,7 @@ def test_no_server_is_one_line_on_the_screen_that_says_what_to_do(server: CocoSe
 def test_a_run_that_fetches_nothing_loads_no_http_library() -> None:
     raw = workplaces.ours()
     raw["data"] |= {"finetune_captions": 8, "evaluation_captions": 6, "reference_images": 10}
-    raw["evaluate"] |= {"kid_subset": 4, "splits": 2}
+    raw["evaluate"] |= {"kid_subset": 4, "neighbourhood": 3, "splits": 2}
     workplaces.furnish(raw, models=False)
     code = "import sys\nfrom t2i_feedback.stages import data\ndata.main()\n"
     code += "print([name for name in ('requests', 'urllib3', 'httpx', 'aiohttp') if name in sys.modules])"

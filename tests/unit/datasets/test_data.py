@@ -27,7 +27,7 @@ def run(source: str = "postcards", seed: int = 1, **changes: object) -> None:
     sizes = {"finetune_captions": 8, "evaluation_captions": 6, "reference_images": 10}
     raw["data"] |= {"source": source, "path": "source"} | sizes | changes
     raw["seed"] = seed
-    raw["evaluate"] |= {"kid_subset": 4, "splits": 2}
+    raw["evaluate"] |= {"kid_subset": 4, "neighbourhood": 3, "splits": 2}
     workplaces.furnish(raw, models=False)
     main()
 

@@ -29,7 +29,14 @@ def write_params(mllm: Path) -> None:
     p["data"] |= {"evaluation_captions": COUNT, "reference_images": COUNT, "finetune_captions": COUNT}
     p["mllms"]["postcards"] |= {"model": str(mllm), "templates": "postcards", "batch_size": 8}
     p["mllms"]["postcards-judge"] |= {"model": str(mllm), "templates": "postcards", "batch_size": 8}
-    p["evaluate"] |= {"resamples": 50, "splits": 2, "kid_subset": 4, "kid_subsets": 3, "max_invalid_fraction": 1.0}
+    p["evaluate"] |= {
+        "resamples": 50,
+        "splits": 2,
+        "kid_subset": 4,
+        "neighbourhood": 3,
+        "kid_subsets": 3,
+        "max_invalid_fraction": 1.0,
+    }
     workplaces.furnish(p, models=False)
 
 

@@ -145,7 +145,9 @@ def test_fid_against_n_of_few_images_has_the_sizes_that_there_are() -> None:
 
 
 def test_without_logits_there_is_no_inception_score_and_the_rest_stays() -> None:
-    protocol = params.load(REPOSITORY / "params.yaml").evaluate.model_copy(update={"resamples": 50, "kid_subset": 8})
+    protocol = params.load(REPOSITORY / "params.yaml").evaluate.model_copy(
+        update={"resamples": 50, "kid_subset": 8, "neighbourhood": 3}
+    )
     one, two, logits = features(20, 16, 21), features(30, 16, 22), features(20, 10, 23)
     all_of_it = fidelity.measure(one, logits, two, protocol, seed=0)
     without = fidelity.measure(one, None, two, protocol, seed=0)

@@ -113,9 +113,13 @@ def program_called(name: str, script: str) -> None:
 # ------------------------------------------------------------------------------------------- planted problems
 
 
-def full_disk(patch: Patch) -> None:
+def disk(patch: Patch, free: int) -> None:
     usage = namedtuple("usage", "total used free")
-    patch.setattr(shutil, "disk_usage", lambda _: usage(2**40, 2**40 - 2**24, 2**24))
+    patch.setattr(shutil, "disk_usage", lambda _: usage(2**42, 2**42 - free, free))
+
+
+def full_disk(patch: Patch) -> None:
+    disk(patch, 2**24)
 
 
 def little_memory(patch: Patch) -> None:
@@ -572,7 +576,8 @@ def test_a_gpu_is_known_by_its_name_and_memory(name: str, gb: float, key: str, p
     assert fits.called_by(Gpu(name, gb, gb, ""), figures.read()) == key
 
 
-def test_every_profile_is_judged_by_the_estimate(place: Path) -> None:
+def test_every_profile_is_judged_by_the_estimate(place: Path, monkeypatch: Patch) -> None:
+    disk(monkeypatch, 2**41)
     Path("profiles").symlink_to(REPOSITORY / "profiles")
     known = figures.read()
     found = {one.what.partition(":")[0]: one for one in fits.profiles()}
