@@ -10,6 +10,7 @@ import tiny_clip
 import torch
 import workplaces
 from PIL import Image
+from tiny_experiment import EVALUATE
 
 from t2i_feedback.evaluation import extractors, measuring
 from t2i_feedback.foundation import params, paths
@@ -29,14 +30,7 @@ def write_params(mllm: Path) -> None:
     p["data"] |= {"evaluation_captions": COUNT, "reference_images": COUNT, "finetune_captions": COUNT}
     p["mllms"]["postcards"] |= {"model": str(mllm), "templates": "postcards", "batch_size": 8}
     p["mllms"]["postcards-judge"] |= {"model": str(mllm), "templates": "postcards", "batch_size": 8}
-    p["evaluate"] |= {
-        "resamples": 50,
-        "splits": 2,
-        "kid_subset": 4,
-        "neighbourhood": 3,
-        "kid_subsets": 3,
-        "max_invalid_fraction": 1.0,
-    }
+    p["evaluate"] |= EVALUATE
     workplaces.furnish(p, models=False)
 
 
