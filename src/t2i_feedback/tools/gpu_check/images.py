@@ -23,17 +23,15 @@ import torch
 from transformers import CLIPTokenizer, T5Tokenizer
 
 from t2i_feedback.finetuning import preflight
-from t2i_feedback.finetuning.acquisition import Scorer
 from t2i_feedback.finetuning.advantages import Advantages
 from t2i_feedback.finetuning.objective import PolicyGradient
 from t2i_feedback.finetuning.rollout import Trajectories
-from t2i_feedback.finetuning.trainer import Trainer
-from t2i_feedback.foundation import photometry
 from t2i_feedback.image_models.base import ENCODED, ImageModel
 from t2i_feedback.image_models.loading import load_image_model
 from t2i_feedback.tools.gpu_check.measuring import said, watched
 from t2i_feedback.tools.gpu_check.results import Figures, Phases
 from t2i_feedback.tools.gpu_check.tiny import SMALL, TINY, TOKENS
+from t2i_feedback.tools.preflight import unrewarded
 from t2i_feedback.tools.reckoning.memory import drawing, whole_run
 from t2i_feedback.tools.reckoning.published import Setup
 
@@ -108,20 +106,9 @@ class Bench:
         weights = sum(self.setup.sizes.values()) / 1e9
         yield "load", loading | {"weights_gb": weights, "source": self.setup.checkpoint.source}
         config = p.finetune
-        parameters = model.add_adapter(config.lora_rank, config.lora_alpha, config.lora_targets, p.seed)
         with tempfile.TemporaryDirectory() as nowhere:
             with watched(self.device) as texts:
-                trainer = Trainer(
-                    model,
-                    parameters,
-                    PROMPTS,
-                    Scorer(lambda images, prompts: [None] * len(images)),
-                    photometry.means,
-                    model=p.model,
-                    finetune=config,
-                    seed=p.seed,
-                    folder=Path(nowhere),
-                )
+                trainer = unrewarded(p, model, PROMPTS, nowhere)
             yield "texts", texts
         trainer.roll_out(0)  # the first takes what libraries do once
         with watched(self.device) as drawn:
@@ -142,10 +129,10 @@ class Bench:
             replayed[f"off_at_step_{number + 1}"] = floor
             replayed[f"sigma_of_step_{number + 1}"] = float(trainer.policy.schedule.sigma[number])
         yield "replay", replayed | {"least_clip_range": max(floors.values()) / preflight.SHARE}
-        before = [parameter.detach().clone() for parameter in parameters]
+        before = [parameter.detach().clone() for parameter in trainer.parameters]
         advantages = Advantages(torch.tensor([1.0, -1.0]), 0.0)
         learnt = trainer.update(0, rollout, advantages)
-        moved = max(float((a.detach() - b).abs().max()) for a, b in zip(parameters, before, strict=True))
+        moved = max(float((a.detach() - b).abs().max()) for a, b in zip(trainer.parameters, before, strict=True))
         with watched(self.device) as updated:
             trainer.update(0, rollout, advantages)
         forwards = float(updated["seconds"]) / (STEPS * IMAGES) / step
