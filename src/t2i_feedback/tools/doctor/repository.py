@@ -133,6 +133,7 @@ def packages() -> Findings:
     """Python and what is installed, against what the project states."""
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
+    from packaging.utils import canonicalize_name
 
     found, python = [], platform.python_version()
     supported = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
@@ -140,10 +141,10 @@ def packages() -> Findings:
         found += problem(f"Python {python} is not supported ({supported})", "rm -r .venv; make setup PYTHON=python3.12")
     lines = (line.partition("#")[0].strip() for line in Path("requirements.txt").read_text("utf-8").splitlines())
     wanted = [one for one in map(Requirement, filter(None, lines)) if one.marker is None or one.marker.evaluate()]
-    here = {re.sub(r"[-_.]+", "-", one.metadata["Name"]).lower(): one.version for one in metadata.distributions()}
+    here = {canonicalize_name(one.metadata["Name"]): one.version for one in metadata.distributions()}
     differs = []
     for one in wanted:
-        version = here.get(re.sub(r"[-_.]+", "-", one.name).lower())
+        version = here.get(canonicalize_name(one.name))
         if version is None:
             found += problem(f"the package {one.name} is not installed", "touch requirements.txt; make setup")
         elif version.partition("+")[0] not in one.specifier:  # behind a plus stands which build of torch it is
