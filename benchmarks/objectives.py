@@ -10,7 +10,8 @@ alignment (the share of what the captions state that the oracle sees) and divers
 each beside that of the model without an adapter. Seconds are of the CPU, of all of fine-tuning but
 imports, loading and measuring.
 
-Every run is a line of benchmarks/objectives.jsonl, beside the settings; a run that stands there is not repeated. Draws
+Every run is a line of benchmarks/objectives.jsonl, beside the settings; a run that stands there is not repeated,
+unless the judge's weights have changed. Draws
 objectives-MODEL.png: for each setting the score over the seconds, or over the judge's answers where settings ask about
 some images only, and over what was kept of alignment. A setting may have the `surrogate: tower`: what tells images
 apart is then the mean of what the judge's own vision tower sees, in place of photometry.
@@ -43,7 +44,7 @@ from t2i_feedback.evaluation import extractors, fidelity
 from t2i_feedback.evaluation.alignment import Oracle, score
 from t2i_feedback.finetuning.section import Finetune
 from t2i_feedback.finetuning.trainer import Trainer
-from t2i_feedback.foundation import paths, photometry
+from t2i_feedback.foundation import files, paths, photometry
 from t2i_feedback.foundation.rows import EpochRow
 from t2i_feedback.foundation.seeds import noise_seed
 from t2i_feedback.image_models.loading import load_image_model
@@ -88,10 +89,10 @@ class Tuning:
 
 def features(extractor, images: Sequence[Image.Image], side: int) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / f"{number}.png" for number in range(len(images))]
-        for image, file in zip(images, files, strict=True):
+        saved = [Path(folder) / f"{number}.png" for number in range(len(images))]
+        for image, file in zip(images, saved, strict=True):
             image.save(file)
-        return extractors.extract(files, extractor, side, "crop_lanczos", Image.open).features
+        return extractors.extract(saved, extractor, side, "crop_lanczos", Image.open).features
 
 
 def captions(count: int, seed: str, for_tuning: bool) -> dict[str, dict]:
@@ -175,10 +176,11 @@ def main() -> None:
         arguments.error(f"{unknown[0]} is not in {given.settings}; there are {', '.join(known['settings'])}")
     model = Model(**(p.model.model_dump() | {"name": given.model} | known["model"]))
     done = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    weights = files.digest(Path(p.mllms[p.finetune.judge].model) / "model.safetensors")[:12]
     for seed in range(given.seeds):
         for name in given.names or known["settings"]:
             settings = known["settings"][name] | ({"epochs": given.epochs} if given.epochs else {})
-            run = {"model": given.model, "name": name, "seed": seed, "settings": settings}
+            run = {"model": given.model, "name": name, "seed": seed, "settings": settings, "judge": weights}
             if any(run.items() <= one.items() for one in done):
                 continue
             print(f"{given.model} {name}, seed {seed}", flush=True)
@@ -192,7 +194,10 @@ def main() -> None:
             with results.open("a") as lines:
                 lines.write(json.dumps(done[-1]) + "\n")
     mine = [
-        run for run in done if run["model"] == given.model and run["settings"] == known["settings"].get(run["name"])
+        run
+        for run in done
+        if (run["model"], run["judge"]) == (given.model, weights)
+        and run["settings"] == known["settings"].get(run["name"])
     ]
     print(table(mine))
     draw(mine, given.model, given.settings)
