@@ -313,9 +313,9 @@ def closed_mirror(patch: Patch) -> None:
 Plant = Callable[[Patch], None]
 STOPPING: dict[Plant, str] = {  # what the quick part stops a run for
     full_disk: r"16 MiB are free .* -> free some: make clean",
-    unknown_key: r"model\.stepps: unknown key.* -> correct it, or git checkout params\.yaml",
+    unknown_key: r"model\.stepps: unknown key.* -> correct it; git diff params\.yaml shows",
     conflict: r"params\.yaml:\d+ has the conflict markers .* -> settle it, or git checkout --ours params\.yaml",
-    half_a_lock_file: r"dvc\.lock is not YAML.* -> correct it, or git checkout dvc\.lock",
+    half_a_lock_file: r"dvc\.lock is not YAML.* -> git checkout dvc\.lock",
     half_a_stage: r"dvc\.lock is damaged.* -> git checkout dvc\.lock",
     no_pipeline: r"dvc\.yaml is missing.* -> .*git checkout dvc\.yaml",
     no_git: r"git is not installed.* -> install git",

@@ -71,10 +71,14 @@ def _config_of_dvc() -> configparser.ConfigParser:
 
 @check(quick="stops")
 def files() -> Findings:
-    """The three files that a run is made of. Without dvc.lock everything is computed."""
+    """The three files that a run is made of. Without dvc.lock everything is computed.
+
+    Two of them people write: no remedy throws their work away.
+    """
     found: Findings = []
     for path in (paths.PARAMS, paths.PIPELINE, *([paths.LOCK] if paths.LOCK.exists() else [])):
-        back = f"git checkout {path}"
+        theirs = path.exists() and path != paths.LOCK
+        back = f"correct it; git diff {path} shows what was changed" if theirs else f"git checkout {path}"
         try:
             if path.exists() and (at := CONFLICT.search(text := path.read_bytes())):
                 line = text.count(b"\n", 0, at.start()) + 1
@@ -85,7 +89,7 @@ def files() -> Findings:
             elif not _has_stages(reading.read(path), path == paths.LOCK):
                 found += problem(f"{path} is damaged: it has no stages, or half of one", back)
         except UserError as error:
-            found += problem(str(error), f"correct it, or {back}")
+            found += problem(str(error), back)
     return found or ok(f"{paths.PARAMS}, {paths.PIPELINE} and {paths.LOCK} are in order")
 
 
