@@ -1,7 +1,7 @@
 """Time to reward at equal alignment: what does fine-tuning gain per CPU second, and what does it cost?
 
     python benchmarks/objectives.py --model models/postcards/sd --seeds 5 [NAME ...]
-    python benchmarks/objectives.py --settings benchmarks/budgets.yaml --every 12 --seeds 5
+    python benchmarks/objectives.py --settings benchmarks/budgets.yaml --every 12 --seeds 5 [NAME ...]
 
 Fine-tunes a shipped model with each of the settings of benchmarks/objectives.yaml (or another file; or with those that
 are named) on the shipped judge's preference; from each seed once. Every few epochs the tuning captions, on which no
@@ -193,11 +193,13 @@ def main() -> None:
                     done.append(run | {"curve": train(p, model, settings, given.every, seed, judge, held_out)})
             with results.open("a") as lines:
                 lines.write(json.dumps(done[-1]) + "\n")
+    names = given.names or list(known["settings"])
     mine = [
         run
-        for run in done
+        for run in sorted(done, key=lambda run: names.index(run["name"]) if run["name"] in names else len(names))
         if (run["model"], run["judge"]) == (given.model, weights)
-        and run["settings"] == known["settings"].get(run["name"])
+        and run["name"] in names
+        and run["settings"] == known["settings"][run["name"]]
     ]
     print(table(mine))
     draw(mine, given.model, given.settings)
@@ -227,7 +229,8 @@ def table(runs: Sequence[dict]) -> str:
         ends = [(run["curve"][0], run["curve"][-1]) for run in mine]
         times = [reached(run["curve"], goals[run["seed"]]) for run in mine if run["seed"] in goals]
         found = [seconds for seconds in times if seconds is not None]
-        less = [run["curve"][-1]["score"] - goals[run["seed"]] for run in mine if run["seed"] in goals]
+        others = mine if name != names[0] else []
+        less = [run["curve"][-1]["score"] - goals[run["seed"]] for run in others if run["seed"] in goals]
         lines.append(
             f"{name:38} {len(mine):5} {median(end['seconds'] for _, end in ends):8.0f} "
             f"{median(end.get('asked', math.nan) for _, end in ends):8.0f} "
@@ -242,9 +245,9 @@ def table(runs: Sequence[dict]) -> str:
 
 
 def difference(values: Sequence[float]) -> str:
-    """Mean ± half of its 95 % interval; the mean alone of a single value."""
+    """Mean ± half of its 95 % interval; the mean alone of a single value; a dash of none."""
     if len(values) < 2:
-        return "".join(f"{value:+.2f}" for value in values)
+        return "".join(f"{value:+.2f}" for value in values) or "–"
     half = t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return f"{fmean(values):+.2f} ± {half:.2f}"
 
