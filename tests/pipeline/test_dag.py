@@ -9,6 +9,7 @@ import subprocess
 import time
 
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from t2i_feedback import arms
@@ -154,6 +155,17 @@ def test_numbers_of_other_code_are_not_published(finished, file, why):
     assert done.returncode == 1
     assert re.search(rf"nothing is published to MLflow: {why}.*dvc repro", done.stdout)
     assert runs_in_mlflow(finished) == 1
+
+
+def test_two_processes_as_the_page_on_scaling_starts_them_draw_what_one_drew(finished):
+    page = (finished.folder / "docs/scaling.md").read_text()
+    (line,) = re.findall(r"^(T2I_LAUNCHER=.* dvc repro generate@raw)\b", page, re.MULTILINE)
+    threads = f"OMP_NUM_THREADS={torch.get_num_threads()}"  # as many as the one process had
+    again, lock = f"{threads} {line} --force --single-item", (finished.folder / "dvc.lock").read_bytes()
+    ended = finished.run("bash", "-c", re.sub('".*"', "false", again), check=False)
+    assert ended.returncode, "the launcher is what starts the stage"
+    finished.run("bash", "-c", again)
+    assert (finished.folder / "dvc.lock").read_bytes() == lock
 
 
 def test_a_changed_parameter_reruns_only_what_depends_on_it(finished):
