@@ -60,8 +60,9 @@ def merged(changes: Mapping[str, Scalar], called: str) -> str:
         for part in sections:
             section = section.setdefault(part, CommentedMap())
         if isinstance(value, list):
-            value = CommentedSeq(value)
-            value.fa.set_flow_style()  # on one line, as params.yaml has its lists
+            present, value = section.get(last), CommentedSeq(value)
+            if not isinstance(present, CommentedSeq) or present.fa.flow_style():
+                value.fa.set_flow_style()  # on one line, as params.yaml has its lists; `dvc exp run -S` spreads them
         section[last] = value
         comment = section.ca.items.get(last)
         if comment:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils.hydra import apply_overrides
 
 from t2i_feedback import params
 from t2i_feedback.foundation import paths
@@ -40,6 +41,16 @@ def write(name: str, text: str) -> None:
 
 def test_the_set_ups_of_every_published_family_are_shipped() -> None:
     assert {"paper", "sd35", "sdxl", "quick"} <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_profile_goes_on_top_of_what_dvc_exp_run_wrote(name: str) -> None:
+    """DVC spreads lists over lines, folds long texts and leaves null out."""
+    wanted = yaml.safe_load(profile.merge(name))
+    apply_overrides("params.yaml", ["finetune.learning_rate=0.0007"])
+    assert "  - conv1\n" in paths.PARAMS.read_text()
+    wanted["finetune"]["learning_rate"] = profile.overrides(name).get("finetune.learning_rate", 0.0007)
+    assert yaml.safe_load(profile.merge(name)) == wanted
 
 
 @pytest.mark.parametrize(
