@@ -1,11 +1,14 @@
 """make improve: a typed prompt through the loop, with the shipped models."""
 
+import random
 from pathlib import Path
 
 import pytest
 import workplaces
 
 from t2i_feedback import params
+from t2i_feedback.datasets.postcards.captions import caption
+from t2i_feedback.datasets.postcards.world import LEVELS, sample_scene
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import ImageRow, read_rows
 from t2i_feedback.tools.improve import __main__ as improve
@@ -34,6 +37,7 @@ def test_a_prompt_is_improved_and_every_round_is_told(
     assert [row.round for row in rows] == [1, 2]
     assert all((folder / row.image).is_file() and row.status == "valid" for row in rows)
     html = (folder / "index.html").read_text()
+    assert "never saw: circle, star; " in printed
     for row in rows:
         assert f"round {row.round}, {page.outcome(row)}" in printed
         assert f"Round {row.round}: {page.outcome(row)}" in html
@@ -90,3 +94,13 @@ def test_prompts_of_a_file_are_read_once_each(tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("\ufeffa red  house\n\na tree\na red house\n", encoding="utf-8")
     assert improve.typed(None, file) == ["a red house", "a tree"]
+
+
+def test_words_that_no_shipped_model_ever_saw_are_named_and_no_others() -> None:
+    p, rng = params.load(), random.Random(0)
+    assert (
+        improve.beyond([caption(sample_scene(rng), rng, level)[0] for level in LEVELS for _ in range(300)], p) is None
+    )
+    assert "never saw: dog, bicycle; " in str(improve.beyond(["a Dog on a bicycle", "a red bicycle"], p))
+    other = p.mllms[p.stage1.mllm].model_copy(update={"templates": "plain"})
+    assert improve.beyond(["a dog"], p.model_copy(update={"mllms": {**p.mllms, p.stage1.mllm: other}})) is None
