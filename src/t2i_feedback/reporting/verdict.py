@@ -11,6 +11,7 @@ from t2i_feedback.reporting.evidence import Evidence, MeasuredArm
 from t2i_feedback.reporting.tables import listed, number, percent, signed
 
 OUTCOMES = {1: "helps", 0: "no measurable effect", -1: "hurts"}
+COLLAPSED = "may have collapsed"  # in place of "helps", whatever the judge says
 
 
 @dataclass(frozen=True)
@@ -86,19 +87,29 @@ def finetuned_verdict(evidence: Evidence, arm: Arm) -> Verdict | None:
     if not held_out:
         return None
     text = f"The held-out judge’s score {change_text(held_out, 2)}; {collapse_text(evidence, arm)}."
-    return Verdict(f"{arm.label.capitalize()} against {arms.base().label}", OUTCOMES[held_out.direction], text)
+    outcome = COLLAPSED if held_out.direction > 0 and collapsed(evidence, arm) else OUTCOMES[held_out.direction]
+    return Verdict(f"{arm.label.capitalize()} against {arms.base().label}", outcome, text)
+
+
+def kept_shares(evidence: Evidence, arm: Arm) -> dict[str, float]:
+    """What the arm has of the base arm's alignment and diversity, as far as they were measured."""
+    alignment = compare(evidence, arm, arms.base(), "alignment", ratio=True)
+    shares = {"alignment": alignment.interval.value if alignment else None, "diversity": diversity_ratio(evidence, arm)}
+    return {name: share for name, share in shares.items() if share is not None}
+
+
+def collapsed(evidence: Evidence, arm: Arm) -> bool:
+    """Whether less than KEPT_SHARE is left of alignment or of diversity."""
+    return any(share < KEPT_SHARE for share in kept_shares(evidence, arm).values())
 
 
 def collapse_text(evidence: Evidence, arm: Arm) -> str:
     """Whether alignment and diversity stayed at KEPT_SHARE of the base arm's or above."""
-    alignment = compare(evidence, arm, arms.base(), "alignment", ratio=True)
-    shares = [alignment.interval.value if alignment else None, diversity_ratio(evidence, arm)]
-    known = [(name, share) for name, share in zip(("alignment", "diversity"), shares, strict=True) if share is not None]
+    known = kept_shares(evidence, arm)
     if not known:
         return "whether the images collapsed was not measured"
-    shares_text = listed([f"{percent(share)} of {arms.base().label}’s {name}" for name, share in known])
-    kept = all(share >= KEPT_SHARE for _, share in known)
-    lost = "" if kept else f", less than the {percent(KEPT_SHARE)} that rule out a collapse"
+    shares_text = listed([f"{percent(share)} of {arms.base().label}’s {name}" for name, share in known.items()])
+    lost = f", less than the {percent(KEPT_SHARE)} that rule out a collapse" if collapsed(evidence, arm) else ""
     return f"it keeps {shares_text}{lost}"
 
 
@@ -139,4 +150,6 @@ def headline(evidence: Evidence) -> str:
         -1: "Fine-tuning moved images away from the preference.",
     }
     second = moved[held_out.direction] if held_out else "Fine-tuning was not measured."
+    if held_out and held_out.direction > 0 and collapsed(evidence, arms.finetuned()):
+        second = second.replace(".", ", but they may have collapsed.")
     return f"{first[0].upper()}{first[1:]}. {second}"

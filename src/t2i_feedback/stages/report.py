@@ -26,6 +26,8 @@ def main() -> None:
     write_json(paths.NUMBERS, numbers.every(evidence, gathering.numbers(paths.FINETUNE_NUMBERS), summary))
     write_json(paths.HEADLINE, numbers.headline(evidence, summary))
     write_text(paths.REPORT, page.render(evidence))
+    for sign in alarms:
+        print(f"report: alarm: {sign}")
     print(f"report: {paths.REPORT}, {paths.REPORT.stat().st_size / 2**20:.1f} MiB")
     try:
         publish.publish(fresh=[paths.NUMBERS])

@@ -17,7 +17,7 @@ from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.images import save_png
 from t2i_feedback.foundation.params import load
-from t2i_feedback.foundation.rows import EvaluationRow, FidRow, ImageRow, RoundRow, read_rows, write_rows
+from t2i_feedback.foundation.rows import EpochRow, EvaluationRow, FidRow, ImageRow, RoundRow, read_rows, write_rows
 from t2i_feedback.reporting import alarm, comparisons, judges, page, plots, series, stories, tables, training, verdict
 from t2i_feedback.reporting.evidence import Evidence
 from t2i_feedback.reporting.preferred import Preferred
@@ -165,6 +165,20 @@ def test_verdicts_say_plainly_when_an_arm_does_not_help(run: Path) -> None:
         "Images follow their captions better than raw’s with validated and combined; no measurable difference with "
         "best of n; worse with enhanced. Fine-tuning moved images towards the preference."
     )
+
+
+def test_a_gain_that_cost_what_the_captions_say_is_no_help(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tuned = paths.evaluation("finetuned") / "per_image.jsonl"
+    told = next(one for one in verdict.verdicts(gathered()) if one.title == "Fine-tuned against raw")
+    assert told.outcome == "helps"
+    rows = read_rows(tuned, EvaluationRow)
+    write_rows(tuned, [row.model_copy(update={"alignment": 0.5 * (row.alignment or 0)}) for row in rows])
+    told = next(one for one in verdict.verdicts(gathered()) if one.title == "Fine-tuned against raw")
+    assert told.outcome == "may have collapsed" and "less than the 90 % that rule out a collapse" in told.text
+    assert verdict.headline(gathered()).endswith("towards the preference, but they may have collapsed.")
+    write_rows(paths.ADAPTER / "history.jsonl", read_rows(paths.ADAPTER / "history.jsonl", EpochRow)[:-1])
+    report.main()
+    assert "report: alarm: Training ended after epoch" in capsys.readouterr().out
 
 
 def test_a_run_without_facts_is_told_without_alignment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
