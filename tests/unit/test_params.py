@@ -62,7 +62,11 @@ def test_the_page_on_judges_has_the_six_and_names_no_entry_that_is_not_there(raw
 
 
 def test_an_unknown_key_is_named(raw: dict, tmp_path: Path) -> None:
-    assert "finetune.epoch: unknown key; is it misspelt?" in refusal(tmp_path, set_key(raw, "finetune.epoch", 3))
+    assert "finetune.epoch: unknown key; is finetune.epochs meant?" in refusal(
+        tmp_path, set_key(raw, "finetune.epoch", 3)
+    )
+    assert "  sead: unknown key; is seed meant?" in refusal(tmp_path, set_key(raw, "sead", 3))
+    assert "finetune.zzz: unknown key; is it misspelt?" in refusal(tmp_path, set_key(raw, "finetune.zzz", 3))
 
 
 def test_a_missing_key_is_named(raw: dict, tmp_path: Path) -> None:

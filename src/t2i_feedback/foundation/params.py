@@ -11,6 +11,7 @@ Stage `check` has typed the whole file (`t2i_feedback.params`) before any other 
 """
 
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -99,11 +100,21 @@ def _problems(error: ValidationError, raw: object) -> list[str]:
         where = ".".join(_keys(problem["loc"], raw))
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            message = "unknown key; is it misspelt?"
+            message = f"unknown key; {_meant(where, raw)}"
         elif problem["type"] != "value_error":
             message = f"{message[0].lower()}{message[1:]}, not {problem['input']!r}"
         lines += [f"{where}: {part}" if where else part for part in message.splitlines()]
     return lines
+
+
+def _meant(where: str, raw: Any) -> str:
+    """The key beside an unknown one that is written nearly alike, as a question."""
+    *above, unknown = where.split(".")
+    for part in above:
+        raw = raw.get(part) if isinstance(raw, dict) else None
+    beside = [str(one) for one in raw if one != unknown] if isinstance(raw, dict) else []
+    near = get_close_matches(unknown, beside, 1)
+    return f"is {'.'.join([*above, near[0]])} meant?" if near else "is it misspelt?"
 
 
 def _keys(location: tuple[str | int, ...], raw: Any) -> Iterator[str]:

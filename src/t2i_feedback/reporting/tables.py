@@ -32,7 +32,7 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
     "Fidelity to the real images": (
         Metric("fid", "FID", 2, "lower", spread="fid_std"),
         Metric("is", "Inception Score", 2, "higher", spread="is_std"),
-        Metric("kid", "KID", 4, "lower", spread="kid_std"),
+        Metric("kid", "KID", 3, "lower", spread="kid_std"),
         Metric("precision", "precision", 3, "higher"),
         Metric("recall", "recall", 3, "higher"),
         Metric("diversity", "diversity", 3, "higher"),
@@ -166,7 +166,8 @@ def arms_table(arms: Iterable[MeasuredArm]) -> Table:
         ("measure", *(arm.label for arm in arms)),
         tuple(rows),
         sort="columns",
-        note=f"{images}↑ higher is better, ↓ lower is better; no arrow where it depends on the preference.",
+        note=f"{images}↑ higher is better, ↓ lower is better; no arrow where it depends on the preference. "
+        "↔ sorts the arms by a row.",
     )
 
 
