@@ -19,6 +19,7 @@ help: ## list the targets
 $(READY): requirements.txt
 	@$(or $(PYTHON),false) -c "$(SUITABLE)" 2>/dev/null || { \
 		echo "Python 3.11 to 3.14 with its venv module is needed: set PYTHON=/path/to/python3.12"; exit 1; }
+	@echo "installing requirements.txt into $(VENV), 7 GB: 3 to 6 minutes"
 	$(PYTHON) -m venv $(VENV)
 	pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@touch $@
@@ -61,6 +62,7 @@ types: $(READY) ## mypy
 	mypy
 
 ui: $(READY) ## the MLflow UI on this repository's runs, http://127.0.0.1:5000
+	@echo "in half a minute: http://127.0.0.1:5000, Ctrl-C ends it"
 	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" --host 127.0.0.1 --port 5000
 
 publish: $(READY) ## log the present metrics, images and report to MLflow again (idempotent)
