@@ -19,7 +19,7 @@ help: ## list the targets
 $(READY): requirements.txt
 	@$(or $(PYTHON),false) -c "$(SUITABLE)" 2>/dev/null || { \
 		echo "Python 3.11 to 3.14 with its venv module is needed: set PYTHON=/path/to/python3.12"; exit 1; }
-	@echo "installing requirements.txt into $(VENV), 7 GB: 3 to 6 minutes"
+	@echo "installing requirements.txt into $(VENV) takes some minutes"
 	$(PYTHON) -m venv $(VENV)
 	pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@touch $@

@@ -584,7 +584,7 @@ def test_every_profile_is_judged_by_the_estimate(place: Path, monkeypatch: Patch
     assert set(found) == {"params.yaml as it is", *(one.stem for one in (REPOSITORY / "profiles").glob("*.yaml"))}
     assert found["params.yaml as it is"].verdict == "ok" and "min" in found["params.yaml as it is"].what
     assert found["paper"].verdict == "no" and "a GPU" in found["paper"].what and "38 GB" in found["paper"].what
-    assert found["coco5k"].verdict == "no" and "sets no model that can draw coco" in found["coco5k"].what
+    assert found["coco5k"].verdict == "no" and "the shipped models draw postcards, not coco" in found["coco5k"].what
     large, small = Gpu("NVIDIA A100-SXM4-80GB", 85.9, 85.9, ""), Gpu("NVIDIA GeForce RTX 4090", 25.8, 25.8, "")
     on_large = fits.judged("paper", known, large)
     hours = fits.costs.estimate(fits.chosen("paper"), known, "a100", 1).hours

@@ -59,6 +59,7 @@ def test_a_prompt_is_improved_round_by_round_one_at_a_time(client: TestClient) -
     assert begin(client, "a tree") == (422, {"detail": "one prompt at a time: this one is still under way"})
     state = ended(client)
     assert (state["problem"], state["max_rounds"], state["trained"]) == ("", 2, False)
+    assert "never saw: script, alert; " in state["warning"]
     assert 1 <= len(state["rounds"]) <= 2 and sum(one["kept"] for one in state["rounds"]) == 1
     for one in state["rounds"]:
         assert client.get(one["image"]).content.startswith(b"\x89PNG") and one["outcome"]

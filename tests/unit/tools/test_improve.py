@@ -8,12 +8,13 @@ import workplaces
 
 from t2i_feedback import params
 from t2i_feedback.datasets.postcards.captions import caption
-from t2i_feedback.datasets.postcards.world import LEVELS, sample_scene
+from t2i_feedback.datasets.postcards.world import BACKGROUNDS, COLOURS, COLUMNS, KINDS, LEVELS, SIZES, sample_scene
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import ImageRow, read_rows
 from t2i_feedback.tools.improve import __main__ as improve
 from t2i_feedback.tools.improve import page
 from t2i_feedback.tools.improve.improving import Improver, prompt_id
+from t2i_feedback.tools.improve.vocabulary import beyond
 
 
 @pytest.fixture
@@ -37,7 +38,8 @@ def test_a_prompt_is_improved_and_every_round_is_told(
     assert [row.round for row in rows] == [1, 2]
     assert all((folder / row.image).is_file() and row.status == "valid" for row in rows)
     html = (folder / "index.html").read_text()
-    assert "never saw: circle, star; " in printed
+    assert "warning: the shipped models know drawn postcards alone and never saw: circle, star; " in printed
+    assert "never saw: circle, star; " in html
     for row in rows:
         assert f"round {row.round}, {page.outcome(row)}" in printed
         assert f"Round {row.round}: {page.outcome(row)}" in html
@@ -98,9 +100,14 @@ def test_prompts_of_a_file_are_read_once_each(tmp_path: Path) -> None:
 
 def test_words_that_no_shipped_model_ever_saw_are_named_and_no_others() -> None:
     p, rng = params.load(), random.Random(0)
-    assert (
-        improve.beyond([caption(sample_scene(rng), rng, level)[0] for level in LEVELS for _ in range(300)], p) is None
-    )
-    assert "never saw: dog, bicycle; " in str(improve.beyond(["a Dog on a bicycle", "a red bicycle"], p))
+    known = [caption(sample_scene(rng), rng, level)[0] for level in LEVELS for _ in range(300)]
+    assert beyond(known, p) == ""
+    assert "never saw: dog, bicycle; " in beyond(["a Dog on a bicycle", "a red bicycle"], p)
     other = p.mllms[p.stage1.mllm].model_copy(update={"templates": "plain"})
-    assert improve.beyond(["a dog"], p.model_copy(update={"mllms": {**p.mllms, p.stage1.mllm: other}})) is None
+    assert beyond(["a dog"], p.model_copy(update={"mllms": {**p.mllms, p.stage1.mllm: other}})) == ""
+
+
+def test_the_page_on_data_names_the_whole_drawn_world() -> None:
+    page = (Path(__file__).parents[3] / "docs/data.md").read_text(encoding="utf-8").partition("## The drawn world")[2]
+    for word in (*KINDS, *COLOURS, *BACKGROUNDS, *SIZES, *COLUMNS):
+        assert word in page, word

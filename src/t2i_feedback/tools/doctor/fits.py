@@ -35,7 +35,9 @@ def judged(name: str, known: Throughputs, card: Gpu | None) -> Finding:
     except UserError as error:
         return Finding(f"{called}{error}", "no")
     if p.data.source != "postcards" and p.model.name.startswith("models/postcards/"):
-        return Finding(f"{called}it sets no model that can draw {p.data.source}: put it on top of one that does", "no")
+        return Finding(
+            f"{called}the shipped models draw postcards, not {p.data.source}: it needs another model.name", "no"
+        )
     halves, free = needs.in_16_bits(p), shutil.disk_usage(".").free / 1e9
     here = card.gb if card and card.gb else machine.memory_gb()[0]
     against = [f"a GPU for 16 bits ({', '.join(halves)})"] if halves and not card else []

@@ -51,6 +51,7 @@ class Tried(BaseModel):
     max_rounds: int
     folder: str  # where all of it is kept, once there is something
     problem: str  # in a line; empty if there is none
+    warning: str  # what the models cannot know of the prompt; empty if there is nothing
     trained: bool  # there is an adapter to draw with
 
 
@@ -115,6 +116,7 @@ class Trying:
             max_rounds=self._max_rounds,
             folder=str(self._improver.folder) if self._improver and rows else "",
             problem=self._problem,
+            warning=self._improver.warning if self._improver else "",
             trained=(paths.ADAPTER / ADAPTER_WEIGHTS).is_file(),
         )
 

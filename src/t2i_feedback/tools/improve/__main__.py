@@ -10,13 +10,10 @@ what is drawn and answered already is neither drawn nor asked again.
 
 import argparse
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from t2i_feedback import params
-from t2i_feedback.datasets.postcards.captions import COLUMN_WORDS, KIND_WORDS, PLACES, SIZE_WORDS
-from t2i_feedback.datasets.postcards.world import COLOURS, KINDS
 from t2i_feedback.foundation import running
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import ImageRow
@@ -25,21 +22,6 @@ from t2i_feedback.params import Params
 from t2i_feedback.tools import profile
 from t2i_feedback.tools.improve import page
 from t2i_feedback.tools.improve.improving import Improver
-
-KNOWN = {  # the words of the drawn world's captions
-    word
-    for phrases in (
-        KINDS,
-        COLOURS,
-        *KIND_WORDS.values(),
-        *SIZE_WORDS.values(),
-        *COLUMN_WORDS.values(),
-        *((*where, *nouns, extra) for where, nouns, extra in PLACES.values()),
-        ("a", "an", "the", "and", "with", "of", "postcard"),
-    )
-    for phrase in phrases
-    for word in phrase.split()
-}
 
 
 def main() -> None:
@@ -51,8 +33,8 @@ def main() -> None:
     count = "1 prompt" if len(texts) == 1 else f"{len(texts)} prompts"
     print(f"improve: {count}, at most {p.stage1.max_rounds} rounds, drawn by {p.model.name}{with_adapter}, ", end="")
     print(f"enhanced and validated by {p.stage1.mllm}", flush=True)
-    if warning := beyond(texts, p):
-        print(warning, flush=True)
+    if improver.warning:
+        print(f"warning: {improver.warning}", flush=True)
     shown: list[ImageRow] = []
 
     def on_round(judged: list[ImageRow]) -> None:
@@ -65,21 +47,6 @@ def main() -> None:
     kept = [rounds.keep(rows) for rows in rounds.by_caption(images).values()]
     accepted = sum(bool(row.accepted) for row in kept)
     print(f"improve: {accepted} of {len(kept)} accepted; {page.write(improver, images)} shows every round")
-
-
-def beyond(texts: Sequence[str], p: Params) -> str | None:
-    """One line that names the words of prompts which the shipped models never saw; None where all are known, or the
-    models are others."""
-    if p.mllms[p.stage1.mllm].templates != "postcards":
-        return None
-    unknown = [word for word in dict.fromkeys(re.findall(r"[^\W\d_]+", " ".join(texts).lower())) if word not in KNOWN]
-    if not unknown:
-        return None
-    return (
-        f"warning: the shipped models know drawn postcards alone and never saw: {', '.join(unknown[:12])}"
-        f"{' ...' if len(unknown) > 12 else ''}; whether such a prompt is accepted means nothing "
-        "(what they know: docs/data.md#the-drawn-world)"
-    )
 
 
 def line(caption: str, row: ImageRow) -> str:

@@ -12,6 +12,7 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import CaptionRow, ImageRow, write_rows
 from t2i_feedback.loop import rounds
 from t2i_feedback.params import Params
+from t2i_feedback.tools.improve import vocabulary
 
 
 class Improver:
@@ -25,7 +26,7 @@ class Improver:
             raise UserError(f"ADAPTER: {adapter} holds no {ADAPTER_WEIGHTS}; `dvc repro finetune` makes models/lora")
         if not p.mllms[p.stage1.mllm].images:
             raise UserError(f"MLLM: mllms.{p.stage1.mllm} reads text alone (images: false) and can validate no image")
-        self.p, self.adapter = p, adapter
+        self.p, self.adapter, self.warning = p, adapter, vocabulary.beyond(texts, p)
         self.captions = [CaptionRow(caption_id=prompt_id(t), image_id=0, caption=t, image="") for t in texts]
         self.folder = paths.IMPROVED / self._name()
 

@@ -22,7 +22,12 @@ def write(improver: Improver, images: Sequence[ImageRow]) -> Path:
     write_text(
         path,
         environment.get_template(TEMPLATE).render(
-            prompts=prompts, outcome=outcome, model=improver.p.model, stage1=improver.p.stage1, adapter=improver.adapter
+            prompts=prompts,
+            outcome=outcome,
+            model=improver.p.model,
+            stage1=improver.p.stage1,
+            adapter=improver.adapter,
+            warning=improver.warning,
         ),
     )
     return path

@@ -35,6 +35,7 @@ function show(state) {
   by("go").disabled = state.running;
   by("trained").hidden = !state.trained;
   put("asked", state.prompt ? `“${state.prompt}”` : "");
+  put("warning", state.warning);
   const done = state.folder ? `All of it is in ${state.folder}.` : "";
   const next = state.max_rounds ? `Round ${state.rounds.length + 1} of at most ${state.max_rounds} …` : "One moment …";
   put("progress", state.running ? next : done);
