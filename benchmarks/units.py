@@ -28,6 +28,7 @@ from t2i_feedback.image_models.base import Policy
 from t2i_feedback.image_models.loading import load_image_model
 from t2i_feedback.mllm import roles
 from t2i_feedback.mllm.base import Mllm
+from t2i_feedback.tools.estimate import pace
 
 IMAGES = 32
 RESAMPLED, RESAMPLES = 1024, 20
@@ -40,6 +41,7 @@ def main() -> None:
     p = params.load()
     rows = read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)[:IMAGES]
     files = [paths.DATASET / row.image for row in rows]
+    print(f"probe: {pace.probe():.0f} passes per second on {pace.THREADS} threads")
     start = _seconds(lambda: subprocess.run([sys.executable, "-c", IMPORTS], check=True), children=True)
     print(f"start: {start:.1f} s per stage", flush=True)
     drawing(p, [row.caption for row in rows])

@@ -7,7 +7,6 @@ Prints the differences and writes metrics/compared.html: the report with one mor
 write that section itself, because DVC may bring its page back from the cache, where another run was the one before.
 """
 
-import argparse
 import subprocess
 import sys
 from typing import Any
@@ -23,15 +22,14 @@ from t2i_feedback.reporting import before, page
 from t2i_feedback.reporting.section import Settings
 from t2i_feedback.reporting.tables import Table
 from t2i_feedback.stages import report
+from t2i_feedback.tools.arguments import Arguments
 from t2i_feedback.tools.publish import check_up_to_date
 
 COMPARED = paths.METRICS / "compared.html"  # no output of the DAG
 
 
 def main(*arguments: str) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m t2i_feedback.tools.compare", description=__doc__.partition("\n")[0]
-    )
+    parser = Arguments(__doc__)
     parser.add_argument("rev", nargs="?", default="HEAD", help="a commit, branch or experiment (the last commit)")
     rev = parser.parse_args(arguments).rev
     check_up_to_date("compared")

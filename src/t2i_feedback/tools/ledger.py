@@ -5,7 +5,6 @@ python -m t2i_feedback.tools.ledger --retry-failed   forget the answers that are
 python -m t2i_feedback.tools.ledger --forget ENTRY   forget all answers of an entry of the catalogue, valid ones too
 """
 
-import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from t2i_feedback import params
 from t2i_feedback.foundation import paths, running
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm.ledger import Ledger
+from t2i_feedback.tools.arguments import Arguments
 
 TITLES = ("role", "model", "calls", "hits", "refusal", "unparseable", "truncated", "transport")
 COLUMNS = (*TITLES, "tokens in", "tokens out", "seconds", "cost $", "of thinking")
@@ -71,7 +71,7 @@ def forget(ledger: Ledger, name: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(__doc__)
     parser.add_argument("path", nargs="?", type=Path, default=paths.ledger(), help="the ledger (default: %(default)s)")
     parser.add_argument("--retry-failed", action="store_true", help="ask failed questions again and rerun their stages")
     parser.add_argument("--forget", metavar="ENTRY", help="forget all answers of an entry, valid ones too")

@@ -4,7 +4,6 @@ python -m t2i_feedback.tools.profile paper            # print the `dvc exp run -
 python -m t2i_feedback.tools.profile paper --apply    # write it into params.yaml, comments kept
 """
 
-import argparse
 import json
 import re
 import shlex
@@ -18,9 +17,9 @@ from t2i_feedback.foundation import paths, running
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_text
 from t2i_feedback.foundation.params import leaves
+from t2i_feedback.tools.arguments import Arguments
 
 FOLDER = Path("profiles")
-NULL = "tag:yaml.org,2002:null"  # left alone, it would be written as nothing at all
 Scalar = str | int | float | bool | list | None
 
 
@@ -46,27 +45,21 @@ def merge(name: str) -> str:
 
 
 def merged(changes: Mapping[str, Scalar], called: str) -> str:
-    """The text of params.yaml with these dotted keys changed. Raises UserError, by the name `called`, if not valid."""
-    from ruamel.yaml import YAML, CommentedMap, CommentedSeq
+    """The text of params.yaml with these dotted keys changed, as `dvc exp run -S` writes it: with comments, in order.
 
-    yaml = YAML()  # keeps comments and order
-    yaml.width = 10_000  # and breaks no line
-    yaml.preserve_quotes = True
-    yaml.representer.add_representer(type(None), lambda this, _: this.represent_scalar(NULL, "null"))
+    Raises UserError, by the name `called`, if the result is not valid.
+    """
+    from ruamel.yaml import YAML, CommentedMap
+
+    yaml = YAML()
+    yaml.default_flow_style = False
     content = yaml.load(paths.PARAMS)
     for key, value in changes.items():
         *sections, last = key.split(".")
         section = content
         for part in sections:
             section = section.setdefault(part, CommentedMap())
-        if isinstance(value, list):
-            present, value = section.get(last), CommentedSeq(value)
-            if not isinstance(present, CommentedSeq) or present.fa.flow_style():
-                value.fa.set_flow_style()  # on one line, as params.yaml has its lists; `dvc exp run -S` spreads them
         section[last] = value
-        comment = section.ca.items.get(last)
-        if comment:
-            comment[2].column = 0  # one space after the value, however long that was
     text = StringIO()
     yaml.dump(content, text)
     params.check(YAML(typ="safe").load(text.getvalue()), called)
@@ -103,7 +96,7 @@ def _value(value: Scalar) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(__doc__)
     parser.add_argument("name", nargs="?", default="", help="a file of profiles/, without .yaml")
     parser.add_argument("--apply", action="store_true", help="write the values into params.yaml")
     arguments = parser.parse_args()

@@ -27,6 +27,7 @@ from t2i_feedback.foundation.files import write_json, write_text
 from t2i_feedback.foundation.seeds import noise_seed
 from t2i_feedback.params import check
 from t2i_feedback.tools import profile
+from t2i_feedback.tools.arguments import Arguments, count
 from t2i_feedback.tools.paper import experiments
 
 LIST = Path("data/sealed.yaml")
@@ -93,8 +94,8 @@ def markdown(comparisons: Sequence[Pooled], number: int, used: Mapping[int, str]
 
 
 def main(*arguments: str) -> None:
-    parser = argparse.ArgumentParser(prog="python -m t2i_feedback.tools.sealed", description=__doc__.partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=5, help="how many of the list (5)")
+    parser = Arguments(__doc__)
+    parser.add_argument("--seeds", type=count, default=5, help="how many of the list (5)")
     parser.add_argument("--profile", nargs="*", default=[], help="files of profiles/, applied in this order")
     parser.add_argument("--collect", action="store_true", help="run nothing, pool what is there")
     given = parser.parse_args(arguments)

@@ -128,7 +128,7 @@ def test_what_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     (paths.arm("raw") / "images/2.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="cannot be read"):
         collect([HERE], None)
-    for wrong, said in (("--captions=0", "CAPTIONS: 0"), ("--out=x.pdf", "OUT: x.pdf")):
+    for wrong, said in (("--captions=0", "CAPTIONS: '0' is not"), ("--out=x.pdf", "OUT: x.pdf")):
         monkeypatch.setattr("sys.argv", ["gallery", wrong])
         with pytest.raises(UserError, match=said):
             gallery.main()

@@ -77,7 +77,7 @@ def test_a_hostile_prompt_is_text_on_the_page(workplace: Path) -> None:
         (["a", "--prompts", "b.txt"], "give one of them"),
         (["--prompts", "nowhere.txt"], "PROMPTS: nowhere.txt cannot be read"),
         (["a", "--adapter", "nowhere"], "ADAPTER: nowhere holds no"),
-        (["a", "--rounds", "0"], "stage1.max_rounds"),
+        (["a", "--rounds", "0"], "ROUNDS: .0. is not"),
         (["a", "--mllm", "nobody"], "stage1.mllm: no entry of mllms is called 'nobody'"),
         (["a", "--mllm", "smollm2"], "reads text alone"),
         (["a", "--profile", "nothing"], "no profile is called"),

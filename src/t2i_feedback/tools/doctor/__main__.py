@@ -8,7 +8,6 @@ would fail. The quick part stops where nothing could run at all; what is missing
 tells, since a run may find everything done.
 """
 
-import argparse
 import sys
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from t2i_feedback import params
 from t2i_feedback.foundation import running
 from t2i_feedback.foundation.errors import UserError, first_line
 from t2i_feedback.params import Params
+from t2i_feedback.tools.arguments import Arguments
 from t2i_feedback.tools.doctor import fits, machine, reach, repository
 from t2i_feedback.tools.doctor.checks import CHECKS, Check, Finding, Findings
 
@@ -49,7 +49,7 @@ def said(one: Check, p: Params | None, quick: bool) -> Findings:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(__doc__)
     parser.add_argument("--quick", action="store_true", help="what takes no time; prints what is not in order alone")
     quick = parser.parse_args().quick
     found = findings(quick)

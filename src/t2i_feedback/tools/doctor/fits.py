@@ -9,7 +9,7 @@ from t2i_feedback.tools import needs, profile
 from t2i_feedback.tools.doctor import machine
 from t2i_feedback.tools.doctor.checks import Finding, Findings, check
 from t2i_feedback.tools.doctor.machine import Gpu
-from t2i_feedback.tools.estimate import costs, figures
+from t2i_feedback.tools.estimate import costs, figures, pace
 from t2i_feedback.tools.estimate.__main__ import chosen
 from t2i_feedback.tools.estimate.figures import Throughputs
 
@@ -23,11 +23,12 @@ def profiles() -> Findings:
         card = None
     names = ["", *sorted(one.stem for one in profile.FOLDER.glob("*.yaml"))]
     known = figures.read()
-    return [judged(name, known, card) for name in names]
+    speed = pace.here(known, "cpu")
+    return [judged(name, known, card, speed) for name in names]
 
 
-def judged(name: str, known: Throughputs, card: Gpu | None) -> Finding:
-    """Whether it fits, how long it takes, or why not."""
+def judged(name: str, known: Throughputs, card: Gpu | None, speed: float = 1) -> Finding:
+    """Whether it fits, how long it takes on the card or on a processor of this pace, or why not."""
     called = f"{name or 'params.yaml as it is'}: "
     try:
         p = chosen(name)
@@ -47,7 +48,7 @@ def judged(name: str, known: Throughputs, card: Gpu | None) -> Finding:
         return Finding(f"{called}it takes {', '.join(against)}", "no")
     for gpu in (called_by(card, known) if card else "cpu", "cpu"):
         try:
-            hours = costs.estimate(p, known, gpu, 1).hours
+            hours = costs.estimate(p, known, gpu, 1, speed if gpu == "cpu" else 1).hours
         except UserError:
             continue
         return Finding(f"{called}fits, about {in_words(hours * 3600)} on {'two cores' if gpu == 'cpu' else gpu}")

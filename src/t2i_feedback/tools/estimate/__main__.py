@@ -4,12 +4,12 @@
     python -m t2i_feedback.tools.estimate paper --gpus 8 --gpu a100
 
 Counts follow from the parameters alone, one function per stage (counts.py). What a unit of work takes stands with its
-source in estimates/throughputs.yaml (figures.py). Nothing is loaded, asked or drawn. Where only a size is known of an
-MLLM, the roofline gives its time (costs.py): reading n tokens takes 2 n parameters floating-point operations, writing
-one takes reading all weights once per batch. A good estimate is right within a factor of two; `make bench` measures.
+source in estimates/throughputs.yaml (figures.py); a processor is tried for a second and those of `cpu` are scaled
+by what comes out (pace.py). Nothing else is loaded, asked or drawn. Where only a size is known of an MLLM, the
+roofline gives its time (costs.py): reading n tokens takes 2 n parameters floating-point operations, writing one takes
+reading all weights once per batch. A good estimate is right within a factor of two; `make bench` measures.
 """
 
-import argparse
 import json
 from dataclasses import asdict
 
@@ -17,9 +17,11 @@ from t2i_feedback import params
 from t2i_feedback.foundation import running
 from t2i_feedback.params import Params
 from t2i_feedback.tools import profile
+from t2i_feedback.tools.arguments import Arguments, count
 from t2i_feedback.tools.estimate import page
 from t2i_feedback.tools.estimate.costs import estimate
 from t2i_feedback.tools.estimate.figures import read
+from t2i_feedback.tools.estimate.pace import here
 
 
 def chosen(name: str) -> Params:
@@ -30,13 +32,14 @@ def chosen(name: str) -> Params:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(__doc__)
     parser.add_argument("profile", nargs="?", default="", help="a file of profiles/, without .yaml; none: params.yaml")
-    parser.add_argument("--gpus", type=int, default=1, help="how many")
+    parser.add_argument("--gpus", type=count, default=1, help="how many")
     parser.add_argument("--gpu", default="cpu", help="which: a name under gpus of estimates/throughputs.yaml")
     parser.add_argument("--json", action="store_true", help="for a program")
     arguments = parser.parse_args()
-    found = estimate(chosen(arguments.profile), read(), arguments.gpu, arguments.gpus)
+    p, figures = chosen(arguments.profile), read()
+    found = estimate(p, figures, arguments.gpu, arguments.gpus, here(figures, arguments.gpu))
     print(json.dumps(asdict(found), indent=2) if arguments.json else page.table(found))
 
 

@@ -11,6 +11,7 @@ from t2i_feedback.params import Params
 from t2i_feedback.tools import needs
 from t2i_feedback.tools.estimate.counts import Asked, Work, work
 from t2i_feedback.tools.estimate.figures import FIGURES, Throughputs, image_model, missing, mllm, of_gpu
+from t2i_feedback.tools.estimate.pace import at
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "8bit": 1.0, "4bit": 0.5}  # per parameter
 RESAMPLED = 1024
@@ -34,6 +35,7 @@ class Cost:
 class Estimate:
     gpu: str
     gpus: int
+    pace: float
     stages: list[Cost]
     hours: float  # from beginning to end
     gpu_hours: float  # of GPUs that work
@@ -47,13 +49,16 @@ class Estimate:
     gpu_memory_gb: float
 
 
-def estimate(p: Params, figures: Throughputs, gpu: str, gpus: int) -> Estimate:
-    """Raises UserError that names the figure that is missing, or the known GPUs."""
+def estimate(p: Params, figures: Throughputs, gpu: str, gpus: int, pace: float = 1) -> Estimate:
+    """`pace`: how many times as fast this processor is as the one of the figures, for `cpu` alone.
+
+    Raises UserError that names the figure that is missing, or the known GPUs.
+    """
     if gpu not in figures.gpus:
         raise UserError(f"GPU: {FIGURES} knows no {gpu!r}; there are {', '.join(figures.gpus)}. Add it under gpus")
     if gpus < 1:
         raise UserError(f"GPUS: at least 1, not {gpus}")
-    machine = figures.gpus[gpu]
+    figures, machine = at(figures, pace), figures.gpus[gpu]
     works = work(p, figures)
     costs = [_cost(one, p, figures, gpu, gpus) for one in works]
     wall = sum(cost.wall for cost in costs)
@@ -64,6 +69,7 @@ def estimate(p: Params, figures: Throughputs, gpu: str, gpus: int) -> Estimate:
     return Estimate(
         gpu=gpu,
         gpus=gpus,
+        pace=pace,
         stages=costs,
         hours=wall / 3600,
         gpu_hours=sum(_on_gpus(figures, cost) for cost in costs) / 3600,

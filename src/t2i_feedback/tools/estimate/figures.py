@@ -36,6 +36,7 @@ class Gpu(Section):
     memory: Figure
     price: Price
     start: Figure  # of every stage: imports, loading
+    probe: Figure | None = None  # of `cpu`: what pace.py measured where its figures were measured
 
 
 class ImageModel(Section):

@@ -8,7 +8,6 @@ Prints an address on this machine that only its reader can open. What is answere
 appears; the browser may be closed, this program and the training may be killed, and the same command goes on.
 """
 
-import argparse
 import secrets
 import socket
 
@@ -22,17 +21,18 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.params import Params
 from t2i_feedback.rewards import human
 from t2i_feedback.tools import profile
+from t2i_feedback.tools.arguments import Arguments, count, natural
 from t2i_feedback.tools.feedback.server import make_app
 from t2i_feedback.tools.feedback.training import Training
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(__doc__)
     parser.add_argument("--preference", help="the taste, in words; written into params.yaml with a person as its user")
-    parser.add_argument("--epochs", type=int, help="with --preference: so many are trained; else 8")
-    parser.add_argument("--questions", type=int, help="with --preference: images to ask about per epoch; else 16")
+    parser.add_argument("--epochs", type=count, help="with --preference: so many are trained; else 8")
+    parser.add_argument("--questions", type=count, help="with --preference: images to ask about per epoch; else 16")
     parser.add_argument("--pairs", action="store_true", help="two images of a prompt side by side, instead of one")
-    parser.add_argument("--port", type=int, default=0, help="of the page; 0 = one that is free")
+    parser.add_argument("--port", type=natural, default=0, help="of the page; 0 = one that is free")
     given = parser.parse_args()
     p = params.load()
     if given.preference:

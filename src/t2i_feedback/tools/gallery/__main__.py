@@ -7,23 +7,21 @@ A run is `workspace` (the present folder; all there is, if none is named), an ex
 a commit; its images are read from DVC's cache. A page of more than 60 MB becomes a folder with the images beside it.
 """
 
-import argparse
 from pathlib import Path
 
 from t2i_feedback.foundation import running
 from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.tools.arguments import Arguments, count
 from t2i_feedback.tools.gallery import page
 from t2i_feedback.tools.gallery.collecting import HERE, collect
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(__doc__)
     parser.add_argument("runs", nargs="*", default=[HERE], help="experiments, branches, commits, or workspace")
     parser.add_argument("--out", type=Path, default=Path("gallery.html"), help="where the page goes")
-    parser.add_argument("--captions", type=int, help="at most so many; else 256, or 64 of images above 256 pixels")
+    parser.add_argument("--captions", type=count, help="at most so many; else 256, or 64 of images above 256 pixels")
     given = parser.parse_args()
-    if given.captions is not None and given.captions < 1:
-        raise UserError(f"CAPTIONS: {given.captions} is less than 1")
     if given.out.suffix != ".html":
         raise UserError(f"OUT: {given.out} must end with .html")
     collection = collect(given.runs, given.captions)

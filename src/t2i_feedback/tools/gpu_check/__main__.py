@@ -9,13 +9,13 @@ Every part is a process of its own (parts.py). What it finds stands in gpu-check
 gpu-check/report.html, a page that can be sent in. Delete that folder to begin anew, as with another card.
 """
 
-import argparse
 import time
 
 from t2i_feedback.foundation import running
 from t2i_feedback.foundation.device import pick
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_text
+from t2i_feedback.tools.arguments import Arguments
 from t2i_feedback.tools.estimate.figures import FIGURES
 from t2i_feedback.tools.gpu_check import page, parts
 from t2i_feedback.tools.gpu_check.results import attempts, read
@@ -25,7 +25,7 @@ LIMIT = 480.0  # seconds of a call
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(__doc__)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(parts.PARTS)}; none: all")
     parser.add_argument("--device", default="auto", help="auto, cuda or cpu")
     parser.add_argument("--write", action="store_true", help=f"write what was measured into {FIGURES}")

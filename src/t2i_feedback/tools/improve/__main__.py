@@ -20,6 +20,7 @@ from t2i_feedback.foundation.rows import ImageRow
 from t2i_feedback.loop import rounds
 from t2i_feedback.params import Params
 from t2i_feedback.tools import profile
+from t2i_feedback.tools.arguments import Arguments, count, natural
 from t2i_feedback.tools.improve import page
 from t2i_feedback.tools.improve.improving import Improver
 
@@ -91,14 +92,14 @@ def _chosen(arguments: argparse.Namespace) -> Params:
 
 
 def _arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(__doc__)
     parser.add_argument("prompt", nargs="?", default=os.environ.get("PROMPT"), help="what the image is to show")
     parser.add_argument("--prompts", type=Path, help="a file with a prompt per line, instead")
     parser.add_argument("--adapter", type=Path, help="draw with this fine-tuned adapter: models/lora is the run's")
-    parser.add_argument("--rounds", type=int, help="at most so many; else stage1.max_rounds")
+    parser.add_argument("--rounds", type=count, help="at most so many; else stage1.max_rounds")
     parser.add_argument("--mllm", help="who enhances and validates: a name of the catalogue; else stage1.mllm")
     parser.add_argument("--profile", default="", help="a file of profiles/, without .yaml: its models and settings")
-    parser.add_argument("--seed", type=int, help="of the noise; else seed of params.yaml")
+    parser.add_argument("--seed", type=natural, help="of the noise; else seed of params.yaml")
     return parser.parse_args(given)
 
 

@@ -8,7 +8,6 @@ An experiment that is finished is not run again, and one that failed does not st
 runs what is missing. Stages that experiments share come from DVC's run cache.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +23,7 @@ from t2i_feedback.foundation.files import write_json, write_text
 from t2i_feedback.params import Params
 from t2i_feedback.reporting import paper
 from t2i_feedback.tools import needs, profile
+from t2i_feedback.tools.arguments import Arguments, count
 from t2i_feedback.tools.paper import experiments, write
 from t2i_feedback.tools.paper.experiments import Files
 from t2i_feedback.tools.paper.rows import FINETUNED, LAYOUTS, RAW, Layout
@@ -199,19 +199,17 @@ def numbers(one: Plan, files: Files) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(__doc__)
     parser.add_argument("table", choices=sorted(LAYOUTS))
     parser.add_argument("--profile", nargs="*", default=[], help="files of profiles/, applied in this order")
     parser.add_argument("--rows", nargs="*", default=[], help="entries of the catalogue; all when none is named")
-    parser.add_argument("--jobs", type=int, default=1, help="experiments at a time")
+    parser.add_argument("--jobs", type=count, default=1, help="experiments at a time")
     parser.add_argument("--collect", action="store_true", help="run nothing, collect what is there")
     arguments = parser.parse_args()
     layout = LAYOUTS[arguments.table]()
     unknown = sorted(set(arguments.rows) - set(layout.experiments))
     if unknown:
         raise UserError(f"ROWS: {', '.join(unknown)}? Table {layout.number} has {', '.join(layout.experiments)}")
-    if arguments.jobs < 1:
-        raise UserError(f"JOBS is {arguments.jobs}; at least 1")
     plans = [plan(layout, row, arguments.profile) for row in layout.experiments]
     chosen = [one for one in plans if not arguments.rows or one.row in (RAW, *arguments.rows)]
     failed = {} if arguments.collect else run_missing(chosen, arguments.jobs)
