@@ -7,7 +7,7 @@ checkpoint that was trained again in its place makes exactly the stages out of d
 
 import sys
 
-from t2i_feedback import params
+from t2i_feedback import needs, params
 from t2i_feedback.datasets import sources
 from t2i_feedback.foundation import checkpoints, paths, running
 from t2i_feedback.foundation.files import write_text
@@ -16,6 +16,7 @@ from t2i_feedback.foundation.files import write_text
 def main() -> None:
     p = params.load()
     sources.foresee(p.data, paths.root())
+    needs.of_hub(p)
     for warning in p.warnings():
         print(f"warning: {warning}", file=sys.stderr)
     digests = checkpoints.digests(p)

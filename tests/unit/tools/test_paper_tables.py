@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from t2i_feedback import params
+from t2i_feedback import needs, params
 from t2i_feedback.foundation import checkpoints, lockfile, paths
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.params import read
 from t2i_feedback.reporting import paper
-from t2i_feedback.tools import needs
 from t2i_feedback.tools.paper import __main__ as run
 from t2i_feedback.tools.paper import compare, experiments, write
 from t2i_feedback.tools.paper.rows import Figure, table1, table2

@@ -3,9 +3,10 @@
 import re
 import shutil
 
+from t2i_feedback import needs
 from t2i_feedback.foundation.durations import in_words
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.tools import needs, profile
+from t2i_feedback.tools import profile
 from t2i_feedback.tools.doctor import machine
 from t2i_feedback.tools.doctor.checks import Finding, Findings, check
 from t2i_feedback.tools.doctor.machine import Gpu

@@ -8,11 +8,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from t2i_feedback import needs
 from t2i_feedback.foundation import device, paths
 from t2i_feedback.foundation.errors import UserError, first_line
 from t2i_feedback.foundation.workspace import FREE_BYTES_NEEDED
 from t2i_feedback.params import Params
-from t2i_feedback.tools import needs
 from t2i_feedback.tools.doctor.checks import Findings, check, ok, problem, warning
 from t2i_feedback.tools.doctor.repository import cache_of_dvc
 from t2i_feedback.tools.estimate import costs, figures

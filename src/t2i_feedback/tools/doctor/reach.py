@@ -5,12 +5,12 @@ import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
 
+from t2i_feedback import needs
 from t2i_feedback.datasets import sources
 from t2i_feedback.foundation import paths
 from t2i_feedback.mllm import addresses
 from t2i_feedback.mllm.backends.endpoint import EndpointEntry
 from t2i_feedback.params import Params
-from t2i_feedback.tools import needs
 from t2i_feedback.tools.doctor.checks import Findings, check, ok, problem, warning
 
 SECONDS = 2.0  # to wait for an answer

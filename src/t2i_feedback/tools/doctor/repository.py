@@ -13,12 +13,12 @@ from contextlib import closing, suppress
 from importlib import metadata
 from pathlib import Path
 
-from t2i_feedback import params
+from t2i_feedback import needs, params
 from t2i_feedback.foundation import params as reading
 from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.params import Params
-from t2i_feedback.tools import needs, unlock
+from t2i_feedback.tools import unlock
 from t2i_feedback.tools.doctor.checks import Findings, check, ok, problem, warning
 from t2i_feedback.tracking import store
 

@@ -3,12 +3,12 @@
 import importlib
 from dataclasses import dataclass
 
+from t2i_feedback import needs
 from t2i_feedback.finetuning import objectives
 from t2i_feedback.foundation import pipeline
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm.backends import Entry
 from t2i_feedback.params import Params
-from t2i_feedback.tools import needs
 from t2i_feedback.tools.estimate.counts import Asked, Work, work
 from t2i_feedback.tools.estimate.figures import FIGURES, Throughputs, image_model, missing, mllm, of_gpu
 from t2i_feedback.tools.estimate.pace import at

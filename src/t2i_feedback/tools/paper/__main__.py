@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2i_feedback import params
+from t2i_feedback import needs, params
 from t2i_feedback.foundation import checkpoints, paths, running
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_json, write_text
 from t2i_feedback.params import Params
 from t2i_feedback.reporting import paper
-from t2i_feedback.tools import needs, profile
+from t2i_feedback.tools import profile
 from t2i_feedback.tools.arguments import Arguments, count
 from t2i_feedback.tools.paper import experiments, write
 from t2i_feedback.tools.paper.experiments import Files

@@ -48,12 +48,18 @@ def is_of_hub(checkpoint: str) -> bool:
     return not path.exists() and not beside and path.suffix != ".gguf" and bool(_HUB_NAME.fullmatch(checkpoint))
 
 
-def to_be_fetched(p: Params) -> list[str]:
-    """The hub's models that a run loads and the hub's cache lacks. Raises UserError for a folder that is not here."""
+def of_hub(p: Params) -> dict[str, str]:
+    """Checkpoint -> the key that names it, of those that are not here. Raises UserError for what no hub has either."""
     wanted = {value: key for key, value in checkpoints(p).items() if not Path(value).exists()}
     for value, key in wanted.items():
         if not is_of_hub(value):
             raise UserError(f"{key}: there is no folder {value}, and a hub model has no such name")
+    return wanted
+
+
+def to_be_fetched(p: Params) -> list[str]:
+    """The hub's models that a run loads and the hub's cache lacks. Raises UserError as `of_hub`."""
+    wanted = of_hub(p)
     files = {value: "model_index.json" if key == "model.name" else "config.json" for value, key in wanted.items()}
     return [model for model, file in files.items() if not cached(model, file)]
 
