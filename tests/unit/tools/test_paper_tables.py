@@ -184,6 +184,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         source = REPOSITORY / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, root / name)
     (root / ".gitignore").write_text("/data\n/.cache\n/mlflow.db*\n/mlartifacts\n")
+    for name in ("sd", "mllm", "judge"):  # of which no weight is read
+        (root / "models/postcards" / name).mkdir(parents=True)
+        (root / "models/postcards" / name / "config.json").write_text("{}")
     (root / "src").mkdir()
     (root / "src/arm.py").write_text(STAGE)
     (root / "dvc.yaml").write_text(yaml.safe_dump(DAG))
@@ -406,7 +409,7 @@ def test_profiles_are_applied_in_their_order(paper_params) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["--rows", "gtp4"], "ROWS: gtp4[?] Table 1 has raw, llava15-7b"), (["--jobs", "0"], "JOBS is 0")],
+    [(["--rows", "gtp4"], "ROWS: gtp4[?] Table 1 has raw, llava15-7b"), (["--jobs", "0"], "JOBS: '0' is not")],
 )
 def test_bad_options_are_one_line(arguments: list[str], said: str, paper_params, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["paper_tables", "table1", *arguments])
