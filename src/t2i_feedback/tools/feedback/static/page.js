@@ -69,7 +69,7 @@ function show() {
     ended: ["Done", "The adapter is in models/lora; `make repro` measures it.", ""],
     failed: ["The run ended", "Its last lines say why. What was answered is kept.", "Run again"],
     none: state.scored ? ["All is scored", "Go on with the training.", "Go on"]
-      : ["Nothing is drawn yet", "The first images are drawn now, then you score them.", "Begin"],
+      : ["Nothing is drawn yet", "Begin draws the first images; then you score them.", "Begin"],
   }[state.training];
   by("doing").textContent = doing;
   by("advice").textContent = advice;
