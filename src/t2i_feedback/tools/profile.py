@@ -16,7 +16,8 @@ from t2i_feedback import params
 from t2i_feedback.foundation import paths, running
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_text
-from t2i_feedback.foundation.params import leaves
+from t2i_feedback.foundation.params import leaves, read
+from t2i_feedback.params import Params
 from t2i_feedback.tools.arguments import Arguments
 
 FOLDER = Path("profiles")
@@ -39,6 +40,16 @@ def overrides(name: str) -> dict[str, Scalar]:
     return dict(leaves(content))
 
 
+def chosen(name: str) -> Params:
+    """The present parameters with a profile's values in them. Raises UserError if the result is not valid."""
+    return params.check(changed(overrides(name)), f"params.yaml with {FOLDER / name}.yaml")
+
+
+def changed(changes: Mapping[str, Scalar]) -> dict[str, Any]:
+    """What params.yaml holds, with these dotted keys changed; nothing is checked."""
+    return _put(read(), changes)
+
+
 def merge(name: str) -> str:
     """The text of params.yaml with the profile's values in it. Raises UserError if the result is not valid."""
     return merged(overrides(name), f"params.yaml with {FOLDER / name}.yaml")
@@ -49,34 +60,38 @@ def merged(changes: Mapping[str, Scalar], called: str) -> str:
 
     Raises UserError, by the name `called`, if the result is not valid.
     """
-    from ruamel.yaml import YAML, CommentedMap
+    from ruamel.yaml import YAML
 
+    params.check(changed(changes), called)
     yaml = YAML()
     yaml.default_flow_style = False
-    content = yaml.load(paths.PARAMS)
+    text = StringIO()
+    yaml.dump(_put(yaml.load(paths.PARAMS), changes), text)
+    return text.getvalue()
+
+
+def _put(content: dict[str, Any], changes: Mapping[str, Scalar]) -> dict[str, Any]:
+    """The content itself, with these dotted keys changed. Raises UserError where a section holds no keys."""
     for key, value in changes.items():
         *sections, last = key.split(".")
         section = content
         for part in sections:
-            section = section.setdefault(part, CommentedMap())
+            section = section.setdefault(part, {}) if isinstance(section, dict) else None
+        if not isinstance(section, dict):
+            raise UserError(f"{paths.PARAMS}: {'.'.join(sections) or 'the file'} holds no keys, so {key} cannot be set")
         section[last] = value
-    text = StringIO()
-    yaml.dump(content, text)
-    params.check(YAML(typ="safe").load(text.getvalue()), called)
-    return text.getvalue()
+    return content
 
 
 def command(name: str) -> str:
     """The shell line that runs the profile as one experiment and leaves params.yaml alone."""
-    merge(name)
+    chosen(name)
     return " ".join(["dvc exp run", *(f"-S {shlex.quote(setting)}" for setting in settings(overrides(name)))])
 
 
 def settings(changes: Mapping[str, Scalar]) -> list[str]:
     """What `dvc exp run -S` takes for each dotted key; one that params.yaml does not spell out is added."""
-    import yaml
-
-    present = yaml.safe_load(paths.PARAMS.read_text(encoding="utf-8"))
+    present = read()
     return [f"{'' if _has(present, key) else '+'}{key}={_value(value)}" for key, value in changes.items()]
 
 

@@ -132,7 +132,7 @@ def _experiment(name: str, seed: int, given: argparse.Namespace) -> experiments.
     for one in given.profile:
         changes |= profile.overrides(one)
     changes |= {"seed": seed}
-    content = yaml.safe_load(profile.merged(changes, name))
+    content = profile.changed(changes)
     digests = checkpoints.digests(check(content, name))
     if experiments.find(name, content, digests) is None:
         if given.collect:

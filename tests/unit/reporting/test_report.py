@@ -211,8 +211,9 @@ def test_no_arm_at_all_is_still_a_page(run: Path) -> None:
 
 
 def test_a_stamp_is_over_the_page(run: Path) -> None:
-    text = paths.PARAMS.read_text()
-    paths.PARAMS.write_text(text.replace('stamp: ""', "stamp: REHEARSAL"))
+    changed = yaml.safe_load(paths.PARAMS.read_text())
+    changed["report"]["stamp"] = "REHEARSAL"
+    paths.PARAMS.write_text(yaml.safe_dump(changed))
     page_text = page.render(gathered())
     assert "<h1>REHEARSAL. " in page_text and "<title>REHEARSAL: " in page_text
 

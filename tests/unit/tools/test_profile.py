@@ -171,6 +171,15 @@ def test_a_profile_that_is_no_mapping_is_refused(text: str) -> None:
         profile.overrides("bad")
 
 
+@pytest.mark.parametrize("text", ["- a\n", "finetune:\n", "finetune: {noise: none}\n"])
+def test_a_params_yaml_without_its_sections_is_one_line(text: str) -> None:
+    paths.PARAMS.write_text(text)
+    write("deep", "finetune: {noise: {level: 0.5}}")
+    for attempt in (profile.chosen, profile.merge):
+        with pytest.raises(UserError, match=r"params\.yaml: finetune\.noise holds no keys"):
+            attempt("deep")
+
+
 def test_it_runs_as_a_program() -> None:
     environment = {"PYTHONPATH": str(REPOSITORY / "src")}
     command = [sys.executable, "-m", "t2i_feedback.tools.profile", "quick"]

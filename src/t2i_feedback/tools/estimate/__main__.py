@@ -26,9 +26,7 @@ from t2i_feedback.tools.estimate.pace import here
 
 def chosen(name: str) -> Params:
     """The present parameters, or with a profile's values in them."""
-    import yaml
-
-    return params.check(yaml.safe_load(profile.merge(name)), f"profile {name}") if name else params.load()
+    return profile.chosen(name) if name else params.load()
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """How fast this machine's processor is beside the one that the figures of `cpu` were measured on."""
 
-import os
 import statistics
 import time
 
@@ -8,26 +7,28 @@ from t2i_feedback.tools.estimate.figures import Throughputs
 
 THREADS = 2  # what the figures are of; a machine with more is faster than is said here
 BATCH, CHANNELS, SIZE = 32, 64, 16  # as a middle block of the shipped denoiser
-PASSES, WARM_UP = 200, 20
+SECONDS, WARM_UP = 1.0, 0.1  # of measuring, and before
 
 
 def probe() -> float:
-    """Passes per second of a small convolution, the middle of a second of them: the work that drawing is made of."""
+    """Passes per second of a small convolution, the work that drawing is made of: the middle of a second of them."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(min(THREADS, os.cpu_count() or 1))
+    passes: list[float] = []
+    torch.set_num_threads(min(THREADS, before))  # fewer where cores or OMP_NUM_THREADS are: so it is in a run
     try:
         layer = torch.nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
-        images, seconds = torch.ones(BATCH, CHANNELS, SIZE, SIZE), []
+        images, begin = torch.ones(BATCH, CHANNELS, SIZE, SIZE), time.perf_counter()
         with torch.inference_mode():
-            for _ in range(WARM_UP + PASSES):
+            while not passes or time.perf_counter() < begin + WARM_UP + SECONDS:
                 start = time.perf_counter()
                 layer(images)
-                seconds.append(time.perf_counter() - start)
+                if start > begin + WARM_UP:
+                    passes.append(time.perf_counter() - start)
     finally:
         torch.set_num_threads(before)
-    return 1 / statistics.median(seconds[WARM_UP:])
+    return 1 / statistics.median(passes)
 
 
 def here(figures: Throughputs, gpu: str) -> float:

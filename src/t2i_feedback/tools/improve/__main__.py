@@ -85,10 +85,8 @@ def _chosen(arguments: argparse.Namespace) -> Params:
     changes |= {key: value for key, value in wanted.items() if value is not None}
     if not changes:
         return params.load()
-    import yaml
-
     called = f"params.yaml with {', '.join(f'{key}={value}' for key, value in changes.items())}"
-    return params.check(yaml.safe_load(profile.merged(changes, called)), called)
+    return params.check(profile.changed(changes), called)
 
 
 def _arguments(given: Sequence[str] | None = None) -> argparse.Namespace:

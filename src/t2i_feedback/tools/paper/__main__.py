@@ -63,9 +63,7 @@ def plan(layout: Layout, row: str, profiles: Sequence[str]) -> Plan:
         changes["stage1.mllm"] = row
     files = [f"{profile.FOLDER / one}.yaml" for one in profiles]
     called = f"params.yaml with {', '.join(files) or 'nothing changed'}"
-    import yaml
-
-    content = yaml.safe_load(profile.merged(changes, called))
+    content = profile.changed(changes)
     targets = tuple(f"evaluate@{arm}" for arm in layout.arms(row))
     name = "-".join([*(profiles or ["params"]), row])
     return Plan(row, name, content, params.check(content, called), tuple(profile.settings(changes)), targets)

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import yaml
 
 from t2i_feedback import params
 from t2i_feedback.image_models import transitions
@@ -26,8 +25,7 @@ class Setup:
     def of(cls, family: str) -> "Setup":
         """A published checkpoint under its profile."""
         found = CHECKPOINTS[family]
-        p = params.check(yaml.safe_load(profile.merge(found.profile)), f"profiles/{found.profile}.yaml")
-        return cls(found, p)
+        return cls(found, profile.chosen(found.profile))
 
     def changed(self, section: str, **values: Any) -> "Setup":
         """With other values in a section of the parameters."""
