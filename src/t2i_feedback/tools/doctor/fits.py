@@ -52,9 +52,8 @@ def judged(name: str, known: Throughputs, card: Gpu | None, speed: float = 1) ->
             hours = costs.estimate(p, known, gpu, 1, speed if gpu == "cpu" else 1).hours
         except UserError:
             continue
-        return Finding(
-            f"{called}fits, about {in_words(hours * 3600)} on {'this processor, as fast as it is now' if gpu == 'cpu' else gpu}"
-        )
+        where = "this processor, as fast as it is now" if gpu == "cpu" else gpu
+        return Finding(f"{called}fits, about {in_words(hours * 3600)} on {where}")
     return Finding(f"{called}fits; how long it takes no figure says (make estimate PROFILE={name} tells which)")
 
 
