@@ -48,18 +48,22 @@ def is_of_hub(checkpoint: str) -> bool:
     return not path.exists() and not beside and path.suffix != ".gguf" and bool(_HUB_NAME.fullmatch(checkpoint))
 
 
-def of_hub(p: Params) -> dict[str, str]:
-    """Checkpoint -> the key that names it, of those that are not here. Raises UserError for what no hub has either."""
-    wanted = {value: key for key, value in checkpoints(p).items() if not Path(value).exists()}
+def of_hub(p: Params, *sections: str) -> dict[str, str]:
+    """Checkpoint -> the key that names it, of those that are not here: of these sections, or of all.
+
+    Raises UserError for what no hub has either.
+    """
+    named = {key: value for key, value in checkpoints(p).items() if key.startswith(sections or "")}
+    wanted = {value: key for key, value in named.items() if not Path(value).exists()}
     for value, key in wanted.items():
         if not is_of_hub(value):
             raise UserError(f"{key}: there is no folder {value}, and a hub model has no such name")
     return wanted
 
 
-def to_be_fetched(p: Params) -> list[str]:
+def to_be_fetched(p: Params, *sections: str) -> list[str]:
     """The hub's models that a run loads and the hub's cache lacks. Raises UserError as `of_hub`."""
-    wanted = of_hub(p)
+    wanted = of_hub(p, *sections)
     files = {value: "model_index.json" if key == "model.name" else "config.json" for value, key in wanted.items()}
     return [model for model, file in files.items() if not cached(model, file)]
 
@@ -69,6 +73,15 @@ def cached(model: str, file: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     return isinstance(try_to_load_from_cache(model, file), str)
+
+
+def unreachable(p: Params, *sections: str) -> str:
+    """What is `to_be_fetched` while the hub does not answer, and the remedy; "" where all can be had."""
+    absent = to_be_fetched(p, *sections)
+    if not absent or hub_answers():
+        return ""
+    fetch = " && ".join(f"hf download {model}" for model in absent)
+    return f"not in the hub's cache, and the hub cannot be reached: {', '.join(absent)} -> with internet: {fetch}"
 
 
 def hub_answers(seconds: float = HUB_SECONDS) -> bool:

@@ -21,11 +21,17 @@ def check_up_to_date(wanted: str = "published to MLflow") -> None:
     It says that nothing is as `wanted`.
     """
     from dvc.exceptions import DvcException
+    from dvc.lock import LockError
     from dvc.repo import Repo
 
     try:
         with Repo() as repo:
             found = repo.status()
+    except LockError:
+        raise UserError(
+            f"nothing is {wanted}: a run or another DVC command is under way here; wait for its end "
+            "(`make doctor` tells of a lock that an ended one left)"
+        ) from None
     except DvcException as error:
         raise UserError(f"nothing is {wanted}: DVC cannot say what is up to date ({error})") from None
     stale = {name: why for name, why in found.items() if why != ["always changed"]}

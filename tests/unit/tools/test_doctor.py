@@ -513,7 +513,7 @@ def test_a_key_is_neither_sent_nor_shown(place: Path, monkeypatch: Patch, capsys
 def test_nobody_is_asked_whom_the_parameters_do_not_use(place: Path, monkeypatch: Patch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(reach, "answer", lambda address: asked.append(address) or (b"", ""))
-    monkeypatch.setattr(reach.needs, "hub_answers", lambda seconds: asked.append("the hub"))
+    monkeypatch.setattr(reach.needs, "hub_answers", lambda: asked.append("the hub"))
     looked()
     assert asked == []
 

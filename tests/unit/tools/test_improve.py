@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import workplaces
 
-from t2i_feedback import params
+from t2i_feedback import needs, params
 from t2i_feedback.datasets.postcards.captions import caption
 from t2i_feedback.datasets.postcards.world import BACKGROUNDS, COLOURS, COLUMNS, KINDS, LEVELS, SIZES, sample_scene
 from t2i_feedback.foundation.errors import UserError
@@ -15,6 +15,8 @@ from t2i_feedback.tools.improve import __main__ as improve
 from t2i_feedback.tools.improve import page
 from t2i_feedback.tools.improve.improving import Improver, prompt_id
 from t2i_feedback.tools.improve.vocabulary import beyond
+
+REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -111,3 +113,15 @@ def test_the_page_on_data_names_the_whole_drawn_world() -> None:
     page = (Path(__file__).parents[3] / "docs/data.md").read_text(encoding="utf-8").partition("## The drawn world")[2]
     for word in (*KINDS, *COLOURS, *BACKGROUNDS, *SIZES, *COLUMNS):
         assert word in page, word
+
+
+def test_models_that_cannot_be_fetched_are_one_line_and_those_that_nobody_asks_are_not_missed(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(needs, "cached", lambda model, file: False)
+    monkeypatch.setattr(needs, "hub_answers", lambda: False)
+    (workplace / "profiles").symlink_to(REPOSITORY / "profiles")
+    model = "stabilityai/stable-diffusion-xl-base-1.0"
+    with pytest.raises(UserError, match=f"cannot be reached: {model} -> with internet: hf download {model}$"):
+        run(monkeypatch, "a", "--profile", "sdxl", "--mllm", "postcards")
+    assert not (workplace / "improved").exists()

@@ -67,16 +67,9 @@ def _models(said: bytes) -> list[str]:
 
 @check()
 def hub(p: Params) -> Findings:
-    from_hub = any(map(needs.is_of_hub, needs.checkpoints(p).values()))
-    absent = needs.to_be_fetched(p) if from_hub else []
-    if not absent:
-        return ok("no model is to be fetched from the hub")
-    if needs.hub_answers(SECONDS):
-        return ok(f"the hub answers; to be fetched: {', '.join(absent)}")
-    fetch = " && ".join(f"hf download {model}" for model in absent)
-    return problem(
-        f"not in the hub's cache, and the hub cannot be reached: {', '.join(absent)}", f"with internet: {fetch}"
-    )
+    if why := needs.unreachable(p):
+        return problem(why, "")
+    return ok(f"to be fetched of the hub: {', '.join(needs.to_be_fetched(p)) or 'nothing'}")
 
 
 @check()

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from t2i_feedback import needs
 from t2i_feedback.foundation import files, params, paths
 from t2i_feedback.foundation.checkpoints import ADAPTER_WEIGHTS
 from t2i_feedback.foundation.errors import UserError
@@ -18,7 +19,7 @@ from t2i_feedback.tools.improve import vocabulary
 class Improver:
     """Improves prompts, into a folder that is named by the prompts and by all that their images depend on.
 
-    Raises UserError when the adapter's folder holds none, or the MLLM sees no images.
+    Raises UserError when the adapter's folder holds none, the MLLM sees no images, or a model cannot be had.
     """
 
     def __init__(self, p: Params, texts: Sequence[str], adapter: Path | None):
@@ -26,6 +27,8 @@ class Improver:
             raise UserError(f"ADAPTER: {adapter} holds no {ADAPTER_WEIGHTS}; `dvc repro finetune` makes models/lora")
         if not p.mllms[p.stage1.mllm].images:
             raise UserError(f"MLLM: mllms.{p.stage1.mllm} reads text alone (images: false) and can validate no image")
+        if why := needs.unreachable(p, "model.", f"mllms.{p.stage1.mllm}."):
+            raise UserError(why)
         self.p, self.adapter, self.warning = p, adapter, vocabulary.beyond(texts, p)
         self.captions = [CaptionRow(caption_id=prompt_id(t), image_id=0, caption=t, image="") for t in texts]
         self.folder = paths.IMPROVED / self._name()

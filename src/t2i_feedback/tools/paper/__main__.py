@@ -82,13 +82,7 @@ def lacking(p: Params) -> str:
         )
     for name, variable in needs.keys_not_set(p).items():
         return f"mllms.{name}: the environment variable {variable} is not set; put the server's key there"
-    absent = needs.to_be_fetched(p)
-    if absent and not needs.hub_answers():
-        fetch = " && ".join(f"hf download {model}" for model in absent)
-        return (
-            f"{', '.join(absent)} are not in the hub's cache, and the hub cannot be reached; with internet: `{fetch}`"
-        )
-    return ""
+    return needs.unreachable(p)
 
 
 def _accelerator() -> bool:
