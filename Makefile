@@ -11,7 +11,7 @@ export PYTHONPATH := src
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast test-unit test-pipeline test-pipeline-lint-types test-pretrain soak lint types check ui publish compare profile ledger retry-failed forget improve feedback gallery calibrate preflight gpu-check doctor estimate bench table1 table2 sealed rehearse pretrain model-card clean
+.PHONY: help setup repro test test-fast test-unit test-pipeline test-pipeline-lint-types test-pretrain soak lint types ui publish compare profile ledger retry-failed forget improve feedback gallery calibrate preflight gpu-check doctor estimate bench table1 table2 sealed rehearse pretrain model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -88,9 +88,9 @@ improve: $(READY) ## improve a prompt of your own: make improve PROMPT="a red ho
 	@PROMPT="$$PROMPT" python -m t2i_feedback.tools.improve $(if $(PROMPTS),--prompts "$(PROMPTS)") $(if $(ADAPTER),--adapter "$(ADAPTER)") \
 		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(MLLM),--mllm $(MLLM)) $(if $(PROFILE),--profile $(PROFILE)) $(if $(SEED),--seed $(SEED))
 
-feedback: $(READY) ## fine-tune to a taste of your own in a browser: make feedback PREFERENCE="scenes at night" (EPOCHS=8 QUESTIONS=16 PAIRS=1)
+feedback: $(READY) ## fine-tune to a taste of your own in a browser: make feedback PREFERENCE="scenes at night" (EPOCHS=8 QUESTIONS=16 PAIRS=1 PORT=8000)
 	@python -m t2i_feedback.tools.unlock
-	@python -m t2i_feedback.tools.feedback $(if $(PREFERENCE),--preference "$$PREFERENCE") $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(PAIRS),--pairs)
+	@python -m t2i_feedback.tools.feedback $(if $(PREFERENCE),--preference "$$PREFERENCE") $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(PAIRS),--pairs) $(if $(PORT),--port $(PORT))
 
 gallery: $(READY) ## images of several runs side by side in one file: make gallery RUNS="workspace my-experiment" (OUT=gallery.html CAPTIONS=256)
 	@python -m t2i_feedback.tools.gallery $(RUNS) $(if $(OUT),--out "$(OUT)") $(if $(CAPTIONS),--captions $(CAPTIONS))
@@ -104,7 +104,7 @@ preflight: $(READY) ## would fine-tuning train on the right numbers? replays a s
 doctor: $(READY) ## what can this machine run, and what is the matter? each problem with its remedy
 	@python -m t2i_feedback.tools.doctor
 
-estimate: $(READY) ## hours, calls and dollars before a run: make estimate PROFILE=paper GPUS=8 GPU=a100 (JSON=1: for a program)
+estimate: $(READY) ## hours, calls and dollars before a run: make estimate PROFILE=paper GPUS=8 GPU=a100 (JSON=1: for a program; several: PROFILE="paper coco30k")
 	@python -m t2i_feedback.tools.estimate $(PROFILE) $(if $(GPUS),--gpus $(GPUS)) $(if $(GPU),--gpu $(GPU)) $(if $(JSON),--json)
 
 gpu-check: $(READY) ## what only a GPU can show, without a download, 8 minutes a call: PARTS="sd15 llava nccl" (all) DEVICE=cpu WRITE=1

@@ -16,7 +16,7 @@ class Arguments(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises UserError: `argument --rounds: zero is ...` is told as `ROUNDS: zero is ...`."""
         told = re.sub(r"^argument (?:--)?([\w-]+): ", lambda found: f"{found[1].upper()}: ", message)
-        raise UserError(f"{told} (--help has the arguments)")
+        raise UserError(f"{told} (`make help` has the variables, --help the arguments)")
 
 
 def count(text: str) -> int:

@@ -21,15 +21,20 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_json
 from t2i_feedback.foundation.images import open_rgb
 from t2i_feedback.foundation.rows import CaptionRow
+from t2i_feedback.tools import data_set
+from t2i_feedback.tools.arguments import Arguments
 
 if TYPE_CHECKING:
     from t2i_feedback.mllm.base import Mllm
 
 
-def main(name: str = "") -> None:
-    p = params.load()
+def main(*given: str) -> None:
+    parser = Arguments(__doc__)
+    parser.add_argument("judge", help="an entry of the catalogue mllms")
+    name, p = parser.parse_args(given).judge, params.load()
     if name not in p.mllms:
-        raise UserError(f"which judge? a name of the catalogue mllms ({', '.join(sorted(p.mllms))}), not {name!r}")
+        raise UserError(f"JUDGE: {name!r} is no entry of mllms; there are {', '.join(sorted(p.mllms))}")
+    data_set.demand()
     pools = (paths.REFERENCE_CAPTIONS, paths.FINETUNE_CAPTIONS)
     rows = calibration_rows(paths.EVALUATION_CAPTIONS, pools, p.calibrate.images, p.seed)
     images = [open_rgb(paths.DATASET / row.image, p.calibrate.image_side) for row in rows]

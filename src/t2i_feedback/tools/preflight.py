@@ -11,6 +11,7 @@ from t2i_feedback import params
 from t2i_feedback.foundation import paths, running
 from t2i_feedback.foundation.rows import CaptionRow, read_rows
 from t2i_feedback.params import Params
+from t2i_feedback.tools import data_set
 
 if TYPE_CHECKING:
     from t2i_feedback.finetuning.trainer import Trainer
@@ -39,6 +40,7 @@ def unrewarded(p: Params, image_model: "ImageModel", prompts: list[str], folder:
 
 def main() -> None:
     p = params.load()
+    data_set.demand()
     captions = read_rows(paths.FINETUNE_CAPTIONS, CaptionRow)
     print(
         f"preflight: {p.model.name}, {p.finetune.steps_of(p.model.steps)} steps, guidance "

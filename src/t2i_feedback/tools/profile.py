@@ -2,12 +2,13 @@
 
 python -m t2i_feedback.tools.profile paper            # print the `dvc exp run -S ...` line that runs it once
 python -m t2i_feedback.tools.profile paper --apply    # write it into params.yaml, comments kept
+python -m t2i_feedback.tools.profile paper coco30k    # one on top of the other
 """
 
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -24,25 +25,38 @@ FOLDER = Path("profiles")
 Scalar = str | int | float | bool | list | None
 
 
-def overrides(name: str) -> dict[str, Scalar]:
-    """A profile's dotted keys and their values. Raises UserError that lists the profiles if it is none."""
+def overrides(*names: str) -> dict[str, Scalar]:
+    """The dotted keys of profiles and their values, a later profile's before an earlier one's.
+
+    Raises UserError that lists the profiles if a name is none.
+    """
     import yaml
 
     available = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
-    if name not in available:
-        raise UserError(f"no profile is called {name!r}; there are {', '.join(available) or 'none'}")
-    try:
-        content = yaml.safe_load(available[name].read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{available[name]} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{available[name]} holds no keys")
-    return dict(leaves(content))
+    found: dict[str, Scalar] = {}
+    for name in names:
+        if name not in available:
+            there = ", ".join(available) or "none"
+            raise UserError(f"PROFILE (make profile: NAME): no profile is called {name!r}; there are {there}")
+        try:
+            content = yaml.safe_load(available[name].read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise UserError(f"{available[name]} is not YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{available[name]} holds no keys")
+        found |= leaves(content)
+    return found
 
 
-def chosen(name: str) -> Params:
-    """The present parameters with a profile's values in them. Raises UserError if the result is not valid."""
-    return params.check(changed(overrides(name)), f"params.yaml with {FOLDER / name}.yaml")
+def chosen(*names: str) -> Params:
+    """The present parameters with the values of profiles in them. Raises UserError if the result is not valid."""
+    return params.check(changed(overrides(*names)), called(names))
+
+
+def called(names: Sequence[str]) -> str:
+    """What messages call params.yaml with these profiles."""
+    files = [f"{FOLDER / name}.yaml" for name in names]
+    return f"{paths.PARAMS} with {', '.join(files)}" if files else str(paths.PARAMS)
 
 
 def changed(changes: Mapping[str, Scalar]) -> dict[str, Any]:
@@ -50,19 +64,19 @@ def changed(changes: Mapping[str, Scalar]) -> dict[str, Any]:
     return _put(read(), changes)
 
 
-def merge(name: str) -> str:
-    """The text of params.yaml with the profile's values in it. Raises UserError if the result is not valid."""
-    return merged(overrides(name), f"params.yaml with {FOLDER / name}.yaml")
+def merge(*names: str) -> str:
+    """The text of params.yaml with the values of profiles in it. Raises UserError if the result is not valid."""
+    return merged(overrides(*names), called(names))
 
 
-def merged(changes: Mapping[str, Scalar], called: str) -> str:
+def merged(changes: Mapping[str, Scalar], source: str) -> str:
     """The text of params.yaml with these dotted keys changed, as `dvc exp run -S` writes it: with comments, in order.
 
-    Raises UserError, by the name `called`, if the result is not valid.
+    Raises UserError, by the name `source`, if the result is not valid.
     """
     from ruamel.yaml import YAML
 
-    params.check(changed(changes), called)
+    params.check(changed(changes), source)
     yaml = YAML()
     yaml.default_flow_style = False
     text = StringIO()
@@ -83,10 +97,10 @@ def _put(content: dict[str, Any], changes: Mapping[str, Scalar]) -> dict[str, An
     return content
 
 
-def command(name: str) -> str:
-    """The shell line that runs the profile as one experiment and leaves params.yaml alone."""
-    chosen(name)
-    return " ".join(["dvc exp run", *(f"-S {shlex.quote(setting)}" for setting in settings(overrides(name)))])
+def command(*names: str) -> str:
+    """The shell line that runs profiles as one experiment and leaves params.yaml alone."""
+    chosen(*names)
+    return " ".join(["dvc exp run", *(f"-S {shlex.quote(setting)}" for setting in settings(overrides(*names)))])
 
 
 def settings(changes: Mapping[str, Scalar]) -> list[str]:
@@ -112,14 +126,16 @@ def _value(value: Scalar) -> str:
 
 def main() -> None:
     parser = Arguments(__doc__)
-    parser.add_argument("name", nargs="?", default="", help="a file of profiles/, without .yaml")
+    parser.add_argument("name", nargs="*", help="files of profiles/, without .yaml, a later one on top of an earlier")
     parser.add_argument("--apply", action="store_true", help="write the values into params.yaml")
-    arguments = parser.parse_args()
-    if arguments.apply:
-        write_text(paths.PARAMS, merge(arguments.name))
-        print(f"params.yaml now has the {len(overrides(arguments.name))} values of {FOLDER / arguments.name}.yaml")
+    given = parser.parse_args()
+    names = given.name or [""]  # which is none: the error lists those there are
+    if given.apply:
+        write_text(paths.PARAMS, merge(*names))
+        files = " and ".join(f"{FOLDER / name}.yaml" for name in names)
+        print(f"params.yaml now has the {len(overrides(*names))} values of {files}")
     else:
-        print(command(arguments.name))
+        print(command(*names))
 
 
 if __name__ == "__main__":

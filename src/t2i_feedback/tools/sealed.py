@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
 import yaml
 
@@ -128,10 +127,7 @@ def _experiment(name: str, seed: int, given: argparse.Namespace) -> experiments.
 
     Raises UserError where the run fails.
     """
-    changes: dict[str, Any] = {}
-    for one in given.profile:
-        changes |= profile.overrides(one)
-    changes |= {"seed": seed}
+    changes = profile.overrides(*given.profile) | {"seed": seed}
     content = profile.changed(changes)
     digests = checkpoints.digests(check(content, name))
     if experiments.find(name, content, digests) is None:

@@ -387,7 +387,7 @@ def test_one_entry_is_calibrated_apart_from_the_dags_outputs(
 
 
 def test_an_unknown_entry_is_named_with_the_known_ones(repository: Path) -> None:
-    with pytest.raises(UserError, match=r"which judge\? a name of .*llava16-7b.*, not 'llava'"):
+    with pytest.raises(UserError, match=r"JUDGE: 'llava' is no entry of mllms; there are .*llava16-7b"):
         calibrate_entry.main("llava")
 
 

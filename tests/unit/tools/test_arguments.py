@@ -19,6 +19,9 @@ WRONG = [
     ("paper", ["4"], "TABLE: invalid choice"),
     ("sealed", ["--seeds", "0"], "SEEDS: '0' is not"),
     ("compare", ["HEAD", "HEAD~1"], "unrecognized arguments: HEAD~1"),
+    ("calibrate_entry", ["a", "b"], "unrecognized arguments: b"),
+    ("calibrate_entry", [], "the following arguments are required: judge"),
+    ("profile", [], "PROFILE (make profile: NAME): no profile is called ''; there are "),
     ("doctor", ["--fast"], "unrecognized arguments: --fast"),
 ]
 
@@ -30,7 +33,7 @@ def test_a_wrong_argument_is_one_line(tool: str, given: list[str], told: str, mo
     program = importlib.import_module(f"{name}.__main__") if hasattr(module, "__path__") else module
     monkeypatch.setattr(sys, "argv", [tool, *given])
     with pytest.raises(UserError) as error:
-        program.main(*given) if tool in ("compare", "sealed") else program.main()
+        program.main(*given) if tool in ("compare", "sealed", "calibrate_entry") else program.main()
     assert told in str(error.value) and "\n" not in str(error.value)
 
 

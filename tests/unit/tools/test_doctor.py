@@ -588,7 +588,7 @@ def test_every_profile_is_judged_by_the_estimate(place: Path, monkeypatch: Patch
     assert found["coco5k"].verdict == "no" and "the shipped models draw postcards, not coco" in found["coco5k"].what
     large, small = Gpu("NVIDIA A100-SXM4-80GB", 85.9, 85.9, ""), Gpu("NVIDIA GeForce RTX 4090", 25.8, 25.8, "")
     on_large = fits.judged("paper", known, large)
-    hours = fits.costs.estimate(fits.chosen("paper"), known, "a100", 1).hours
+    hours = fits.costs.estimate(fits.profile.chosen("paper"), known, "a100", 1).hours
     assert on_large.verdict == "ok" and f"about {int(hours)} h" in on_large.what and on_large.what.endswith("on a100")
     assert "38 GB of memory, of 26" in fits.judged("paper", known, small).what
     unknown = fits.judged("paper", known, Gpu("NVIDIA H200", 150.8, 150.8, ""))

@@ -13,6 +13,7 @@ from t2i_feedback import arms, params
 from t2i_feedback.foundation import pipeline
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.params import Params
+from t2i_feedback.tools import profile
 from t2i_feedback.tools.estimate import __main__ as program
 from t2i_feedback.tools.estimate import costs, counts
 from t2i_feedback.tools.estimate.costs import Estimate, estimate
@@ -40,7 +41,7 @@ def default() -> Params:
 
 @pytest.fixture
 def paper() -> Params:
-    return program.chosen("paper")
+    return profile.chosen("paper")
 
 
 def changed(p: Params, section: str, **values: object) -> Params:
@@ -328,7 +329,7 @@ def test_judges_that_do_not_fit_beside_the_image_model_are_named(paper: Params, 
 @pytest.mark.parametrize("gpu", ["rtx4090", "a100-40gb", "a100"])
 @pytest.mark.parametrize("name", ["sdxl", "sd35"])
 def test_a_published_model_has_its_hours_and_fits_a_card_of_24_gb(name: str, gpu: str, figures: Throughputs) -> None:
-    found = estimate(program.chosen(name), figures, gpu, 8)
+    found = estimate(profile.chosen(name), figures, gpu, 8)
     assert 1 < found.hours < 1000
     assert found.memory_gb < found.gpu_memory_gb
     assert "does not fit" not in table(found)
@@ -391,4 +392,4 @@ def test_an_mllm_without_throughput_on_this_machine_is_named_by_its_key(default:
 
 def test_an_unknown_profile_lists_the_known_ones() -> None:
     with pytest.raises(UserError, match="no profile is called 'papre'"):
-        program.chosen("papre")
+        profile.chosen("papre")

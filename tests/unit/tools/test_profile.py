@@ -142,6 +142,17 @@ def test_applying_keeps_every_comment_and_writes_as_dvc_does(name: str, monkeypa
     assert paths.PARAMS.read_text() == applied
 
 
+def test_a_later_profile_goes_on_top_of_an_earlier_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    run(monkeypatch, "paper", "coco30k", "--apply")
+    both = paths.PARAMS.read_text()
+    assert yaml.safe_load(both)["data"]["evaluation_captions"] == 30_000
+    assert yaml.safe_load(both) == profile.changed(profile.overrides("paper", "coco30k"))
+    assert profile.chosen("paper", "coco30k") == params.load()
+    assert "-S model.size=512 " in (line := profile.command("paper", "coco30k")) and "=30000" in line
+    run(monkeypatch, "coco30k", "--apply")
+    assert paths.PARAMS.read_text() == both
+
+
 def test_printing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     before = paths.PARAMS.read_bytes()
     run(monkeypatch, "paper")

@@ -11,7 +11,6 @@ from t2i_feedback.tools.doctor import machine
 from t2i_feedback.tools.doctor.checks import Finding, Findings, check
 from t2i_feedback.tools.doctor.machine import Gpu
 from t2i_feedback.tools.estimate import costs, figures, pace
-from t2i_feedback.tools.estimate.__main__ import chosen
 from t2i_feedback.tools.estimate.figures import Throughputs
 
 
@@ -32,7 +31,7 @@ def judged(name: str, known: Throughputs, card: Gpu | None, speed: float = 1) ->
     """Whether it fits, how long it takes on the card or on a processor of this pace, or why not."""
     called = f"{name or 'params.yaml as it is'}: "
     try:
-        p = chosen(name)
+        p = profile.chosen(*([name] if name else []))
         disk, memory = costs.room(p, known)
     except UserError as error:
         return Finding(f"{called}{error}", "no")

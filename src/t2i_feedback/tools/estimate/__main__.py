@@ -13,9 +13,7 @@ reading all weights once per batch. A good estimate is right within a factor of 
 import json
 from dataclasses import asdict
 
-from t2i_feedback import params
 from t2i_feedback.foundation import running
-from t2i_feedback.params import Params
 from t2i_feedback.tools import profile
 from t2i_feedback.tools.arguments import Arguments, count
 from t2i_feedback.tools.estimate import page
@@ -24,19 +22,14 @@ from t2i_feedback.tools.estimate.figures import read
 from t2i_feedback.tools.estimate.pace import here
 
 
-def chosen(name: str) -> Params:
-    """The present parameters, or with a profile's values in them."""
-    return profile.chosen(name) if name else params.load()
-
-
 def main() -> None:
     parser = Arguments(__doc__)
-    parser.add_argument("profile", nargs="?", default="", help="a file of profiles/, without .yaml; none: params.yaml")
+    parser.add_argument("profile", nargs="*", help="files of profiles/, without .yaml; none: params.yaml")
     parser.add_argument("--gpus", type=count, default=1, help="how many")
     parser.add_argument("--gpu", default="cpu", help="which: a name under gpus of estimates/throughputs.yaml")
     parser.add_argument("--json", action="store_true", help="for a program")
     arguments = parser.parse_args()
-    p, figures = chosen(arguments.profile), read()
+    p, figures = profile.chosen(*arguments.profile), read()
     found = estimate(p, figures, arguments.gpu, arguments.gpus, here(figures, arguments.gpu))
     print(json.dumps(asdict(found), indent=2) if arguments.json else page.table(found))
 

@@ -122,4 +122,6 @@ def of_gpu(found: ByGpu, gpu: str, key: str) -> float:
 
 def missing(key: str) -> UserError:
     """What is said of a figure that is not there."""
-    return UserError(f"{FIGURES} has no {key}: add it with value, unit and source")
+    return UserError(
+        f"{FIGURES} has no {key}: add it with value, unit and source, or estimate what it knows (PROFILE=paper)"
+    )

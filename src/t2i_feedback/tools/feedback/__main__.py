@@ -52,7 +52,7 @@ def main() -> None:
         try:
             listening.bind(("127.0.0.1", given.port))
         except OSError as error:
-            raise UserError(f"--port: {given.port} cannot be had: {error.strerror}") from None
+            raise UserError(f"PORT: {given.port} cannot be had: {error.strerror}") from None
         port, token = listening.getsockname()[1], secrets.token_urlsafe(24)
         training = Training(
             ["dvc", "repro", "finetune"],

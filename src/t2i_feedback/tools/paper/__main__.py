@@ -56,17 +56,15 @@ class Plan:
 
 def plan(layout: Layout, row: str, profiles: Sequence[str]) -> Plan:
     """Raises UserError where the profiles do not fit together."""
-    changes: dict[str, Any] = {}
-    for one in profiles:
-        changes |= profile.overrides(one)
+    changes = profile.overrides(*profiles)
     if row in paper.ENTRIES:
         changes["stage1.mllm"] = row
-    files = [f"{profile.FOLDER / one}.yaml" for one in profiles]
-    called = f"params.yaml with {', '.join(files) or 'nothing changed'}"
     content = profile.changed(changes)
     targets = tuple(f"evaluate@{arm}" for arm in layout.arms(row))
     name = "-".join([*(profiles or ["params"]), row])
-    return Plan(row, name, content, params.check(content, called), tuple(profile.settings(changes)), targets)
+    return Plan(
+        row, name, content, params.check(content, profile.called(profiles)), tuple(profile.settings(changes)), targets
+    )
 
 
 # ------------------------------------------------------------------------------------------------ before
@@ -105,7 +103,7 @@ def run_missing(plans: Sequence[Plan], jobs: int) -> dict[str, str]:
         return {}
     if problem := lacking(plans[0].params):
         raise UserError(problem)
-    # The first makes what all share. Without it, two at once would both begin that, and one would be turned away.
+    # The first makes what all share. Without it, two at once would both begin that, and one would only wait.
     failed = _run_one(missing[0])
     if failed and missing[0].row == RAW:
         jobs = 1
