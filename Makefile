@@ -24,7 +24,7 @@ $(READY): requirements.txt
 	pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@touch $@
 
-setup: $(READY) ## make the virtual environment from requirements.txt (about 3 minutes)
+setup: $(READY) ## make the virtual environment from requirements.txt (3 to 6 minutes)
 
 repro: $(READY) ## run what is out of date of the experiment, then publish it to MLflow; ends with metrics/report.html
 	@python -m t2i_feedback.tools.unlock

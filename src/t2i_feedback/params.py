@@ -4,6 +4,7 @@ What a section holds stands beside the code that reads it (PACKAGE/section.py). 
 other.
 """
 
+import re
 from pathlib import Path
 
 from pydantic import model_validator
@@ -17,6 +18,7 @@ from t2i_feedback.foundation import params
 from t2i_feedback.foundation.params import Section, Seed
 from t2i_feedback.image_models.section import Model
 from t2i_feedback.loop.section import Stage1
+from t2i_feedback.mllm.backends.local import LocalEntry
 from t2i_feedback.mllm.section import Catalogue
 from t2i_feedback.reporting.section import Report
 from t2i_feedback.rewards import registry
@@ -73,7 +75,7 @@ class Params(Section):
             if least > self.data.evaluation_captions:
                 count = self.data.evaluation_captions
                 problems.append(f"evaluate.{key}: {getattr(self.evaluate, key)} is too many for {count} images")
-        problems += self._broken_demands()
+        problems += [*self._code_not_pinned(), *self._broken_demands()]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -96,6 +98,18 @@ class Params(Section):
             *found,
             f"{', '.join(blind)}: the shipped models know drawn postcards alone and cannot see the images of "
             f"data.source {self.data.source}; choose models that can see photographs (docs/judges.md)",
+        ]
+
+    def _code_not_pinned(self) -> list[str]:
+        """One line for each entry that would run whatever code a hub's repository holds on that day."""
+        return [
+            f"mllms.{name}.revision: {entry.revision!r} moves, and trust_remote_code runs the repository's code; name "
+            "the commit that you have read, all 40 digits"
+            for name, entry in self.mllms.items()
+            if isinstance(entry, LocalEntry)
+            and entry.trust_remote_code
+            and entry.hub_model
+            and not re.fullmatch("[0-9a-f]{40}", entry.revision)
         ]
 
     def _broken_demands(self) -> list[str]:

@@ -46,7 +46,7 @@ def test_a_module_knows_only_the_rooms_that_it_may() -> None:
 
 def test_params_knows_sections_and_the_names_that_they_choose_among() -> None:
     others = [name for name in imports.knows("params") if room(name) not in ("foundation", "")]
-    allowed = ("evaluation.protocols", "rewards.registry")
+    allowed = ("evaluation.protocols", "mllm.backends.local", "rewards.registry")
     assert [name for name in others if not name.endswith(".section") and name not in allowed] == []
 
 

@@ -215,6 +215,16 @@ def test_a_dot_in_a_catalogue_name_is_refused(raw: dict, tmp_path: Path) -> None
     assert "llava1.5" in refusal(tmp_path, raw)
 
 
+def test_code_of_a_hub_s_repository_is_run_at_a_commit_alone(raw: dict, tmp_path: Path) -> None:
+    entry = {"backend": "local", "model": "owner/model", "trust_remote_code": True}
+    raw["mllms"]["other"] = entry
+    with pytest.raises(UserError, match=r"mllms\.other\.revision: 'main' moves, and trust_remote_code runs"):
+        load(tmp_path, raw)
+    for settled in ({"revision": "0123456789abcdef" * 2 + "01234567"}, {"model": str(tmp_path)}):
+        raw["mllms"]["other"] = entry | settled
+        load(tmp_path, raw)
+
+
 def test_a_model_of_text_alone_may_enhance(raw: dict, tmp_path: Path) -> None:
     assert load(tmp_path, set_key(raw, "stage1.mllm", "smollm2")).stage1.mllm == "smollm2"
 
