@@ -68,7 +68,7 @@ def test_every_page_of_docs_is_reached_from_readme() -> None:
 
 def test_readme_is_short_and_holds_the_figures_of_the_committed_run() -> None:
     text = readme.README.read_text(encoding="utf-8")
-    numbers = json.loads(readme.NUMBERS.read_text(encoding="utf-8"))
+    numbers = json.loads(readme.committed(readme.NUMBERS))
     found, minutes = readme.BLOCK.search(text), readme.MINUTES.search(text)
     assert found and minutes
     assert found[0] == readme.results(numbers, int(minutes[1]))

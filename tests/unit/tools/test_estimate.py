@@ -57,7 +57,7 @@ def calls(one: counts.Work, role: str, kind: str = "question") -> float:
 
 
 def recorded(name: str) -> dict:
-    return json.loads((REPOSITORY / "metrics/numbers.json").read_text())[name]
+    return json.loads(readme.committed(readme.NUMBERS))[name]
 
 
 def leaves(node: object, key: str = "") -> Iterator[tuple[str, object]]:
