@@ -34,7 +34,7 @@ def main(*given: str) -> None:
     name, p = parser.parse_args(given).judge, params.load()
     if name not in p.mllms:
         raise UserError(f"JUDGE: {name!r} is no entry of mllms; there are {', '.join(sorted(p.mllms))}")
-    data_set.demand()
+    data_set.demand(paths.EVALUATION_CAPTIONS)
     pools = (paths.REFERENCE_CAPTIONS, paths.FINETUNE_CAPTIONS)
     rows = calibration_rows(paths.EVALUATION_CAPTIONS, pools, p.calibrate.images, p.seed)
     images = [open_rgb(paths.DATASET / row.image, p.calibrate.image_side) for row in rows]

@@ -40,7 +40,7 @@ def unrewarded(p: Params, image_model: "ImageModel", prompts: list[str], folder:
 
 def main() -> None:
     p = params.load()
-    data_set.demand()
+    data_set.demand(paths.FINETUNE_CAPTIONS)
     captions = read_rows(paths.FINETUNE_CAPTIONS, CaptionRow)
     print(
         f"preflight: {p.model.name}, {p.finetune.steps_of(p.model.steps)} steps, guidance "

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
+from dvc.utils.hydra import apply_overrides
 from made_up_run import write_run
 
+from t2i_feedback import params
 from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_json, write_text
@@ -52,21 +54,16 @@ def commit(*files: Path) -> None:
     git("commit", "--quiet", "--message", "The first run")
 
 
-def change(before: str, after: str) -> None:
-    text = paths.PARAMS.read_text()
-    assert before in text
-    write_text(paths.PARAMS, text.replace(before, after))
-
-
 def test_a_changed_run_is_told_in_the_terminal_and_in_the_report(capsys: pytest.CaptureFixture[str]) -> None:
     commit(paths.HEADLINE)
-    change("seed: 20260", "seed: 7")
-    change("  guidance: 2.0", "  guidance: 3.0")  # no stage of this repository reads it
+    before = params.load()
+    seed, guidance = before.seed + 1, before.model.guidance + 1
+    apply_overrides(paths.PARAMS, [f"seed={seed}", f"model.guidance={guidance}"])  # no stage here reads the second
     made(fid=28.5)
     compare.main()
     text = capsys.readouterr().out
     assert "(The first run)" in text
-    assert ["seed", "20260", "7"] in [line.split() for line in text.splitlines()]
+    assert ["seed", str(before.seed), str(seed)] in [line.split() for line in text.splitlines()]
     assert ["raw:", "FID", "30.00", "28.50", "−1.500"] in [line.split() for line in text.splitlines()]
     assert "guidance" not in text
     page = compare.COMPARED.read_text()

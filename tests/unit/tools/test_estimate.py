@@ -36,7 +36,8 @@ def figures() -> Throughputs:
 
 @pytest.fixture
 def default() -> Params:
-    return params.load()
+    """Those that were committed, as the run was that figures are compared with."""
+    return params.check(yaml.safe_load(readme.committed(REPOSITORY / "params.yaml")), "params.yaml as committed")
 
 
 @pytest.fixture

@@ -108,9 +108,7 @@ def test_one_parameter_varied_by_dvc_is_one_line_of_git_diff() -> None:
     before = paths.PARAMS.read_text().splitlines()
     apply_overrides("params.yaml", ["finetune.learning_rate=0.0007"])
     after = paths.PARAMS.read_text().splitlines()
-    assert [(a, b) for a, b in zip(before, after, strict=True) if a != b] == [
-        ("  learning_rate: 0.0005", "  learning_rate: 0.0007")
-    ]
+    assert [b for a, b in zip(before, after, strict=True) if a != b] == ["  learning_rate: 0.0007"]
 
 
 def test_awkward_values_survive_the_printed_line() -> None:
