@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def main(*given: str) -> None:
     parser = Arguments(__doc__)
-    parser.add_argument("judge", help="an entry of the catalogue mllms")
+    parser.add_argument("judge", nargs="?", default="", help="an entry of the catalogue mllms")
     name, p = parser.parse_args(given).judge, params.load()
     if name not in p.mllms:
         raise UserError(f"JUDGE: {name!r} is no entry of mllms; there are {', '.join(sorted(p.mllms))}")

@@ -20,7 +20,7 @@ WRONG = [
     ("sealed", ["--seeds", "0"], "SEEDS: '0' is not"),
     ("compare", ["HEAD", "HEAD~1"], "unrecognized arguments: HEAD~1"),
     ("calibrate_entry", ["a", "b"], "unrecognized arguments: b"),
-    ("calibrate_entry", [], "the following arguments are required: judge"),
+    ("calibrate_entry", [], "JUDGE: '' is no entry of mllms; there are "),
     ("profile", [], "PROFILE (make profile: NAME): no profile is called ''; there are "),
     ("doctor", ["--fast"], "unrecognized arguments: --fast"),
 ]
