@@ -86,11 +86,11 @@ forget: $(READY) ## forget all answers of a catalogue entry, valid ones too: mak
 # What stands in the environment reaches the program as it was typed, quotes and all.
 improve: $(READY) ## improve a prompt of your own: make improve PROMPT="a red house" (PROMPTS=file ADAPTER=models/lora ROUNDS=4 MLLM=gpt4 PROFILE=paper)
 	@PROMPT="$$PROMPT" python -m t2i_feedback.tools.improve $(if $(PROMPTS),--prompts "$(PROMPTS)") $(if $(ADAPTER),--adapter "$(ADAPTER)") \
-		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(MLLM),--mllm $(MLLM)) $(if $(PROFILE),--profile $(PROFILE)) $(if $(SEED),--seed $(SEED))
+		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(MLLM),--mllm $(MLLM)) $(if $(PROFILE),--profile "$(PROFILE)") $(if $(SEED),--seed $(SEED))
 
-feedback: $(READY) ## fine-tune to a taste of your own in a browser: make feedback PREFERENCE="scenes at night" (EPOCHS=8 QUESTIONS=16 PAIRS=1 PORT=8000)
+feedback: $(READY) ## fine-tune to a taste of your own in a browser: make feedback PREFERENCE="scenes at night" (EPOCHS=8 QUESTIONS=16 PAIRS=1)
 	@python -m t2i_feedback.tools.unlock
-	@python -m t2i_feedback.tools.feedback $(if $(PREFERENCE),--preference "$$PREFERENCE") $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(PAIRS),--pairs) $(if $(PORT),--port $(PORT))
+	@python -m t2i_feedback.tools.feedback $(if $(PREFERENCE),--preference "$$PREFERENCE") $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(PAIRS),--pairs)
 
 gallery: $(READY) ## images of several runs side by side in one file: make gallery RUNS="workspace my-experiment" (OUT=gallery.html CAPTIONS=256)
 	@python -m t2i_feedback.tools.gallery $(RUNS) $(if $(OUT),--out "$(OUT)") $(if $(CAPTIONS),--captions $(CAPTIONS))

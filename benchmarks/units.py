@@ -41,7 +41,7 @@ def main() -> None:
     p = params.load()
     rows = read_rows(paths.EVALUATION_CAPTIONS, CaptionRow)[:IMAGES]
     files = [paths.DATASET / row.image for row in rows]
-    print(f"probe: {pace.probe():.0f} passes per second on {pace.THREADS} threads")
+    print(f"probe: {pace.probe():.0f} passes per second")
     start = _seconds(lambda: subprocess.run([sys.executable, "-c", IMPORTS], check=True), children=True)
     print(f"start: {start:.1f} s per stage", flush=True)
     drawing(p, [row.caption for row in rows])

@@ -49,39 +49,53 @@ def is_of_hub(checkpoint: str) -> bool:
 
 
 def of_hub(p: Params, *sections: str) -> dict[str, str]:
-    """Checkpoint -> the key that names it, of those that are not here: of these sections, or of all.
+    """Key -> the checkpoint that it names, of those that are not here: of these sections, or of all.
 
-    Raises UserError for what no hub has either.
+    Raises UserError that lists those that no hub has either.
     """
     named = {key: value for key, value in checkpoints(p).items() if key.startswith(sections or "")}
-    wanted = {value: key for key, value in named.items() if not Path(value).exists()}
-    for value, key in wanted.items():
-        if not is_of_hub(value):
-            raise UserError(f"{key}: there is no folder {value}, and a hub model has no such name")
+    wanted = {key: value for key, value in named.items() if not Path(value).exists()}
+    nowhere = [f"{key}: there is no folder {value}" for key, value in wanted.items() if not is_of_hub(value)]
+    if nowhere:
+        raise UserError(f"{'; '.join(nowhere)}, and a hub model has no such name")
     return wanted
 
 
-def to_be_fetched(p: Params, *sections: str) -> list[str]:
-    """The hub's models that a run loads and the hub's cache lacks. Raises UserError as `of_hub`."""
-    wanted = of_hub(p, *sections)
-    files = {value: "model_index.json" if key == "model.name" else "config.json" for value, key in wanted.items()}
-    return [model for model, file in files.items() if not cached(model, file)]
+def to_be_fetched(p: Params, *sections: str) -> dict[str, str]:
+    """The hub's models that a run loads and the hub's cache lacks -> the command that fetches each.
+
+    Raises UserError as `of_hub`.
+    """
+    found = {}
+    for key, model in of_hub(p, *sections).items():
+        revision = _revision(p, key)
+        if not cached(model, "model_index.json" if key == "model.name" else "config.json", revision):
+            found[model] = f"hf download {model}" + (f" --revision {revision}" if revision != "main" else "")
+    return found
 
 
-def cached(model: str, file: str) -> bool:
-    """Whether the hub's cache has that file of the model."""
+def _revision(p: Params, key: str) -> str:
+    """Of the model that a key names."""
+    if key == "model.name":
+        return p.model.revision
+    entry = next((one for name, one in p.mllms.items() if key.startswith(f"mllms.{name}.")), None)
+    return getattr(entry, "revision", "main")
+
+
+def cached(model: str, file: str, revision: str = "main") -> bool:
+    """Whether the hub's cache has that file of the model, at that revision."""
     from huggingface_hub import try_to_load_from_cache
 
-    return isinstance(try_to_load_from_cache(model, file), str)
+    return isinstance(try_to_load_from_cache(model, file, revision=revision), str)
 
 
-def unreachable(p: Params, *sections: str) -> str:
-    """What is `to_be_fetched` while the hub does not answer, and the remedy; "" where all can be had."""
+def unreachable(p: Params, *sections: str, seconds: float = HUB_SECONDS) -> tuple[str, str]:
+    """What is `to_be_fetched` while the hub does not answer, and the remedy; two empty texts where all can be had."""
     absent = to_be_fetched(p, *sections)
-    if not absent or hub_answers():
-        return ""
-    fetch = " && ".join(f"hf download {model}" for model in absent)
-    return f"not in the hub's cache, and the hub cannot be reached: {', '.join(absent)} -> with internet: {fetch}"
+    if not absent or hub_answers(seconds):
+        return "", ""
+    what = f"not in the hub's cache, and the hub cannot be reached: {', '.join(absent)}"
+    return what, f"with internet: {' && '.join(absent.values())}"
 
 
 def hub_answers(seconds: float = HUB_SECONDS) -> bool:

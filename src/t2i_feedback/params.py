@@ -108,7 +108,8 @@ class Params(Section):
             for name, entry in self.mllms.items()
             if isinstance(entry, LocalEntry)
             and entry.trust_remote_code
-            and entry.hub_model
+            and re.fullmatch(r"[\w.-]+/[\w.-]+", entry.hub_model or "")
+            and not Path(entry.model).parent.is_dir()
             and not re.fullmatch("[0-9a-f]{40}", entry.revision)
         ]
 

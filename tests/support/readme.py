@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -35,17 +36,26 @@ ROWS = (  # label, key, digits; with a ± where the key has one
 
 
 def committed(path: Path) -> str:
-    """A file's text as it was committed: a run of one's own, on another machine, has rewritten what lies in metrics/.
-
-    The text that lies there while README itself is being rewritten, and where git does not know it.
-    """
+    """A file's text as it was committed; as it lies there where git knows it not, or not git."""
     show = ["git", "show", f"HEAD:{path.relative_to(REPOSITORY)}"]
-    rewriting = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", README], cwd=REPOSITORY).returncode
-    found = subprocess.run(show, cwd=REPOSITORY, capture_output=True, text=True, encoding="utf-8")
-    return path.read_text(encoding="utf-8") if rewriting or found.returncode else found.stdout
+    with suppress(OSError):
+        found = subprocess.run(show, cwd=REPOSITORY, capture_output=True, text=True, encoding="utf-8")
+        if found.returncode == 0:
+            return found.stdout
+    return path.read_text(encoding="utf-8")
 
 
-def results(numbers: dict[str, Any], minutes: int) -> str:
+def figures() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The numbers and the sealed ones that README is held to: the committed ones, since a run of one's own, on another
+    machine, rewrites what lies in metrics/; those that lie there once README's results are being rewritten."""
+    block = [BLOCK.search(text) for text in (README.read_text(encoding="utf-8"), committed(README))]
+    same = block[0] is not None and block[1] is not None and block[0][0] == block[1][0]
+    texts = (committed(path) if same else path.read_text(encoding="utf-8") for path in (NUMBERS, SEALED))
+    numbers, over_seeds = map(json.loads, texts)
+    return numbers, over_seeds
+
+
+def results(numbers: dict[str, Any], over_seeds: dict[str, Any], minutes: int) -> str:
     """README's lines between its two marks, and the marks."""
     return "\n".join(
         [
@@ -58,7 +68,7 @@ def results(numbers: dict[str, Any], minutes: int) -> str:
             "Paired over captions, with 95 % intervals:",
             "",
             *claims(numbers),
-            *sealed(json.loads(committed(SEALED))),
+            *sealed(over_seeds),
             "<!-- results:end -->",
             "",
         ]
@@ -151,11 +161,12 @@ def _line(cells: list[str]) -> str:
 
 
 def main() -> None:
-    numbers, text = json.loads(NUMBERS.read_text(encoding="utf-8")), README.read_text(encoding="utf-8")
+    numbers, over_seeds = (json.loads(path.read_text(encoding="utf-8")) for path in (NUMBERS, SEALED))
+    text = README.read_text(encoding="utf-8")
     broken = [claim for claim, is_so in holds(numbers).items() if not is_so]
     if broken:
         sys.exit(f"the numbers do not bear what README says: {', '.join(broken)}")
-    block = results(numbers, int(sys.argv[1]))
+    block = results(numbers, over_seeds, int(sys.argv[1]))
     README.write_text(BLOCK.sub(lambda _: block, text), encoding="utf-8")
 
 

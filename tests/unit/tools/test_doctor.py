@@ -137,8 +137,8 @@ def unknown_key(patch: Patch) -> None:
 
 def conflict(patch: Patch) -> None:
     path = Path("params.yaml")
-    both = "<<<<<<< HEAD\nseed: 20260\n=======\nseed: 1\n>>>>>>> other"
-    path.write_text(path.read_text().replace("seed: 20260", both, 1))
+    both = "<<<<<<< HEAD\nseed: 2\n=======\nseed: 1\n>>>>>>> other\n"
+    path.write_text(path.read_text().replace("seed: ", f"{both}seed: ", 1))
 
 
 def half_a_lock_file(patch: Patch) -> None:
@@ -513,7 +513,7 @@ def test_a_key_is_neither_sent_nor_shown(place: Path, monkeypatch: Patch, capsys
 def test_nobody_is_asked_whom_the_parameters_do_not_use(place: Path, monkeypatch: Patch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(reach, "answer", lambda address: asked.append(address) or (b"", ""))
-    monkeypatch.setattr(reach.needs, "hub_answers", lambda: asked.append("the hub"))
+    monkeypatch.setattr(reach.needs, "hub_answers", lambda seconds: asked.append("the hub"))
     looked()
     assert asked == []
 

@@ -36,8 +36,15 @@ def figures() -> Throughputs:
 
 @pytest.fixture
 def default() -> Params:
-    """Those that were committed, as the run was that figures are compared with."""
-    return params.check(yaml.safe_load(readme.committed(REPOSITORY / "params.yaml")), "params.yaml as committed")
+    return params.load()
+
+
+@pytest.fixture
+def of_the_run(default: Params) -> Params:
+    """The parameters of the committed run, which figures are compared with."""
+    if yaml.safe_load(readme.committed(REPOSITORY / "params.yaml")) != yaml.safe_load(Path("params.yaml").read_text()):
+        pytest.skip("params.yaml was changed: the committed run is of other parameters")
+    return default
 
 
 @pytest.fixture
@@ -165,8 +172,8 @@ def test_shows_caption_as_a_reward_asks_the_judge_for_verdicts(paper: Params, fi
 
 
 @pytest.mark.parametrize("arm", sorted(arms.NAMES))
-def test_every_arm_has_as_many_images_as_the_committed_run(default: Params, figures: Throughputs, arm: str) -> None:
-    found, metrics = work(default, figures), recorded("arms")[arm]
+def test_every_arm_has_as_many_images_as_the_committed_run(of_the_run: Params, figures: Throughputs, arm: str) -> None:
+    found, metrics = work(of_the_run, figures), recorded("arms")[arm]
     made = {name: f"generate@{name}" for name in arms.NAMES} | {"best_of_n": "best_of_n"}
     made |= {one.name: f"validate@{one.name}" for one in arms.ARMS if one.has_rounds}
     stages = [made[name] for name in (arms.by_name(arm).begins_as, arm) if name]
@@ -175,21 +182,23 @@ def test_every_arm_has_as_many_images_as_the_committed_run(default: Params, figu
     assert found[f"evaluate@{arm}"].features == metrics["n"]
 
 
-def test_fine_tuning_has_the_epochs_of_the_committed_run(default: Params, figures: Throughputs) -> None:
-    found, metrics = work(default, figures)["finetune"], recorded("finetune")
-    assert calls(found, "judge") == metrics["epochs"] * default.finetune.images_per_epoch
+def test_fine_tuning_has_the_epochs_of_the_committed_run(of_the_run: Params, figures: Throughputs) -> None:
+    found, metrics = work(of_the_run, figures)["finetune"], recorded("finetune")
+    assert calls(found, "judge") == metrics["epochs"] * of_the_run.finetune.images_per_epoch
 
 
-def test_the_validator_is_calibrated_on_the_claims_of_the_committed_run(default: Params, figures: Throughputs) -> None:
+def test_the_validator_is_calibrated_on_the_claims_of_the_committed_run(
+    of_the_run: Params, figures: Throughputs
+) -> None:
     metrics = recorded("validator")
     claims = metrics["true_captions"] + metrics["altered_captions"]
-    again = 2 * default.calibrate.images
-    found = work(default, figures)["calibrate_validator"]
+    again = 2 * of_the_run.calibrate.images
+    found = work(of_the_run, figures)["calibrate_validator"]
     assert calls(found, "validator") == pytest.approx(claims + again + 2 * again, abs=1)  # two paraphrases are shipped
 
 
-def test_judges_are_calibrated_on_every_step_of_every_sweep(default: Params, figures: Throughputs) -> None:
-    found = work(default, figures)["calibrate"]
+def test_judges_are_calibrated_on_every_step_of_every_sweep(of_the_run: Params, figures: Throughputs) -> None:
+    found = work(of_the_run, figures)["calibrate"]
     assert calls(found, "judge") == calls(found, "held-out judge") == 24 * 4 * 5 + 3 * 2 * 24
 
 

@@ -118,10 +118,39 @@ def test_the_page_on_data_names_the_whole_drawn_world() -> None:
 def test_models_that_cannot_be_fetched_are_one_line_and_those_that_nobody_asks_are_not_missed(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(needs, "cached", lambda model, file: False)
-    monkeypatch.setattr(needs, "hub_answers", lambda: False)
+    monkeypatch.setattr(needs, "cached", lambda model, file, revision: False)
+    monkeypatch.setattr(needs, "hub_answers", lambda seconds: False)
     (workplace / "profiles").symlink_to(REPOSITORY / "profiles")
     model = "stabilityai/stable-diffusion-xl-base-1.0"
-    with pytest.raises(UserError, match=f"cannot be reached: {model} -> with internet: hf download {model}$"):
+    with pytest.raises(UserError, match=f"cannot be reached: {model}; with internet: hf download {model}$"):
         run(monkeypatch, "a", "--profile", "sdxl", "--mllm", "postcards")
     assert not (workplace / "improved").exists()
+
+
+def test_a_model_is_looked_for_at_the_revision_that_params_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = params.load()
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(needs, "cached", lambda model, file, revision: asked.append((model, revision)))
+    entry = p.mllms["llava15-7b"].model_copy(update={"revision": "v7"})
+    mine = p.model_copy(
+        update={
+            "model": p.model.model_copy(update={"name": "owner/model", "revision": "v1"}),
+            "mllms": {**p.mllms, "postcards": entry},
+        }
+    )
+    fetched = needs.to_be_fetched(mine)
+    assert asked == [("owner/model", "v1"), (entry.model, "v7")]
+    assert fetched["owner/model"] == "hf download owner/model --revision v1"
+
+
+def test_every_folder_that_is_not_here_is_told_at_once() -> None:
+    p = params.load()
+    entry = p.mllms["llava15-7b"].model_copy(update={"model": "models/no-llava"})
+    mine = p.model_copy(
+        update={
+            "model": p.model.model_copy(update={"name": "models/none"}),
+            "mllms": {**p.mllms, "postcards": entry},
+        }
+    )
+    with pytest.raises(UserError, match=r"model\.name: there is no folder models/none; mllms\.postcards\.model: there"):
+        needs.of_hub(mine)

@@ -28,6 +28,8 @@ def test_a_gpu_and_a_server_far_away_do_not_wait_for_the_processor() -> None:
     assert slow.mllms["gpt4"] == figures.mllms["gpt4"]
     assert {name: one.get("a100") for name, one in _steps(slow)} == {n: one.get("a100") for n, one in _steps(figures)}
     assert pace.here(figures, "a100") == 1
+    without = figures.model_copy(update={"gpus": {"a100": figures.gpus["a100"]}})
+    assert pace.at(without, 1) is without and pace.here(without, "cpu") == 1
 
 
 def _steps(figures: Throughputs) -> list[tuple[str, ByGpu]]:
@@ -48,6 +50,6 @@ def test_the_page_and_the_doctor_say_what_this_machine_takes(
     monkeypatch.setattr(pace, "probe", lambda: known.value / 4)
     monkeypatch.setattr(sys, "argv", ["estimate"])
     program.main()
-    assert "0.25 times as fast as the one of the figures" in capsys.readouterr().out
+    assert "a core is 0.25 times as fast now" in capsys.readouterr().out
     usual, slow = (fits.judged("", read(), None, here).what for here in (1.0, pace.here(read(), "cpu")))
     assert usual != slow and "min" in slow

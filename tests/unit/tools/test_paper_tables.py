@@ -380,22 +380,22 @@ def test_without_a_gpu_one_line_says_who_wants_one(paper_params, monkeypatch: py
 
 def test_without_a_key_or_a_hub_one_line_says_what_to_do(paper_params, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "_accelerator", lambda: True)
-    monkeypatch.setattr(needs, "cached", lambda model, file: False)
-    monkeypatch.setattr(needs, "hub_answers", lambda: False)
+    monkeypatch.setattr(needs, "cached", lambda model, file, revision: False)
+    monkeypatch.setattr(needs, "hub_answers", lambda seconds: False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     assert "mllms.gpt4: the environment variable OPENAI_API_KEY is not set" in run.lacking(paper_params)
     monkeypatch.setenv("OPENAI_API_KEY", "key")
     assert "hf download stable-diffusion-v1-5/stable-diffusion-v1-5 && hf download llava-hf/" in run.lacking(
         paper_params
     )
-    monkeypatch.setattr(needs, "hub_answers", lambda: True)
+    monkeypatch.setattr(needs, "hub_answers", lambda seconds: True)
     assert run.lacking(paper_params) == ""
 
 
 def test_the_default_run_lacks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(run, "_accelerator", lambda: False)
-    monkeypatch.setattr(needs, "hub_answers", lambda: False)
+    monkeypatch.setattr(needs, "hub_answers", lambda seconds: False)
     assert run.lacking(params.load()) == ""
 
 

@@ -42,7 +42,7 @@ def test_publishing_twice_is_once_and_other_params_are_another_run(root: Path) -
     assert (artifacts / "models/lora/history.jsonl").exists()
     assert not (Path.cwd() / "mlartifacts").exists()
     assert not (Path.cwd() / "mlruns").exists()
-    type_in("seed: 20260", "seed: 20261")
+    type_in("\nseed: ", "\nseed: 1")
     write_lock(STAGES)
     assert publish.publish()
     assert len(tracked.parents()) == 2

@@ -67,9 +67,12 @@ def _models(said: bytes) -> list[str]:
 
 @check()
 def hub(p: Params) -> Findings:
-    if why := needs.unreachable(p):
-        return problem(why, "")
-    return ok(f"to be fetched of the hub: {', '.join(needs.to_be_fetched(p)) or 'nothing'}")
+    if not any(map(needs.is_of_hub, needs.checkpoints(p).values())):
+        return ok("no model is to be fetched from the hub")
+    what, remedy = needs.unreachable(p, seconds=SECONDS)
+    if what:
+        return problem(what, remedy)
+    return ok(f"to be fetched from the hub: {', '.join(needs.to_be_fetched(p)) or 'nothing'}")
 
 
 @check()

@@ -5,18 +5,20 @@ import time
 
 from t2i_feedback.tools.estimate.figures import Throughputs
 
-THREADS = 2  # what the figures are of; a machine with more is faster than is said here
 BATCH, CHANNELS, SIZE = 32, 64, 16  # as a middle block of the shipped denoiser
 SECONDS, WARM_UP = 1.0, 0.1  # of measuring, and before
 
 
 def probe() -> float:
-    """Passes per second of a small convolution, the work that drawing is made of: the middle of a second of them."""
+    """Passes per second of a small convolution, as drawing is made of them, on one thread: the middle of a second.
+
+    One, since two wait for each other wherever something else runs, far more than a whole stage does.
+    """
     import torch
 
     before = torch.get_num_threads()
     passes: list[float] = []
-    torch.set_num_threads(min(THREADS, before))  # fewer where cores or OMP_NUM_THREADS are: so it is in a run
+    torch.set_num_threads(1)
     try:
         layer = torch.nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
         images, begin = torch.ones(BATCH, CHANNELS, SIZE, SIZE), time.perf_counter()
@@ -39,6 +41,8 @@ def here(figures: Throughputs, gpu: str) -> float:
 
 def at(figures: Throughputs, pace: float) -> Throughputs:
     """The figures with those of `cpu` for a processor that is `pace` times as fast."""
+    if pace == 1:
+        return figures
     found = figures.model_dump()
     found["gpus"]["cpu"]["start"]["value"] /= pace
     found["common"]["resample"]["value"] /= pace

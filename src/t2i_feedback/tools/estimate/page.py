@@ -22,7 +22,7 @@ def table(found: Estimate) -> str:
 def _sums(found: Estimate) -> Iterator[str]:
     yield f"from beginning to end   {_time(found.hours * 3600)} on {found.gpus} x {found.gpu}"
     if found.pace != 1:
-        yield f"this processor          {found.pace:.2f} times as fast as the one of the figures, measured just now"
+        yield f"this machine            a core is {found.pace:.2f} times as fast now as one of the two of the figures"
     yield f"GPUs at work            {found.gpu_hours:,.1f} GPU hours"
     for who, count in found.calls.items():
         name = who.rpartition(" ")[2]

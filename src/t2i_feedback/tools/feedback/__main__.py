@@ -51,8 +51,9 @@ def main() -> None:
     with socket.socket() as listening:
         try:
             listening.bind(("127.0.0.1", given.port))
-        except OSError as error:
-            raise UserError(f"PORT: {given.port} cannot be had: {error.strerror}") from None
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise UserError(f"--port: {given.port} cannot be had: {why}") from None
         port, token = listening.getsockname()[1], secrets.token_urlsafe(24)
         training = Training(
             ["dvc", "repro", "finetune"],

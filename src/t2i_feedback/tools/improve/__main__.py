@@ -81,7 +81,7 @@ def _chosen(arguments: argparse.Namespace) -> Params:
         "stage1.max_rounds": arguments.rounds,
         "seed": arguments.seed,
     }
-    changes = profile.overrides(*arguments.profile)
+    changes = profile.overrides(*arguments.profile.split())
     changes |= {key: value for key, value in wanted.items() if value is not None}
     if not changes:
         return params.load()
@@ -96,7 +96,7 @@ def _arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--adapter", type=Path, help="draw with this fine-tuned adapter: models/lora is the run's")
     parser.add_argument("--rounds", type=count, help="at most so many; else stage1.max_rounds")
     parser.add_argument("--mllm", help="who enhances and validates: a name of the catalogue; else stage1.mllm")
-    parser.add_argument("--profile", nargs="*", default=[], help="files of profiles/, without .yaml")
+    parser.add_argument("--profile", default="", help="files of profiles/, without .yaml, with blanks between them")
     parser.add_argument("--seed", type=natural, help="of the noise; else seed of params.yaml")
     return parser.parse_args(given)
 

@@ -27,8 +27,9 @@ class Improver:
             raise UserError(f"ADAPTER: {adapter} holds no {ADAPTER_WEIGHTS}; `dvc repro finetune` makes models/lora")
         if not p.mllms[p.stage1.mllm].images:
             raise UserError(f"MLLM: mllms.{p.stage1.mllm} reads text alone (images: false) and can validate no image")
-        if why := needs.unreachable(p, "model.", f"mllms.{p.stage1.mllm}."):
-            raise UserError(why)
+        what, remedy = needs.unreachable(p, "model.", f"mllms.{p.stage1.mllm}.")
+        if what:
+            raise UserError(f"{what}; {remedy}")
         self.p, self.adapter, self.warning = p, adapter, vocabulary.beyond(texts, p)
         self.captions = [CaptionRow(caption_id=prompt_id(t), image_id=0, caption=t, image="") for t in texts]
         self.folder = paths.IMPROVED / self._name()

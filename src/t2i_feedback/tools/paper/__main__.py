@@ -80,7 +80,7 @@ def lacking(p: Params) -> str:
         )
     for name, variable in needs.keys_not_set(p).items():
         return f"mllms.{name}: the environment variable {variable} is not set; put the server's key there"
-    return needs.unreachable(p)
+    return "; ".join(filter(None, needs.unreachable(p)))
 
 
 def _accelerator() -> bool:
