@@ -5,12 +5,12 @@ import time
 
 from t2i_feedback.tools.estimate.figures import Throughputs
 
-BATCH, CHANNELS, SIZE = 32, 64, 16  # as a middle block of the shipped denoiser
+SIZE = 512  # of the matrices; a pass takes some milliseconds, and none of them asks for memory
 SECONDS, WARM_UP = 1.0, 0.1  # of measuring, and before
 
 
 def probe() -> float:
-    """Passes per second of a small convolution, as drawing is made of them, on one thread: the middle of a second.
+    """Products of two matrices per second, as drawing is made of them, on one thread: the middle of a second.
 
     One, since two wait for each other wherever something else runs, far more than a whole stage does.
     """
@@ -20,14 +20,13 @@ def probe() -> float:
     passes: list[float] = []
     torch.set_num_threads(1)
     try:
-        layer = torch.nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
-        images, begin = torch.ones(BATCH, CHANNELS, SIZE, SIZE), time.perf_counter()
-        with torch.inference_mode():
-            while not passes or time.perf_counter() < begin + WARM_UP + SECONDS:
-                start = time.perf_counter()
-                layer(images)
-                if start > begin + WARM_UP:
-                    passes.append(time.perf_counter() - start)
+        left, right, product = (torch.ones(SIZE, SIZE) for _ in range(3))
+        begin = time.perf_counter()
+        while not passes or time.perf_counter() < begin + WARM_UP + SECONDS:
+            start = time.perf_counter()
+            torch.mm(left, right, out=product)
+            if start > begin + WARM_UP:
+                passes.append(time.perf_counter() - start)
     finally:
         torch.set_num_threads(before)
     return 1 / statistics.median(passes)
