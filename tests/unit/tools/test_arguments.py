@@ -17,6 +17,7 @@ WRONG = [
     ("gallery", ["--captions", "0"], "CAPTIONS: '0' is not"),
     ("paper", ["table1", "--jobs", "many"], "JOBS: 'many' is not"),
     ("paper", ["4"], "TABLE: invalid choice"),
+    ("paper", ["table1", "--rows"], "ROWS: expected at least one argument"),
     ("sealed", ["--seeds", "0"], "SEEDS: '0' is not"),
     ("compare", ["HEAD", "HEAD~1"], "unrecognized arguments: HEAD~1"),
     ("calibrate_entry", ["a", "b"], "unrecognized arguments: b"),

@@ -192,7 +192,7 @@ def main() -> None:
     parser = Arguments(__doc__)
     parser.add_argument("table", choices=sorted(LAYOUTS))
     parser.add_argument("--profile", nargs="*", default=[], help="files of profiles/, applied in this order")
-    parser.add_argument("--rows", nargs="*", default=[], help="entries of the catalogue; all when none is named")
+    parser.add_argument("--rows", nargs="+", default=[], help="entries of the catalogue; all when none is named")
     parser.add_argument("--jobs", type=count, default=1, help="experiments at a time")
     parser.add_argument("--collect", action="store_true", help="run nothing, collect what is there")
     arguments = parser.parse_args()
