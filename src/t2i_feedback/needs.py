@@ -1,7 +1,6 @@
 """What a run needs of the machine and the world, by its parameters: models, keys, the hub."""
 
 import os
-import re
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -10,10 +9,9 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.params import CHECKPOINT, fields
 from t2i_feedback.mllm.backends import Entry
 from t2i_feedback.mllm.backends.local import PACKAGE
-from t2i_feedback.params import Params
+from t2i_feedback.params import Params, is_of_hub
 
 HUB_SECONDS = 10  # to wait for the model hub
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def used(p: Params) -> dict[str, Entry]:
@@ -39,13 +37,6 @@ def checkpoints(p: Params) -> dict[str, str]:
     unused = tuple(f"mllms.{name}." for name in p.mllms if name not in used(p))
     named = {key: value for key, value, marks in fields(p) if CHECKPOINT in marks and not key.startswith(unused)}
     return {key: value for key, value in named.items() if value and not value.startswith(PACKAGE)}
-
-
-def is_of_hub(checkpoint: str) -> bool:
-    """Whether it is no path here: neither there, nor in a folder that is, nor of a form that the hub does not have."""
-    path = Path(checkpoint)
-    beside = len(path.parts) > 1 and Path(path.parts[0]).is_dir()
-    return not path.exists() and not beside and path.suffix != ".gguf" and bool(_HUB_NAME.fullmatch(checkpoint))
 
 
 def of_hub(p: Params, *sections: str) -> dict[str, str]:
@@ -82,7 +73,7 @@ def _revision(p: Params, key: str) -> str:
     return getattr(entry, "revision", "main")
 
 
-def cached(model: str, file: str, revision: str = "main") -> bool:
+def cached(model: str, file: str, revision: str) -> bool:
     """Whether the hub's cache has that file of the model, at that revision."""
     from huggingface_hub import try_to_load_from_cache
 

@@ -23,6 +23,15 @@ from t2i_feedback.mllm.section import Catalogue
 from t2i_feedback.reporting.section import Report
 from t2i_feedback.rewards import registry
 
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def is_of_hub(checkpoint: str) -> bool:
+    """Whether it is no path here: neither there, nor in a folder that is, nor of a form that the hub does not have."""
+    path = Path(checkpoint)
+    beside = len(path.parts) > 1 and Path(path.parts[0]).is_dir()
+    return not path.exists() and not beside and path.suffix != ".gguf" and bool(_HUB_NAME.fullmatch(checkpoint))
+
 
 class Params(Section):
     seed: Seed
@@ -108,8 +117,7 @@ class Params(Section):
             for name, entry in self.mllms.items()
             if isinstance(entry, LocalEntry)
             and entry.trust_remote_code
-            and re.fullmatch(r"[\w.-]+/[\w.-]+", entry.hub_model or "")
-            and not Path(entry.model).parent.is_dir()
+            and is_of_hub(entry.model)
             and not re.fullmatch("[0-9a-f]{40}", entry.revision)
         ]
 

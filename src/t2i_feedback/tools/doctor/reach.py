@@ -10,7 +10,7 @@ from t2i_feedback.datasets import sources
 from t2i_feedback.foundation import paths
 from t2i_feedback.mllm import addresses
 from t2i_feedback.mllm.backends.endpoint import EndpointEntry
-from t2i_feedback.params import Params
+from t2i_feedback.params import Params, is_of_hub
 from t2i_feedback.tools.doctor.checks import Findings, check, ok, problem, warning
 
 SECONDS = 2.0  # to wait for an answer
@@ -67,7 +67,7 @@ def _models(said: bytes) -> list[str]:
 
 @check()
 def hub(p: Params) -> Findings:
-    if not any(map(needs.is_of_hub, needs.checkpoints(p).values())):
+    if not any(map(is_of_hub, needs.checkpoints(p).values())):
         return ok("no model is to be fetched from the hub")
     what, remedy = needs.unreachable(p, seconds=SECONDS)
     if what:

@@ -17,7 +17,7 @@ from t2i_feedback import needs, params
 from t2i_feedback.foundation import params as reading
 from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.params import Params
+from t2i_feedback.params import Params, is_of_hub
 from t2i_feedback.tools import unlock
 from t2i_feedback.tools.doctor.checks import Findings, check, ok, problem, warning
 from t2i_feedback.tracking import store
@@ -164,7 +164,7 @@ def models(p: Params) -> Findings:
     """Checkpoints on this machine: are they there, and whole?"""
     found: Findings = []
     named = {**needs.checkpoints(p), "the oracle": str(paths.ORACLE)}
-    here = {key: Path(name) for key, name in named.items() if not needs.is_of_hub(name)}
+    here = {key: Path(name) for key, name in named.items() if not is_of_hub(name)}
     for key, place in here.items():
         shipped = place.is_relative_to(paths.ORACLE.parent)
         remedy = f"git checkout {place}" if shipped else f"fetch or copy it again, or correct {key}"
