@@ -2,12 +2,12 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tiny_diffusion
 import torch
+import warm
 
 REPOSITORY = Path(__file__).parents[2]
 PROGRAM = Path(__file__).parents[1] / "support" / "ddpo_in_processes.py"
@@ -25,8 +25,8 @@ def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(sd: Path, folder: Path, objective: str, *launcher: str, die: bool = False) -> subprocess.CompletedProcess:
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, *launcher, str(PROGRAM), str(sd), str(folder), objective, *(["die"] if die else [])]
-    given = os.environ | {"PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"}
+    command = ["python", *launcher, str(PROGRAM), str(sd), str(folder), objective, *(["die"] if die else [])]
+    given = warm.environment(os.environ | {"PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"})
     return subprocess.run(command, env=given, capture_output=True, text=True, timeout=HANGING)
 
 

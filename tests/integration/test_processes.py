@@ -13,7 +13,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+import warm
 import workplaces
 import yaml
 from safetensors.numpy import load_file
@@ -31,13 +31,14 @@ from t2i_feedback.foundation.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 CHAIN = Path(__file__).parents[1] / "support" / "chain_of_stages.py"
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+TORCHRUN = ("python", "-m", "torch.distributed.run", "--nproc-per-node", "2")
 TOLERANCE = 1e-4
 
 
 def environment(**more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "T2I_", "MLFLOW_"))}
-    return kept | {"PYTHONPATH": f"{REPOSITORY / 'src'}", "OMP_NUM_THREADS": "1", "T2I_NO_TRACKING": "1"} | more
+    own = {"PYTHONPATH": f"{REPOSITORY / 'src'}", "OMP_NUM_THREADS": "1", "T2I_NO_TRACKING": "1"}
+    return warm.environment(kept | own | more)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def run_chain(prepared: Path, folder: Path, *launcher: str) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_chain(prepared, tmp_path_factory.mktemp("one") / "run", sys.executable)
+    return run_chain(prepared, tmp_path_factory.mktemp("one") / "run", "python")
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +134,8 @@ def test_nothing_is_left_of_the_unfinished_work(together: Path) -> None:
 
 def stage(folder: Path, *command: str, launcher: str, **more: str) -> subprocess.Popen:
     """A stage started as DVC starts it, in a folder that has all it needs."""
-    given = environment(T2I_LAUNCHER=launcher, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", **more)
-    command = (sys.executable, "-m", f"t2i_feedback.stages.{command[0]}", *command[1:])
+    given = environment(T2I_LAUNCHER=launcher) | more
+    command = ("python", "-m", f"t2i_feedback.stages.{command[0]}", *command[1:])
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=folder, env=given, text=True, **pipes)
 
@@ -182,7 +183,7 @@ def test_a_killed_process_ends_the_run_and_the_next_run_takes_it_up(
 ) -> None:
     monkeypatch.chdir(place)
     workplaces.write_parameters(parameters(steps=100))
-    process = stage(place, "generate", "raw", launcher=LAUNCHER)
+    process = stage(place, "generate", "raw", launcher=LAUNCHER, PATH=f"{warm.REAL}:{os.environ['PATH']}")
     while process.poll() is None and not list((place / ".cache").rglob("*.png")):
         time.sleep(0.02)
     started = [child for child in psutil.Process(process.pid).children(recursive=True) if child.is_running()]

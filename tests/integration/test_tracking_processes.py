@@ -4,13 +4,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import tiny_experiment
 import tracked
+import warm
 
 from t2i_feedback.foundation import paths
 from t2i_feedback.tracking.runs import parent_run
@@ -33,12 +33,13 @@ with stage_run("finetune") as run:
 
 def environment(root: Path, **more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "T2I_", "MLFLOW_"))}
-    return kept | {"PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1", "DVC_ROOT": str(root)} | more
+    own = {"PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1", "DVC_ROOT": str(root)}
+    return warm.environment(kept | own | more)
 
 
 def start(folder: Path, *command: str, **more: str) -> subprocess.Popen:
     given = environment(more.pop("root", folder), **more)
-    return subprocess.Popen([sys.executable, *command], cwd=folder, env=given, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(["python", *command], cwd=folder, env=given, stdout=subprocess.PIPE, text=True)
 
 
 FINETUNE = ("-m", "t2i_feedback.stages.finetune")

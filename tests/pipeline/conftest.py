@@ -2,11 +2,11 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pretraining
 import pytest
+import warm
 
 from rehearsal.clone import copy_tree
 
@@ -14,9 +14,8 @@ from rehearsal.clone import copy_tree
 class Clone:
     def __init__(self, folder: Path):
         self.folder = folder
-        self.environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_", "T2I_"))
-        } | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": "src"}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_", "T2I_"))}
+        self.environment = warm.environment(kept | {"PYTHONPATH": "src"})
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
         done = subprocess.run(
@@ -35,7 +34,7 @@ def clone_into(folder: Path) -> Clone:
     copy_tree(folder)
     clone = Clone(folder)
     clone.git("init", "--quiet")
-    clone.run(sys.executable, "-m", "t2i_feedback.tools.profile", "quick", "--apply")
+    clone.run("python", "-m", "t2i_feedback.tools.profile", "quick", "--apply")
     clone.git("add", "--all")
     clone.git("commit", "--quiet", "--message", "clone")
     return clone

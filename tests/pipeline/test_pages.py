@@ -4,7 +4,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -34,7 +33,7 @@ window.fetch = async (path, ...rest) => {
 
 def serve(clone: Clone, *arguments: str) -> tuple[subprocess.Popen[str], str]:
     """The program, and the address that it prints."""
-    program = [sys.executable, "-m", "t2i_feedback.tools.feedback", "--preference", PREFERENCE]
+    program = ["python", "-m", "t2i_feedback.tools.feedback", "--preference", PREFERENCE]
     process = subprocess.Popen(
         [*program, "--epochs", "2", "--questions", "4", *arguments],
         cwd=clone.folder,
@@ -220,9 +219,7 @@ def test_a_person_compares_two_images_of_a_prompt_and_tries_another(finished: Cl
 
 def test_a_prompt_and_the_report_are_shown_without_errors(finished: Clone) -> None:
     clone = finished
-    printed = clone.run(
-        sys.executable, "-m", "t2i_feedback.tools.improve", "<b>a red house</b>", "--rounds", "2"
-    ).stdout
+    printed = clone.run("python", "-m", "t2i_feedback.tools.improve", "<b>a red house</b>", "--rounds", "2").stdout
     improved = clone.folder / re.search(r"improved/\S+/index\.html", printed)[0]
     for viewport in (browser.WIDE, browser.PHONE):
         with browser.opened(viewport) as (page, errors):
@@ -242,7 +239,7 @@ def test_a_gallery_shows_an_experiment_beside_the_workspace(finished: Clone, tmp
     clone.git("commit", "--quiet", "--allow-empty", "--message", "finished")
     experiment = ["dvc", "exp", "run", "--temp", "--name", "stronger", "--set-param", "model.guidance=3"]
     clone.run(*experiment, "generate@raw")
-    program = [sys.executable, "-m", "t2i_feedback.tools.gallery"]
+    program = ["python", "-m", "t2i_feedback.tools.gallery"]
     refused = clone.run(*program, "nobody", check=False)
     assert refused.returncode == 1 and "RUNS: no experiment, branch or commit is called 'nobody'" in refused.stdout
     printed = clone.run(*program, "workspace", "stronger", "--captions", "10").stdout

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import warm
 
 from rehearsal import chat, clone
 
@@ -13,6 +14,7 @@ from rehearsal import chat, clone
 def rehearsed(tmp_path_factory: pytest.TempPathFactory):
     """The clone after `make table1 ROWS=gpt4`, its server, and the exit status."""
     with clone.ready(tmp_path_factory.mktemp("rehearsal")) as there:
+        there.environment.update(warm.environment(there.environment))
         there.environment["T2I_STATUS"] = str(there.make("table1", "ROWS=gpt4"))
         yield there
 

@@ -37,7 +37,12 @@ def darkness(images, prompts):
 def make(folders, tmp_path):
     def build(objective: str, family: str, folder: Path = tmp_path / "run", reward=darkness, **changes) -> Trainer:
         model = tiny_diffusion.model(
-            name=str(folders[family]), size=tiny_families.SIZE, scheduler="auto", max_sequence_length=3, guidance=2.0
+            name=str(folders[family]),
+            size=tiny_families.SIZE,
+            scheduler="auto",
+            max_sequence_length=3,
+            guidance=2.0,
+            batch_size=24,
         )
         settings = {"noise": {"kind": "auto", "level": 0.7, "window": None}, "lora_targets": "auto", "min_sigma": 0.02}
         config = tiny_diffusion.finetune(**settings | {"objective": objective} | changes)
@@ -138,7 +143,7 @@ def test_training_on_darkness_darkens(make, tmp_path, objective, family) -> None
     def means(learning_rate: float, epochs: int) -> list[float]:
         made = make(
             objective, family, tmp_path / f"{learning_rate}", epochs=epochs, learning_rate=learning_rate,
-            prompts_per_epoch=3, images_per_prompt=8, clip_range=0.05, advantage_clip=2.0,
+            prompts_per_epoch=3, images_per_prompt=8, train_batch_size=256, clip_range=0.05, advantage_clip=2.0,
         )  # fmt: skip
         rewards = [row.reward_mean for row in made.run()]
         return [float(np.mean(rewards[first : first + 3])) for first in range(epochs - 2)]

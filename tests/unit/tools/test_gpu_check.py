@@ -11,6 +11,7 @@ import diffusers
 import psutil
 import pytest
 import torch
+import warm
 import yaml
 
 from t2i_feedback.image_models.loading import load_image_model
@@ -50,8 +51,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "t2i_feedback.tools.gpu_check", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
+    command = ["python", "-m", "t2i_feedback.tools.gpu_check", *arguments]
+    return subprocess.run(command, cwd=folder, env=warm.environment(environment()), capture_output=True, text=True)
 
 
 def environment() -> dict[str, str]:

@@ -1,12 +1,12 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import tracked
+import warm
 from dvc.utils.serialize import dump_yaml, load_yaml
 from made_up_run import REPOSITORY, STAGES, Stage, write_lock, write_run
 
@@ -50,8 +50,8 @@ def test_publishing_twice_is_once_and_other_params_are_another_run(root: Path) -
 
 def published() -> subprocess.CompletedProcess:
     """What `make publish` does."""
-    command = [sys.executable, "-m", "t2i_feedback.tools.publish"]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}
+    command = ["python", "-m", "t2i_feedback.tools.publish"]
+    environment = warm.environment(os.environ | {"PYTHONPATH": str(REPOSITORY / "src")})
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 

@@ -1,10 +1,10 @@
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tracked
+import warm
 from made_up_run import REPOSITORY, write_run
 
 from t2i_feedback.tracking import publish, store
@@ -50,7 +50,7 @@ def test_passwords_are_not_shown() -> None:
 
 
 def test_parallel_first_use(root: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}
-    command = [sys.executable, "-m", "t2i_feedback.tracking.store"]
+    environment = warm.environment(os.environ | {"PYTHONPATH": str(REPOSITORY / "src")})
+    command = ["python", "-m", "t2i_feedback.tracking.store"]
     started = [subprocess.Popen(command, env=environment) for _ in range(2)]
     assert [process.wait(timeout=120) for process in started] == [0, 0]
