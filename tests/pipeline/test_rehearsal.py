@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 
 import pytest
 import warm
@@ -74,5 +73,12 @@ def runs(there: clone.Clone) -> list[dict]:
         "print(json.dumps([{'name': r.info.run_name, 'tags': r.data.tags} for r in found"
         " if 'mlflow.parentRunId' not in r.data.tags]))"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=there.folder, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        ["python", "-c", script],
+        cwd=there.folder,
+        env=there.environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     return json.loads(done.stdout)

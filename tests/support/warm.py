@@ -1,10 +1,10 @@
 """`python` and `dvc` that begin with the libraries imported already: most of what a short process costs is imports.
 
 In `environment(...)` the `python` and `dvc` of PATH ask a server, which has imported the libraries and nothing of ours,
-to fork. The fork takes over the caller's arguments, folder, environment and files and runs the module or the script as
-`__main__`; its status becomes the caller's, whose signals it gets, and with whom it dies. Anything else, such as
-`python -c`, and every command whose environment has other values of what libraries read when they are imported, is
-the real program. Tests of memory, of imports and of a process's children start real processes.
+to fork. The fork takes over the caller's arguments, folder, environment and files and runs the module, the script or
+the code as `__main__`; its status becomes the caller's, whose signals it gets, and with whom it dies. A command whose
+environment has other values of what is read when Python starts or libraries are imported is the real program. Tests of
+memory, of imports and of a process's children start real processes, by `sys.executable`.
 """
 
 import atexit
@@ -50,7 +50,7 @@ LIBRARIES = (
     "dvc.commands.repro",
     "dvc.commands.experiments",
 )
-READ_AT_IMPORT = ("HF_", "MKL_", "MPL", "OMP_", "OPENBLAS_", "TRANSFORMERS_")
+READ_AT_IMPORT = ("HF_", "MKL_", "MPL", "OMP_", "OPENBLAS_", "PYTHONHASHSEED", "TRANSFORMERS_")
 REAL = Path(sys.executable).parent
 
 _CLIENT = """#!{python} -IS
@@ -59,8 +59,8 @@ name, *arguments = [os.path.basename(sys.argv[0]), *sys.argv[1:]]
 command = [argument for argument in arguments if argument != "-u"] if name == "python" else ["-m", "dvc", *arguments]
 chosen = {{variable: value for variable, value in os.environ.items() if variable.startswith({read_at_import})}}
 module = command[1].partition(".")[0] if command[:1] == ["-m"] else None
-script = command[0] if command and command[0].endswith(".py") else None
-if not script and module not in ("t2i_feedback", "dvc", "torch") or chosen != {chosen}:
+is_code = command[:1] == ["-c"] or command[:1] and command[0].endswith(".py")
+if not is_code and module not in ("t2i_feedback", "dvc", "torch") or chosen != {chosen}:
     os.execv(f"{real}/{{name}}", [f"{real}/{{name}}", *arguments])
 request = {{"command": command, "folder": os.getcwd(), "environment": dict(os.environ), "python": "{python_here}"}}
 request = json.dumps(request).encode()
@@ -174,14 +174,15 @@ def become(request: dict, files: list[int]) -> None:
     for name in ("random", "numpy.random"):
         sys.modules[name].seed()
     command = request["command"]
-    is_module = command[0] == "-m"
-    first, *sys.argv[1:] = command[1:] if is_module else command
-    beside = request["folder"] if is_module else str(Path(first).absolute().parent)
+    kind, first, *rest = command if command[0] in ("-m", "-c") else ("script", *command)
+    sys.argv = ["-c" if kind == "-c" else first, *rest]
+    beside = str(Path(first).absolute().parent) if kind == "script" else request["folder"]
     sys.path[:0] = [beside, *(str(Path(folder).absolute()) for folder in on_python_path)]
-    if is_module:
+    if kind == "-m":
         runpy.run_module(first, run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        exec(first, {"__name__": "__main__"})
     else:
-        sys.argv[0] = first
         runpy.run_path(first, run_name="__main__")
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 from t2i_feedback.foundation.params import CHECKPOINT, FREE
 from t2i_feedback.mllm.backends.endpoint import EndpointEntry
@@ -104,9 +105,9 @@ print(json.dumps({"refused": refused, "said": said, "dollars per call": found.ap
 def test_a_new_backend_is_a_new_file(tmp_path: Path) -> None:
     (tmp_path / "echo_of_a_test.py").write_text(ECHO)
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path)],
+        ["python", "-c", PROGRAM, str(tmp_path)],
         cwd=REPOSITORY,
-        env=os.environ | {"PYTHONPATH": "src"},
+        env=warm.environment(os.environ | {"PYTHONPATH": "src"}),
         capture_output=True,
         text=True,
     )

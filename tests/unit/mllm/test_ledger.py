@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import warm
 from chat_server import entry, running
 from PIL import Image
 
@@ -140,9 +141,9 @@ def test_what_was_lost_on_the_way_alone_is_asked_again(path: Path) -> None:
 
 def command(path: Path, *arguments: str) -> subprocess.CompletedProcess:
     """The ledger's own command line."""
-    words = [sys.executable, "-m", "t2i_feedback.tools.ledger", str(path), *arguments]
+    words = ["python", "-m", "t2i_feedback.tools.ledger", str(path), *arguments]
     paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.run(words, capture_output=True, text=True, check=True, env=os.environ | paths)
+    return subprocess.run(words, capture_output=True, text=True, check=True, env=warm.environment(os.environ | paths))
 
 
 def test_summary_counts_calls_hits_failures_and_cost(path: Path) -> None:
@@ -246,13 +247,13 @@ def failed_stages(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
     Path("ask.py").write_text(STAGE)
     stages = {
-        "one": {"cmd": f"{sys.executable} ask.py one", "deps": ["ask.py"], "outs": ["one.txt"]},
-        "two": {"cmd": f"{sys.executable} ask.py two", "deps": ["ask.py", "one.txt"], "outs": ["two.txt"]},
+        "one": {"cmd": "python ask.py one", "deps": ["ask.py"], "outs": ["one.txt"]},
+        "two": {"cmd": "python ask.py two", "deps": ["ask.py", "one.txt"], "outs": ["two.txt"]},
     }
     Path("dvc.yaml").write_text(json.dumps({"stages": stages}))
     Path("broken").touch()
     for words in (("init", "--no-scm", "--quiet"), ("repro", "--quiet")):
-        subprocess.run([sys.executable, "-m", "dvc", *words], check=True)
+        subprocess.run(["dvc", *words], check=True, env=warm.environment(os.environ))
     assert Path("one.txt").read_text() == "valid transport refusal of onea oneb onec"
     Path("broken").unlink()
 

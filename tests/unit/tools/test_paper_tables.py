@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import warm
 import yaml
 
 from t2i_feedback import needs, params
@@ -225,10 +226,10 @@ print("drawn")
 DAG = {
     "stages": {
         "check": read(REPOSITORY / "dvc.yaml")["stages"]["check"]
-        | {"cmd": f"PYTHONPATH={REPOSITORY / 'src'} {sys.executable} -m t2i_feedback.stages.check"},
+        | {"cmd": f"PYTHONPATH={REPOSITORY / 'src'} python -m t2i_feedback.stages.check"},
         "evaluate": {
             "matrix": {"arm": ["raw", "enhanced", "validated"]},
-            "cmd": f"{sys.executable} src/arm.py ${{item.arm}}",
+            "cmd": "python src/arm.py ${item.arm}",
             "deps": ["src/arm.py", "data/checked/model.name"],
             "params": ["seed", "model", "stage1.mllm"],
             "outs": ["data/evaluation/${item.arm}"],
@@ -247,8 +248,8 @@ def commit(message: str) -> None:
 
 
 def dvc(*arguments: str) -> str:
-    environment = os.environ | {"DVC_NO_ANALYTICS": "1"}
-    command = [sys.executable, "-m", "dvc", *arguments]
+    environment = warm.environment(os.environ | {"DVC_NO_ANALYTICS": "1"})
+    command = ["dvc", *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
 
 
@@ -256,6 +257,7 @@ def make(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict:
     """The program on table 1 with the quick profile; the JSON that it wrote. None of its rows wants a GPU here."""
     with monkeypatch.context() as patch, suppress(SystemExit):  # a row has failed
         patch.setattr(run, "lacking", lambda p: "")
+        patch.setattr(sys, "executable", shutil.which("python", path=warm.environment(os.environ)["PATH"]))
         patch.setattr(sys, "argv", ["paper_tables", "table1", "--profile", "quick", *arguments])
         run.main()
     return json.loads(Path("metrics/table1.json").read_text())
@@ -272,7 +274,8 @@ def runs() -> list[tuple[str, dict[str, float]]]:
         "found = mlflow.search_runs(search_all_experiments=True, output_format='list');"
         "print(json.dumps([[r.info.run_name, r.data.metrics] for r in found]))"
     )
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    environment = warm.environment(os.environ)
+    done = subprocess.run(["python", "-c", script], check=True, capture_output=True, text=True, env=environment)
     return [(name, metrics) for name, metrics in json.loads(done.stdout)]
 
 
