@@ -55,7 +55,7 @@ def published() -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-def test_numbers_of_other_parameters_are_no_record_of_the_present_ones(root: Path) -> None:
+def test_numbers_of_other_parameters_are_no_record_of_the_present_ones(untracked: Path) -> None:
     write_run(Path.cwd(), captions=4)
     type_in("  guidance: 2.0", "  guidance: 9.0")
     type_in("  epochs: ", "  epochs: 1")
@@ -64,7 +64,7 @@ def test_numbers_of_other_parameters_are_no_record_of_the_present_ones(root: Pat
     (line,) = done.stderr.splitlines()
     assert "made with model.guidance: 2.0, and params.yaml has 9.0 (1 more keys differ)" in line
     assert line.endswith("run `dvc repro` first")
-    assert not (root / "mlflow.db").exists()
+    assert not (untracked / "mlflow.db").exists()
 
 
 @pytest.mark.parametrize(
@@ -81,17 +81,17 @@ def test_what_the_measured_images_were_made_with_counts_too(root: Path, before: 
         tool.main()
 
 
-def test_a_file_that_no_stage_left_so_is_no_evidence(root: Path) -> None:
+def test_a_file_that_no_stage_left_so_is_no_evidence(untracked: Path) -> None:
     write_run(Path.cwd(), captions=4)
     file = paths.NUMBERS
     file.write_text(file.read_text().replace("0.", "1."))
     with pytest.raises(UserError, match=rf"{file} is not as dvc\.lock has it; run `dvc repro` first"):
         tool.main()
-    assert not (root / "mlflow.db").exists()
+    assert not (untracked / "mlflow.db").exists()
 
 
 @pytest.mark.parametrize(("missing", "file"), [("finetune", paths.ADAPTER), ("report", paths.NUMBERS)])
-def test_what_dvc_lock_does_not_know_is_not_published(root: Path, missing: str, file: Path | str) -> None:
+def test_what_dvc_lock_does_not_know_is_not_published(untracked: Path, missing: str, file: Path | str) -> None:
     write_run(Path.cwd(), captions=4)
     write_lock({name: entry for name, entry in STAGES.items() if name != missing})
     with pytest.raises(UserError, match=str(file)):
@@ -102,7 +102,7 @@ def test_what_dvc_lock_does_not_know_is_not_published(root: Path, missing: str, 
     Path("dvc.lock").write_text("stages: {")
     with pytest.raises(UserError, match=r"dvc\.lock is not YAML"):
         tool.main()
-    assert not (root / "mlflow.db").exists()
+    assert not (untracked / "mlflow.db").exists()
 
 
 def test_a_stage_that_dvc_yaml_has_no_more_does_not_count(root: Path) -> None:
@@ -165,11 +165,11 @@ def test_an_outage_is_one_warning_and_soon_over(
 
 
 @pytest.mark.parametrize(("variable", "value"), [("T2I_NO_TRACKING", "1"), ("RANK", "1")])
-def test_tracking_can_be_off(root: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+def test_tracking_can_be_off(untracked: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     with stage_run("finetune") as stream:
         stream.log(1, {"reward_mean": 4.0})
     assert publish.publish() is False
-    assert not (root / "mlflow.db").exists()
+    assert not (untracked / "mlflow.db").exists()
     assert not (paths.cache() / "mlflow.lock").exists()

@@ -49,7 +49,7 @@ def test_passwords_are_not_shown() -> None:
     assert store.shown("at http://me:secret@host:5000/x") == "at http://host:5000/x"
 
 
-def test_parallel_first_use(root: Path) -> None:
+def test_parallel_first_use(untracked: Path) -> None:
     environment = warm.environment(os.environ | {"PYTHONPATH": str(REPOSITORY / "src")})
     command = ["python", "-m", "t2i_feedback.tracking.store"]
     started = [subprocess.Popen(command, env=environment) for _ in range(2)]
