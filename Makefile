@@ -11,7 +11,7 @@ export PYTHONPATH := src
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast test-unit test-pipeline test-pipeline-lint-types test-pretrain soak lint types ui publish compare profile ledger retry-failed forget improve feedback gallery calibrate preflight gpu-check doctor estimate bench table1 table2 sealed rehearse pretrain model-card clean
+.PHONY: help setup repro test test-fast test-unit test-processes test-processes-lint-types test-pretrain soak lint types ui publish compare profile ledger retry-failed forget improve feedback gallery calibrate preflight gpu-check doctor estimate bench table1 table2 sealed rehearse pretrain model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,19 +35,19 @@ repro: $(READY) ## run what is out of date of the experiment, then publish it to
 	@echo "open metrics/report.html"
 
 test: $(READY) ## all tests, lint and types
-	$(MAKE) --no-print-directory --jobs 2 --keep-going test-pipeline-lint-types test-unit
+	$(MAKE) --no-print-directory --jobs 2 --keep-going test-processes-lint-types test-unit
 
-test-pipeline-lint-types: # the shorter half of the tests, and what else fills its core
-	$(MAKE) --no-print-directory --keep-going test-pipeline lint types
+test-processes-lint-types: # the shorter half of the tests, and what else fills its core
+	$(MAKE) --no-print-directory --keep-going test-processes lint types
 
-test-fast: $(READY) ## what needs no DVC, MLflow, server or second process: 90 seconds on one core
+test-fast: $(READY) ## what needs no DVC, MLflow, server or second process: two minutes on one core
 	OMP_NUM_THREADS=1 pytest tests/unit -m "not slow"
 
-test-unit: $(READY) ## one half of the tests, on one core: packages one by one, then servers and processes
-	OMP_NUM_THREADS=1 pytest tests/unit tests/integration
+test-unit: $(READY) ## one half of the tests, on one core: packages one by one
+	OMP_NUM_THREADS=1 pytest tests/unit
 
-test-pipeline: $(READY) ## the other half, on one core: DVC runs in clones, then pre-training with tiny sizes
-	OMP_NUM_THREADS=1 pytest tests/pipeline
+test-processes: $(READY) ## the other half, on one core: DVC runs in clones, pre-training, servers, several processes
+	OMP_NUM_THREADS=1 pytest tests/pipeline tests/integration
 
 test-pretrain: $(READY) ## of that, pre-training alone: its whole chain with tiny sizes
 	OMP_NUM_THREADS=1 pytest tests/pipeline/test_pretrain.py tests/pipeline/test_pretrain_mllm.py

@@ -50,6 +50,7 @@ def test_an_unknown_arm_is_named_with_the_known_ones() -> None:
         arms.by_name("row")
 
 
+@pytest.mark.slow
 def test_a_seventh_arm_is_one_more_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("T2I_NO_TRACKING", "1")

@@ -371,6 +371,7 @@ def test_a_random_validator_is_measured_and_drawn(repository: Path) -> None:
     assert {path.name for path in paths.VALIDATOR_PLOTS.iterdir()} == names
 
 
+@pytest.mark.slow
 def test_one_entry_is_calibrated_apart_from_the_dags_outputs(
     repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -252,6 +252,7 @@ def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "inception.pth"
 
 
+@pytest.mark.slow
 def test_inception_takes_its_weights_from_torchs_cache_or_from_a_path(
     tmp_path, monkeypatch, images, inception_weights
 ) -> None:

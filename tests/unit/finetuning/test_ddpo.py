@@ -319,6 +319,7 @@ def test_14_a_new_adapter_changes_nothing_and_a_saved_one_draws_the_same_after_l
     assert np.abs(again.astype(int) - trained.astype(int)).max() <= 1
 
 
+@pytest.mark.slow
 def test_15_scores_asked_for_while_drawing_train_the_same_adapter(make, tmp_path):
     """In batches of three images, so that the last answers come after the first questions of the next batch."""
     learnt = []
@@ -367,6 +368,7 @@ def test_16_too_many_masked_images_of_an_epoch_stop_it_however_they_were_asked_a
     assert trainer.run()[0].masked == 2
 
 
+@pytest.mark.slow
 def test_17_kl_to_the_base_is_0_at_first_and_grows_with_training(make):
     trainer = make(learning_rate=0.05, epochs=3)
     drawn = trainer.roll_out(0).drawn
@@ -407,6 +409,7 @@ def test_17_a_run_that_ended_at_a_bound_is_not_continued(make):
     assert not asked
 
 
+@pytest.mark.slow
 def test_17_training_ends_when_the_held_out_judge_turns_away(make, tmp_path):
     falling = iter([9.0, 8.5, 6.0, 1.0])
 
@@ -422,6 +425,7 @@ def test_17_training_ends_when_the_held_out_judge_turns_away(make, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(trainer.parameters, liked.parameters, strict=True))
 
 
+@pytest.mark.slow
 def test_17_a_resumed_run_knows_the_last_adapter_that_the_held_out_judge_liked(make, tmp_path):
     scores = iter([9.0, 8.5, 6.0])
 
@@ -491,6 +495,7 @@ def test_ratios_outside_the_clip_range_are_counted(make):
     assert found.clipped.tolist() == [True, False, False]
 
 
+@pytest.mark.slow
 def test_a_new_objective_is_one_new_file(make, tmp_path, monkeypatch):
     documented = (REPOSITORY / "docs/objectives.md").read_text().partition("```python\n")[2].partition("```")[0]
     (tmp_path / "new_in_this_test.py").write_text(documented)

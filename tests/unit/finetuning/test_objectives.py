@@ -20,6 +20,8 @@ from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.image_models.loading import load_image_model
 from t2i_feedback.image_models.transitions import log_prob
 
+pytestmark = pytest.mark.slow  # trains, with every objective and family
+
 PROMPTS = ["a cat", "two dogs", "b c d"]
 PAIRS = [(objective, family) for objective in objectives.names() for family in ("sd", "sd3")]
 

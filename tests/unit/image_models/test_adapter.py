@@ -216,6 +216,7 @@ def test_an_adapter_that_is_damaged_or_gone_is_one_line(tmp_path, content):
         load_adapter(pipe, folder, "tiny")
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_docs_draw_with_a_saved_adapter(tmp_path, monkeypatch):
     workplaces.enter(tmp_path, monkeypatch)
     made = load_image_model(params.load().model, training=True)

@@ -72,6 +72,7 @@ def test_every_family_is_tried_here(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("negative", ["", "dark"])
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.slow
 def test_a_rollout_without_noise_draws_what_diffusers_own_pipeline_draws(folder, guidance, negative) -> None:
     """Encode, predict, transition, decode, against the pipeline's call with prompts alone; one image at a time."""
     if negative and guidance == 1:
@@ -123,6 +124,7 @@ def test_the_arms_are_drawn_as_diffusers_draws_them(folder) -> None:
     assert apart(made.draw(PROMPTS, SEEDS), expected) <= 1
 
 
+@pytest.mark.slow
 def test_prompts_negative_prompts_and_noise_count(folder) -> None:
     """Else the comparisons with diffusers above would say nothing."""
     made = load(folder)
@@ -134,6 +136,7 @@ def test_prompts_negative_prompts_and_noise_count(folder) -> None:
 
 
 @pytest.mark.parametrize("level", [0.0, 0.7])
+@pytest.mark.slow
 def test_a_image_does_not_depend_on_its_batch(folder, level) -> None:
     made = load(folder, training=True)
     together = rolled(made, level).images
@@ -162,6 +165,7 @@ def trainer(folder: Path, work: Path, reward=None, **changes) -> Trainer:
     )
 
 
+@pytest.mark.slow
 def test_a_replayed_rollout_has_a_ratio_of_1_at_every_step_and_batch_size(folder, tmp_path) -> None:
     for batch_size in (16, 1):
         for kind in load(folder).noises:
@@ -185,6 +189,7 @@ def plain_with(made: Trainer, plain: ImageModel) -> ImageModel:
     return plain
 
 
+@pytest.mark.slow
 def test_a_saved_adapter_draws_the_same_through_diffusers_own_loader(folder, tmp_path) -> None:
     made = load(folder, training=True)
     for parameter in made.add_adapter(2, 4, [], 1):
@@ -199,6 +204,7 @@ def test_a_saved_adapter_draws_the_same_through_diffusers_own_loader(folder, tmp
     assert apart(ours.draw(PROMPTS, SEEDS), changed) <= 1
 
 
+@pytest.mark.slow
 def test_a_window_of_noise_is_the_same_for_all_images_and_elsewhere_the_steps_are_the_odes(folder, tmp_path) -> None:
     made = trainer(folder, tmp_path, noise={"kind": "auto", "level": 0.7, "window": 1})
     assert made.windows() == [range(0, 1), range(1, 2)]

@@ -87,6 +87,7 @@ def refusal(name: str | Path, **changes) -> str:
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.slow
 def test_a_image_does_not_depend_on_its_batch(scheduler: str, folder: Path) -> None:
     model = tiny_diffusion.model(name=str(folder), scheduler=scheduler)
     made = loading.load_image_model(model)
@@ -319,6 +320,7 @@ def test_flags_stay_out_of_the_images_and_of_the_folder_that_is_published(checke
     assert about_png(tmp_path / "arm" / drawing.image_name(2, 1)).keys() == ABOUT
 
 
+@pytest.mark.slow
 def test_a_image_whose_flag_was_lost_is_drawn_again(checked: Path, tmp_path: Path) -> None:
     rows = gallery_of(checked, tmp_path / "arm", "report")
     shutil.rmtree(tmp_path / "arm-flags")

@@ -39,6 +39,7 @@ def test_the_arms_and_batches(folder) -> None:
     test_families.test_a_image_does_not_depend_on_its_batch(folder, 0.7)
 
 
+@pytest.mark.slow
 def test_it_can_be_fine_tuned(folder, tmp_path) -> None:
     test_families.test_a_replayed_rollout_has_a_ratio_of_1_at_every_step_and_batch_size(folder, tmp_path)
     test_families.test_the_kl_of_a_fresh_adapter_is_0_and_it_changes_nothing(folder, tmp_path / "kl")

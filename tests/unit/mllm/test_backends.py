@@ -102,6 +102,7 @@ print(json.dumps({"refused": refused, "said": said, "dollars per call": found.ap
 """
 
 
+@pytest.mark.slow
 def test_a_new_backend_is_a_new_file(tmp_path: Path) -> None:
     (tmp_path / "echo_of_a_test.py").write_text(ECHO)
     done = subprocess.run(

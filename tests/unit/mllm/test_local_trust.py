@@ -133,6 +133,7 @@ def test_a_chat_template_that_only_the_tokenizer_has(llava: Path, tmp_path: Path
         {"guidance_scale": 3.0},
     ],
 )
+@pytest.mark.slow
 def test_a_checkpoints_own_generation_config_changes_no_answer(llava: Path, changed, own: dict[str, Any]) -> None:
     folder, request = changed(generation_config=own), Request("a red house?", IMAGE)
     for decoding in (Decoding(5), Decoding(5, ("yes", "no"))):

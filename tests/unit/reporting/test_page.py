@@ -18,6 +18,8 @@ from t2i_feedback.reporting import before, page
 from t2i_feedback.reporting.section import Settings
 from t2i_feedback.stages import report
 
+pytestmark = pytest.mark.slow  # draws the whole report again and again
+
 TEXT, SHAPE = 4.5, 3.0  # WCAG 2.2, level AA: contrasts of text, and of what a control or a state is told by
 ON = {  # colour -> the colours behind it
     "ink": ("paper", "tint", "good-tint", "bad-tint"),

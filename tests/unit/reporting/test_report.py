@@ -25,6 +25,8 @@ from t2i_feedback.reporting.section import Settings
 from t2i_feedback.rewards import answers, human
 from t2i_feedback.stages import report
 
+pytestmark = pytest.mark.slow  # draws the whole report again and again
+
 
 def summary_numbers() -> dict:
     return json.loads(paths.NUMBERS.read_text())["summary"]

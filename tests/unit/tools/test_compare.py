@@ -54,6 +54,7 @@ def commit(*files: Path) -> None:
     git("commit", "--quiet", "--message", "The first run")
 
 
+@pytest.mark.slow
 def test_a_changed_run_is_told_in_the_terminal_and_in_the_report(capsys: pytest.CaptureFixture[str]) -> None:
     commit(paths.HEADLINE)
     before = params.load()

@@ -52,6 +52,7 @@ def ended(client: TestClient) -> dict:
     return state
 
 
+@pytest.mark.slow
 def test_a_prompt_is_improved_round_by_round_one_at_a_time(client: TestClient) -> None:
     hostile = "a red house <script>alert(1)</script>"
     status, state = begin(client, f"  {hostile}\n")

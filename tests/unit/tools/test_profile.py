@@ -44,6 +44,7 @@ def test_the_set_ups_of_every_published_family_are_shipped() -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.slow
 def test_a_profile_goes_on_top_of_what_dvc_exp_run_wrote(name: str) -> None:
     wanted = yaml.safe_load(profile.merge(name))
     apply_overrides("params.yaml", ["finetune.learning_rate=0.0007"])
@@ -93,6 +94,7 @@ def test_a_published_model_replays_in_the_batches_of_its_rollouts(name: str, mon
 
 
 @pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.slow
 def test_the_printed_line_gives_dvc_the_same_params(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from dvc.utils.hydra import apply_overrides
 
