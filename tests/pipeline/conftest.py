@@ -15,12 +15,13 @@ class Clone:
     def __init__(self, folder: Path):
         self.folder = folder
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_", "T2I_"))}
-        self.environment = warm.environment(kept | {"PYTHONPATH": "src", "HF_HUB_OFFLINE": "1"})
+        self.users = kept | {"PATH": f"{warm.REAL}:{os.environ['PATH']}", "PYTHONPATH": "src"}
+        self.environment = warm.environment(self.users | {"HF_HUB_OFFLINE": "1"})
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+    def run(self, *command: str, check: bool = True, environment: dict | None = None) -> subprocess.CompletedProcess:
+        given = environment or self.environment
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        done = subprocess.run(command, cwd=self.folder, env=given, **pipes)
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout[-6000:]}")
         return done
@@ -42,9 +43,9 @@ def clone_into(folder: Path) -> Clone:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """A clone in which `dvc repro` has run to its end."""
+    """A clone in which `dvc repro` has run to its end as a user runs it: each stage had to import what it uses."""
     clone = clone_into(tmp_path_factory.mktemp("clone"))
-    clone.output = clone.run("dvc", "repro").stdout
+    clone.output = clone.run("dvc", "repro", environment=clone.users).stdout
     return clone
 
 
