@@ -70,7 +70,7 @@ def test_readme_is_short_and_holds_the_figures_of_the_committed_run() -> None:
     numbers, over_seeds = readme.figures()
     found, minutes = readme.BLOCK.search(text), readme.MINUTES.search(text)
     assert found and minutes
-    assert found[0] == readme.results(numbers, over_seeds, int(minutes[1]))
+    assert found[0] == readme.results(numbers, over_seeds, minutes[1])
     assert [claim for claim, holds in readme.holds(numbers).items() if not holds] == []
     assert len(text.splitlines()) <= 150
 
