@@ -1,6 +1,6 @@
 """A program: README's results, written from metrics/numbers.json. The text is here, the numbers are there.
 
-PYTHONPATH=src python tests/support/readme.py "5 to 7"  # minutes of `make repro`, by the machine's day; checked by a test
+PYTHONPATH=src python tests/support/readme.py "5 to 7"  # minutes of `make repro`; checked by a test
 """
 
 import json

@@ -2,8 +2,9 @@
 
 In `environment(...)` the `python` and `dvc` of PATH ask a server, which has imported the libraries and nothing of ours,
 to fork. The fork takes over the caller's arguments, folder, environment and files and runs the module, the script or
-the code as `__main__`; its status becomes the caller's, whose signals it gets, and with whom it dies. A command whose
-environment has other values of what is read when Python starts or libraries are imported is the real program.
+the code as `__main__`; its status becomes the caller's (1 after a Ctrl-C that nothing catches), whose signals it gets,
+and with whom it dies. A command whose environment has other values of what is read when Python starts or libraries are
+imported is the real program.
 
 What a module forgot to import goes unnoticed here, so the DAG's first run in the tests is one of real processes. So are
 those of tests of memory, of imports and of a process's children.
