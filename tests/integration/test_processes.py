@@ -183,7 +183,7 @@ def test_a_killed_process_ends_the_run_and_the_next_run_takes_it_up(
 ) -> None:
     monkeypatch.chdir(place)
     workplaces.write_parameters(parameters(steps=100))
-    process = stage(place, "generate", "raw", launcher=LAUNCHER, PATH=f"{warm.REAL}:{os.environ['PATH']}")
+    process = stage(place, "generate", "raw", launcher=LAUNCHER, PATH=warm.real(os.environ)["PATH"])
     while process.poll() is None and not list((place / ".cache").rglob("*.png")):
         time.sleep(0.02)
     started = [child for child in psutil.Process(process.pid).children(recursive=True) if child.is_running()]

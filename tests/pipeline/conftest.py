@@ -15,7 +15,7 @@ class Clone:
     def __init__(self, folder: Path):
         self.folder = folder
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_", "T2I_"))}
-        self.users = kept | {"PATH": f"{warm.REAL}:{os.environ['PATH']}", "PYTHONPATH": "src"}
+        self.users = warm.real(kept | {"PYTHONPATH": "src"})
         self.environment = warm.environment(self.users | {"HF_HUB_OFFLINE": "1"})
 
     def run(self, *command: str, check: bool = True, environment: dict | None = None) -> subprocess.CompletedProcess:

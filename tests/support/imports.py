@@ -35,6 +35,22 @@ def imported(name: str) -> frozenset[str]:
     return frozenset(names)
 
 
+def reached(name: str) -> dict[str, set[str]]:
+    """Library -> the dotted names that a module reaches from a plain `import` of it, as `torch.nn.functional.relu`."""
+    bound, found = {}, {}
+    for node in ast.walk(tree(name)):
+        for alias in node.names if isinstance(node, ast.Import) else ():
+            bound[alias.asname or alias.name.partition(".")[0]] = (
+                alias.name if alias.asname else alias.name.partition(".")[0]
+            )
+    for node in ast.walk(tree(name)):
+        chain = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+        first, _, rest = chain.partition(".")
+        if first in bound and chain.replace(".", "").isidentifier():
+            found.setdefault(bound[first].partition(".")[0], set()).add(f"{bound[first]}.{rest}")
+    return found
+
+
 @cache
 def knows(name: str) -> frozenset[str]:
     """The package's own modules that a module imports."""

@@ -6,8 +6,8 @@ the code as `__main__`; its status becomes the caller's (1 after a Ctrl-C that n
 and with whom it dies. A command whose environment has other values of what is read when Python starts or libraries are
 imported is the real program.
 
-What a module forgot to import goes unnoticed here, so the DAG's first run in the tests is one of real processes. So are
-those of tests of memory, of imports and of a process's children.
+What a module forgot to import goes unnoticed here: test_imports looks for it, and the first run of the DAG in tests is
+one of real processes. So are those of tests of memory, of imports and of a process's children.
 """
 
 import atexit
@@ -83,13 +83,17 @@ sys.exit(status)
 """
 
 
+def real(given: Mapping[str, str]) -> dict[str, str]:
+    """`given`, in which `python` and `dvc` are those of this virtual environment."""
+    return {**given, "PATH": f"{REAL}:{given.get('PATH', os.defpath)}"}
+
+
 def environment(given: Mapping[str, str]) -> dict[str, str]:
-    """`given`, in which `python` and `dvc` are warm, where this system can have that (Linux)."""
-    real = {**given, "PATH": f"{REAL}:{given.get('PATH', os.defpath)}"}
+    """`given`, in which `python` and `dvc` are warm; the real ones elsewhere than on Linux."""
     if not hasattr(os, "pidfd_open"):
-        return real
+        return real(given)
     folder = _programs(tuple(sorted(item for item in given.items() if item[0].startswith(READ_AT_IMPORT))))
-    return real | {"PATH": f"{folder}:{real['PATH']}"}
+    return {**given, "PATH": f"{folder}:{real(given)['PATH']}"}
 
 
 @cache

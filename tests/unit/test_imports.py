@@ -1,8 +1,12 @@
 """Who may know whom. Read from the source, so that an import inside a function counts too."""
 
 import ast
+import json
+import subprocess
+import sys
 
 import imports
+import pytest
 
 # Room -> the other rooms that it may know; all know `foundation`. A new room that does not state its place here fails.
 MAY_KNOW = {
@@ -79,6 +83,53 @@ def test_only_tracking_imports_mlflow() -> None:
         name for name in imports.modules() if any(full.partition(".")[0] == "mlflow" for full in imports.imported(name))
     ]
     assert {room(name) for name in importers} == {"tracking"}
+
+
+UNRESOLVED = """
+import importlib.util, json, sys
+imported, names = json.load(sys.stdin)
+for full in imported:
+    try:
+        importlib.import_module(full)
+    except ModuleNotFoundError:  # a class or a function
+        importlib.import_module(full.rpartition(".")[0])
+for name in names:
+    module, *parts = name.split(".")
+    while parts and hasattr(sys.modules[module], parts[0]):
+        module, *parts = f"{module}.{parts[0]}", *parts[1:]
+        if module not in sys.modules:
+            break  # a class or a function
+    else:
+        if parts and importlib.util.find_spec(f"{module}.{parts[0]}"):
+            print(name)
+"""
+
+
+def unresolved(imported: list[str], names: list[str]) -> list[str]:
+    """Those of the names that lie in a submodule which a process does not have that imported no more than that."""
+    asked = json.dumps([imported, names])
+    done = subprocess.run([sys.executable, "-c", UNRESOLVED], input=asked, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+@pytest.mark.slow  # imports every library, each in a process of its own
+def test_a_module_imports_itself_what_it_reaches_in_a_library() -> None:
+    """`import scipy` is not enough for `scipy.stats`. Tests do not notice: their processes have imported everything."""
+    reached = {name: imports.reached(name) for name in imports.modules()}
+    wrong = []
+    for library in sorted({library for found in reached.values() for library in found}):
+        names = sorted(set().union(*(found.get(library, ()) for found in reached.values())))
+        if suspect := set(unresolved([library], names)):
+            for name, found in reached.items():
+                own = [full for full in imports.imported(name) if full.partition(".")[0] == library]
+                mine = sorted(suspect & found.get(library, set()))
+                wrong += [f"{name}: {reach}" for reach in (unresolved(own, mine) if mine else ())]
+    assert wrong == []
+
+
+def test_a_name_that_nobody_imported_is_unresolved() -> None:
+    assert unresolved(["xml"], ["xml.dom.minidom.parse"]) == ["xml.dom.minidom.parse"]
+    assert unresolved(["xml.dom.minidom"], ["xml.dom.minidom.parse"]) == []
 
 
 def test_params_yaml_and_dvc_yaml_are_named_once() -> None:
