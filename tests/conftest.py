@@ -1,9 +1,14 @@
 """The small checkpoints that tests share, and hypothesis trying the same examples every time."""
 
+import gc
+
 import pytest
 from hypothesis import settings
 from shared_checkpoints import checkpoint_folder, llava_folder  # noqa: F401
 
+from t2i_feedback.foundation import running
+
+gc.set_threshold(*running.GARBAGE)
 settings.register_profile("same every time", derandomize=True, deadline=None)
 settings.load_profile("same every time")
 

@@ -21,7 +21,7 @@ from t2i_feedback.tools.estimate.figures import FIGURES, Throughputs, read
 from t2i_feedback.tools.estimate.page import table
 
 REPOSITORY = Path(__file__).parents[3]
-README_SECONDS = 60 * int(readme.MINUTES.search(readme.README.read_text(encoding="utf-8"))[1])
+README_SECONDS = [60 * float(text) for text in readme.MINUTES.search(readme.README.read_text("utf-8"))[1].split(" to ")]
 
 
 @pytest.fixture(autouse=True)
@@ -227,7 +227,7 @@ def test_a_validator_that_asks_item_by_item_is_asked_as_often_as_there_are_items
 
 def test_the_default_run_is_estimated_as_the_readme_has_it(default: Params, figures: Throughputs) -> None:
     found = estimate(default, figures, "cpu", 1)
-    assert found.hours * 3600 == pytest.approx(README_SECONDS, rel=0.3)
+    assert 0.7 * min(README_SECONDS) < found.hours * 3600 < 1.3 * max(README_SECONDS)
     assert found.gpu_usd == found.api_usd == 0
 
 
