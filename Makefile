@@ -10,6 +10,11 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONPATH := src
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
+# Texts of the user's: make would take a $ in them for a variable of its own.
+override PROMPT := $(value PROMPT)
+override PREFERENCE := $(value PREFERENCE)
+export PROMPT PREFERENCE
+yes = $(filter-out 0 no false off,$(1))# a switch: COLLECT=0 is no
 .DEFAULT_GOAL := help
 .PHONY: help setup repro test test-fast test-unit test-processes test-processes-lint-types test-pretrain soak lint types ui publish compare profile ledger retry-failed forget improve feedback gallery calibrate preflight gpu-check doctor estimate bench table1 table2 sealed rehearse pretrain model-card clean
 
@@ -72,7 +77,7 @@ compare: $(READY) ## what differs from the run before, also as a page: make comp
 	@python -m t2i_feedback.tools.compare $(REV)
 
 profile: $(READY) ## print a named set-up as a dvc exp run line: make profile NAME=paper (APPLY=1 writes it to params.yaml)
-	@python -m t2i_feedback.tools.profile $(NAME) $(if $(APPLY),--apply)
+	@python -m t2i_feedback.tools.profile $(NAME) $(if $(call yes,$(APPLY)),--apply)
 
 ledger: $(READY) ## what the MLLMs were asked: calls, failures, tokens, seconds, cost
 	@python -m t2i_feedback.tools.ledger
@@ -83,14 +88,14 @@ retry-failed: $(READY) ## ask the MLLMs again what failed (refused, unreadable, 
 forget: $(READY) ## forget all answers of a catalogue entry, valid ones too: make forget ENTRY=gpt4
 	@python -m t2i_feedback.tools.ledger --forget "$(ENTRY)"
 
-# What stands in the environment reaches the program as it was typed, quotes and all.
+# What stands in the environment reaches the program as it was typed, quotes, dollars and all.
 improve: $(READY) ## improve a prompt of your own: make improve PROMPT="a red house" (PROMPTS=file ADAPTER=models/lora ROUNDS=4 MLLM=gpt4 PROFILE=paper)
-	@PROMPT="$$PROMPT" python -m t2i_feedback.tools.improve $(if $(PROMPTS),--prompts "$(PROMPTS)") $(if $(ADAPTER),--adapter "$(ADAPTER)") \
+	@python -m t2i_feedback.tools.improve $(if $(PROMPTS),--prompts "$(PROMPTS)") $(if $(ADAPTER),--adapter "$(ADAPTER)") \
 		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(MLLM),--mllm $(MLLM)) $(if $(PROFILE),--profile "$(PROFILE)") $(if $(SEED),--seed $(SEED))
 
 feedback: $(READY) ## fine-tune to a taste of your own in a browser: make feedback PREFERENCE="scenes at night" (EPOCHS=8 QUESTIONS=16 PAIRS=1)
 	@python -m t2i_feedback.tools.unlock
-	@python -m t2i_feedback.tools.feedback $(if $(PREFERENCE),--preference "$$PREFERENCE") $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(PAIRS),--pairs)
+	@python -m t2i_feedback.tools.feedback $(if $(PREFERENCE),--preference "$$PREFERENCE") $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(call yes,$(PAIRS)),--pairs)
 
 gallery: $(READY) ## images of several runs side by side in one file: make gallery RUNS="workspace my-experiment" (OUT=gallery.html CAPTIONS=256)
 	@python -m t2i_feedback.tools.gallery $(RUNS) $(if $(OUT),--out "$(OUT)") $(if $(CAPTIONS),--captions $(CAPTIONS))
@@ -105,10 +110,10 @@ doctor: $(READY) ## what can this machine run, and what is the matter? each prob
 	@python -m t2i_feedback.tools.doctor
 
 estimate: $(READY) ## hours, calls and dollars before a run: make estimate PROFILE=paper GPUS=8 GPU=a100 (JSON=1: for a program; several: PROFILE="paper coco30k")
-	@python -m t2i_feedback.tools.estimate $(PROFILE) $(if $(GPUS),--gpus $(GPUS)) $(if $(GPU),--gpu $(GPU)) $(if $(JSON),--json)
+	@python -m t2i_feedback.tools.estimate $(PROFILE) $(if $(GPUS),--gpus $(GPUS)) $(if $(GPU),--gpu $(GPU)) $(if $(call yes,$(JSON)),--json)
 
 gpu-check: $(READY) ## what only a GPU can show, without a download, 8 minutes a call: PARTS="sd15 llava nccl" (all) DEVICE=cpu WRITE=1
-	@python -m t2i_feedback.tools.gpu_check $(PARTS) $(if $(DEVICE),--device $(DEVICE)) $(if $(WRITE),--write)
+	@python -m t2i_feedback.tools.gpu_check $(PARTS) $(if $(DEVICE),--device $(DEVICE)) $(if $(call yes,$(WRITE)),--write)
 
 bench: $(READY) ## measure: judging, drawing and evaluating as ratios; SD 1.5's memory; time and memory of every stage
 	python benchmarks/judges.py
@@ -117,7 +122,7 @@ bench: $(READY) ## measure: judging, drawing and evaluating as ratios; SD 1.5's 
 	python benchmarks/evaluation.py
 	python benchmarks/pipeline.py
 
-TABLE = python -m t2i_feedback.tools.paper $@ --profile $(if $(filter undefined,$(origin PROFILE)),paper,$(PROFILE)) --jobs $(or $(JOBS),1) $(if $(COLLECT),--collect)
+TABLE = python -m t2i_feedback.tools.paper $@ --profile $(if $(filter undefined,$(origin PROFILE)),paper,$(PROFILE)) --jobs $(or $(JOBS),1) $(if $(call yes,$(COLLECT)),--collect)
 
 table1: $(READY) ## the paper's table 1, 13 rows: PROFILE=paper JOBS=1 ROWS="raw gpt4 ..." (all), COLLECT=1 runs nothing
 	@$(TABLE) $(if $(ROWS),--rows $(ROWS))
@@ -126,7 +131,7 @@ table2: $(READY) ## the paper's fine-tuning table: PROFILE, COLLECT as above
 	@$(TABLE)
 
 sealed: $(READY) ## what is claimed, on captions nothing was chosen on: the experiment once per sealed seed: SEEDS=5 PROFILE= COLLECT=1
-	@python -m t2i_feedback.tools.sealed --seeds $(or $(SEEDS),5) $(if $(PROFILE),--profile $(PROFILE)) $(if $(COLLECT),--collect)
+	@python -m t2i_feedback.tools.sealed --seeds $(or $(SEEDS),5) $(if $(PROFILE),--profile $(PROFILE)) $(if $(call yes,$(COLLECT)),--collect)
 
 rehearse: $(READY) ## both tables with small stand-ins for every model and for COCO, in a clone; to rehearsal/results
 	@python -m rehearsal

@@ -9,6 +9,7 @@ Image names are relative to the folder. An image that is named on several lines 
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def read(root: Path) -> list[CaptionedImage]:
     """
     file, problems = _captions_file(root), Problems()
     captions: dict[str, list[Caption]] = {}
-    for number, entry in _jsonl(file, problems) if file.suffix == ".jsonl" else _table(file):
+    for number, entry in _jsonl(file, problems) if file.suffix == ".jsonl" else _table(file, problems):
         with problems.gathered():
             where = f"{file}:{number}"
             for key in ("image", "caption"):
@@ -70,13 +71,20 @@ def _jsonl(file: Path, problems: Problems) -> Iterator[tuple[int, dict]]:
             yield number, entry
 
 
-def _table(file: Path) -> Iterator[tuple[int, dict]]:
-    rows = csv.DictReader(io.StringIO(read_text(file), newline=""))
+def _table(file: Path, problems: Problems) -> Iterator[tuple[int, dict]]:
+    rows = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
     try:
-        missing = {"image", "caption"} - set(rows.fieldnames or ())
-        if missing:
-            raise UserError(f"{file} has no column called {' or '.join(sorted(missing))}: line 1 must name both")
+        counted = Counter(rows.fieldnames or ())
+        for column in ("caption", "image"):
+            if counted[column] != 1:
+                has = f"{counted[column]} columns" if counted[column] else "no column"
+                raise UserError(f"{file} has {has} called {column}: line 1 must name image and caption, each once")
         for row in rows:
-            yield rows.line_num, {"image": row["image"], "caption": row["caption"]}
+            with problems.gathered():
+                if None in row:
+                    raise UserError(
+                        f"{file}:{rows.line_num} has more cells than columns: a caption with a comma is put in quotes"
+                    )
+                yield rows.line_num, {"image": row["image"], "caption": row["caption"]}
     except csv.Error as error:
         raise UserError(f"{file}:{rows.line_num} is not CSV: {error}") from None

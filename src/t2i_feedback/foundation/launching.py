@@ -20,7 +20,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NoReturn
 
-from t2i_feedback.foundation import distributed, paths
+from t2i_feedback.foundation import distributed, ending, paths
 from t2i_feedback.foundation.errors import UserError
 
 LAUNCHER, LAUNCH = "T2I_LAUNCHER", "T2I_LAUNCH"
@@ -58,14 +58,13 @@ def launch(stage: str, arguments: Sequence[str]) -> None:
 
 def _end_of(launcher: subprocess.Popen) -> int:
     """Its status. Whatever stops this process stops the launcher first, which stops the others."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        return launcher.wait()
-    finally:
-        if launcher.poll() is None:
-            launcher.terminate()
-            launcher.wait()
-        signal.signal(signal.SIGTERM, before)
+    with ending.unwound():
+        try:
+            return launcher.wait()
+        finally:
+            if launcher.poll() is None:
+                launcher.terminate()
+                launcher.wait()
 
 
 @contextmanager

@@ -6,11 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from t2i_feedback.foundation import paths, pipeline
-from t2i_feedback.foundation.errors import UserError
+from t2i_feedback.foundation import paths, pipeline, yaml_files
 from t2i_feedback.foundation.params import at
 
-_WORDS = {"off": False, "no": False, "false": False, "on": True, "yes": True, "true": True}
 Entry = Mapping[str, Any]  # of one stage
 
 
@@ -18,13 +16,8 @@ def entries() -> list[Entry]:
     """Of the stages that have run here, less those that dvc.yaml has no more: DVC keeps what it once noted. Raises
     UserError when the file is broken."""
     known = {stage.name for stage in pipeline.stages()}
-    noted = (_read(paths.LOCK).get("stages") or {}) if paths.LOCK.exists() else {}
+    noted = ((yaml_files.read(paths.LOCK) or {}).get("stages") or {}) if paths.LOCK.exists() else {}
     return [entry for name, entry in noted.items() if name in known]
-
-
-def parameters() -> dict[str, Any]:
-    """params.yaml as DVC reads it: by YAML 1.2, to which 1e-4 is a number and off is a word."""
-    return _read(paths.PARAMS)
 
 
 def outs(entry: Entry) -> dict[Path, str]:
@@ -79,28 +72,5 @@ def _changed(key: str, then: Any, now: Any) -> Iterator[tuple[str, tuple[Any, An
     if isinstance(then, dict) and isinstance(now, dict):
         for inner in then | now:
             yield from _changed(f"{key}.{inner}", then.get(inner), now.get(inner))
-    elif _value(then) != _value(now):
+    elif then != now:
         yield key, (then, now)
-
-
-def _value(written: Any) -> Any:
-    """What a word stands for, whichever YAML reads it: 1e-4 is a word to YAML 1.1, off is one to 1.2."""
-    if isinstance(written, list):
-        return [_value(one) for one in written]
-    if not isinstance(written, str):
-        return written
-    if written.lower() in _WORDS:
-        return _WORDS[written.lower()]
-    try:
-        return float(written)
-    except ValueError:
-        return written
-
-
-def _read(path: Path) -> dict[str, Any]:
-    from ruamel.yaml import YAML, YAMLError
-
-    try:
-        return YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {}
-    except YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None

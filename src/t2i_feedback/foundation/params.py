@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AliasPath, BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 
-from t2i_feedback.foundation import paths
+from t2i_feedback.foundation import paths, yaml_files
 from t2i_feedback.foundation.errors import UserError
 
 FREE = "no result depends on it"  # marks a field: when it has changed, unfinished work is still taken up
@@ -72,17 +72,7 @@ def load(kind: type[Typed], path: Path = paths.PARAMS) -> Typed:
 
 def read(path: Path = paths.PARAMS) -> dict[str, Any]:
     """The file as it is. Raises UserError when it is not there or no YAML."""
-    import yaml
-
-    try:
-        found = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run from the repository's root") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: byte {error.start} cannot be read") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    return found
+    return yaml_files.read(path)
 
 
 def check(kind: type[Typed], raw: object, source: str) -> Typed:

@@ -13,6 +13,7 @@ import csv
 import hashlib
 import html
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -117,7 +118,7 @@ class Sheet:
         text, _ = self._text()
         lines: dict[str, Line] = {}
         problems: list[str] = []
-        rows = list(csv.reader(io.StringIO(text), delimiter=_delimiter(text)))
+        rows = self._rows(text)
         header = _columns(rows[0]) if rows else []
         if missing := [column for column in COLUMNS if column not in header]:
             raise UserError(f"{self.path} has no column {', '.join(missing)}: its first line must name them")
@@ -166,20 +167,30 @@ class Sheet:
         """The file's text and its encoding: UTF-8, or what spreadsheet programs make of it."""
         data = self.path.read_bytes()
         if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            return data.decode("utf-16"), "utf-16-le" if data[0] == 0xFF else "utf-16-be"
+            try:
+                return data.decode("utf-16"), "utf-16-le" if data[0] == 0xFF else "utf-16-be"
+            except UnicodeDecodeError:
+                raise UserError(f"{self.path} is cut off in the middle of a letter (UTF-16): save it again") from None
         try:
             return data.decode("utf-8-sig"), "utf-8"
         except UnicodeDecodeError:
             return data.decode("cp1252", errors="replace"), "cp1252"
+
+    def _rows(self, text: str) -> list[list[str]]:
+        """The file's cells, whatever ends a line: of spreadsheet programs, one writes carriage returns alone."""
+        try:
+            return list(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)))
+        except csv.Error as error:
+            raise UserError(f"{self.path} is not CSV: {error}") from None
 
     def _append(self, rows: Sequence[tuple[str, str]]) -> None:
         """Add rows without a score behind the bytes that are there, in the file's own style."""
         if self.path.exists():
             text, encoding = self._text()
             before = self.path.read_bytes()
-            start = "" if text.endswith("\n") else "\r\n"
+            start = "" if text.endswith(("\n", "\r")) else "\r\n"
             delimiter = _delimiter(text)
-            header = _columns(next(csv.reader(io.StringIO(text), delimiter=delimiter)))
+            header = _columns(self._rows(text)[0])
         else:
             before, encoding, start, delimiter, header = "\ufeff".encode(), "utf-8", "", ",", list(COLUMNS)
             start = f"{','.join(COLUMNS)}\r\n"
@@ -227,7 +238,7 @@ def _columns(line: Sequence[str]) -> list[str]:
 
 def _delimiter(text: str) -> str:
     """What separates the columns of the first line; spreadsheet programs of many countries write semicolons."""
-    first = text.partition("\n")[0]
+    first = re.split("[\r\n]", text, maxsplit=1)[0]
     return max(",;\t", key=first.count)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i_feedback import params
-from t2i_feedback.foundation import paths, running
+from t2i_feedback.foundation import paths, running, yaml_files
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_text
 from t2i_feedback.foundation.params import leaves, read
@@ -30,18 +30,13 @@ def overrides(*names: str) -> dict[str, Scalar]:
 
     Raises UserError that lists the profiles if a name is none.
     """
-    import yaml
-
     available = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
     found: dict[str, Scalar] = {}
     for name in names:
         if name not in available:
             there = ", ".join(available) or "none"
             raise UserError(f"PROFILE (make profile: NAME): no profile is called {name!r}; there are {there}")
-        try:
-            content = yaml.safe_load(available[name].read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise UserError(f"{available[name]} is not YAML: {' '.join(str(error).split())}") from None
+        content = yaml_files.read(available[name])
         if not isinstance(content, dict):
             raise UserError(f"{available[name]} holds no keys")
         found |= leaves(content)
@@ -106,7 +101,7 @@ def command(*names: str) -> str:
 def settings(changes: Mapping[str, Scalar]) -> list[str]:
     """What `dvc exp run -S` takes for each dotted key; one that params.yaml does not spell out is added."""
     present = read()
-    return [f"{'' if _has(present, key) else '+'}{key}={_value(value)}" for key, value in changes.items()]
+    return [f"{'' if _has(present, key) else '+'}{key}={as_override(value)}" for key, value in changes.items()]
 
 
 def _has(content: Any, key: str) -> bool:
@@ -117,11 +112,19 @@ def _has(content: Any, key: str) -> bool:
     return True
 
 
-def _value(value: Scalar) -> str:
+_NO_WORDS = ("true", "false", "null", "nan", "inf")  # but values of their own
+
+
+def as_override(value: Scalar) -> str:
     """A value in the grammar of Hydra's overrides, which `-S` takes."""
-    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w./-]*", value) and value not in ("true", "false", "null"):
+    if isinstance(value, list):
+        return f"[{','.join(map(as_override, value))}]"
+    if not isinstance(value, str):
+        return json.dumps(value)
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*", value) and value.lower() not in _NO_WORDS:
         return value
-    return json.dumps(value)
+    # backslashes count only before a quote, the closing one too, and before a reference
+    return '"' + re.sub(r'(\\*)("|\$\{|\Z)', lambda found: 2 * found[1] + (found[2] and "\\" + found[2]), value) + '"'
 
 
 def main() -> None:

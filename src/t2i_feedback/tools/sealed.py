@@ -18,9 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-import yaml
-
-from t2i_feedback.foundation import checkpoints, paths, running
+from t2i_feedback.foundation import checkpoints, paths, running, yaml_files
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_json, write_text
 from t2i_feedback.foundation.seeds import noise_seed
@@ -98,7 +96,7 @@ def main(*arguments: str) -> None:
     parser.add_argument("--profile", nargs="*", default=[], help="files of profiles/, applied in this order")
     parser.add_argument("--collect", action="store_true", help="run nothing, pool what is there")
     given = parser.parse_args(arguments)
-    number = int(yaml.safe_load(LIST.read_text(encoding="utf-8"))["list"])
+    number = int(yaml_files.read(LIST)["list"])
     head = experiments.commit()
     summaries: list[Mapping[str, float]] = []
     used: dict[int, str] = {}

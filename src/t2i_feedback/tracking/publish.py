@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i_feedback import arms
-from t2i_feedback.foundation import lockfile, paths
+from t2i_feedback.foundation import lockfile, params, paths
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import EpochRow, read_rows
 from t2i_feedback.tracking import arm_images, entities, store
@@ -60,7 +60,7 @@ def check(fresh: Collection[Path] = ()) -> None:
     there = [path for path in RECORDS if path.exists() and path not in fresh]
     entries = [entry for entry in lockfile.entries() if not lockfile.outs(entry).keys() & set(fresh)]
     makers = {path: entry for entry in entries for path in lockfile.outs(entry) if path in there}
-    present = lockfile.parameters()
+    present = params.read()
     changed: dict[str, tuple[Any, Any]] = {}
     for entry in lockfile.with_upstream(makers.values(), entries) if paths.NUMBERS in makers else entries:
         changed |= lockfile.changed(entry, present)

@@ -72,7 +72,21 @@ def test_a_short_line_of_a_table_is_named(tmp_path: Path) -> None:
 
 def test_a_table_without_its_header_is_refused(tmp_path: Path) -> None:
     (tmp_path / "captions.csv").write_text("a.jpg,a dog\n")
-    assert "no column called caption or image" in refusal(tmp_path)
+    assert "no column called caption:" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("image,caption\na.png,a red car, parked\n", "captions.csv:2 has more cells than columns"),
+        ('image,caption\na.png,"a red car\nb.png,a dog\n', "captions.csv:3 is not CSV: unexpected end of data"),
+        ('image,caption\na.png,"a red car" parked\n', "captions.csv:2 is not CSV: "),
+        ("image,caption,caption\na.png,a dog,a brown dog\n", "has 2 columns called caption: line 1 must name"),
+    ],
+)
+def test_a_table_that_would_cut_a_caption_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "captions.csv").write_text(text)
+    assert said in refusal(tmp_path)
 
 
 def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:

@@ -89,11 +89,12 @@ def test_a_file_without_a_last_line_break_is_continued_on_a_new_line(sheet):
     assert scores(sheet, sheet.enter(IMAGES, PROMPTS)) == [5.0, None, None]
 
 
+@pytest.mark.parametrize("end", ["\r\n", "\r"])  # the latter of "CSV (Macintosh)"
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
-def test_semicolons_decimal_commas_and_a_spreadsheets_encodings_are_understood(sheet, encoding):
+def test_what_spreadsheets_make_of_commas_letters_and_line_ends_is_understood(sheet, encoding, end):
     names = sheet.enter(IMAGES, ["a café", "a dog", "a cat"])
     rows = [f"{name};a café;{score}" for name, score in zip(names, ("7,5", "", "10"), strict=True)]
-    sheet.path.write_bytes("\r\n".join(["Image;Prompt;Score", *rows]).encode(encoding))
+    sheet.path.write_bytes(end.join(["Image;Prompt;Score", *rows]).encode(encoding))
     assert scores(sheet, names) == [7.5, None, 10.0]
     more = sheet.enter([image(9)], ["a fish"])
     assert scores(sheet, names + more) == [7.5, None, 10.0, None]
@@ -131,6 +132,20 @@ def test_two_scores_for_one_image_are_refused_and_the_same_one_twice_is_not(shee
         sheet.read()
     sheet.path.write_text(f"image,prompt,score\n{name},,5\n{name},,5\n{name},,\n")
     assert scores(sheet, [name]) == [5.0]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("image,prompt,score\n".encode("utf-16")[:-1], "scores.csv is cut off in the middle of a letter"),
+        (f"image,prompt,score\n{'a' * 200_000},,\n".encode(), "scores.csv is not CSV: field larger than"),
+    ],
+)
+def test_a_sheet_that_is_broken_is_one_line(sheet, content, said):
+    sheet.folder.mkdir()
+    sheet.path.write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        sheet.read()
 
 
 def test_a_sheet_whose_columns_are_gone_is_refused(sheet):

@@ -17,7 +17,7 @@ import warm
 import yaml
 
 from t2i_feedback import needs, params
-from t2i_feedback.foundation import checkpoints, lockfile, paths
+from t2i_feedback.foundation import checkpoints, lockfile, paths, yaml_files
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.params import read
 from t2i_feedback.reporting import paper
@@ -350,10 +350,13 @@ def test_metrics_that_an_experiment_did_not_make_are_not_its_own(repository: Pat
 
 
 def test_a_number_is_the_same_however_yaml_writes_it() -> None:
-    """1e-4 is a word to YAML 1.1 and a number to DVC, which writes 0.0001."""
-    locked = {"params": {"params.yaml": {"finetune.learning_rate": 0.0001}}}
-    assert lockfile.changed(locked, yaml.safe_load("finetune: {learning_rate: 1e-4}")) == {}
-    assert lockfile.changed(locked, yaml.safe_load("finetune: {learning_rate: 2e-4}")) != {}
+    """A user writes 1e-4 or 0.00003, DVC 0.0001 or 3e-05."""
+    locked = {
+        "params": {"params.yaml": {"finetune": yaml_files.parse("{learning_rate: 0.0001, kl_weight: 3e-05}", "")}}
+    }
+    now = yaml_files.parse("finetune: {learning_rate: 1e-4, kl_weight: 0.00003}", "")
+    assert lockfile.changed(locked, now) == {}
+    assert lockfile.changed(locked, yaml_files.parse("finetune: {learning_rate: 2e-4, kl_weight: 3e-05}", "")) != {}
 
 
 def test_a_cleared_cache_is_said_and_stops_nothing(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

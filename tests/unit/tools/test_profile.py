@@ -6,16 +6,20 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from dvc.utils.hydra import apply_overrides
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from t2i_feedback import params
 from t2i_feedback.foundation import paths
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.foundation.params import at
+from t2i_feedback.foundation.params import at, read
 from t2i_feedback.tools import profile
 
 REPOSITORY = Path(__file__).parents[3]
@@ -96,8 +100,6 @@ def test_a_published_model_replays_in_the_batches_of_its_rollouts(name: str, mon
 @pytest.mark.parametrize("name", SHIPPED)
 @pytest.mark.slow
 def test_the_printed_line_gives_dvc_the_same_params(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dvc.utils.hydra import apply_overrides
-
     words = shlex.split(profile.command(name))
     assert words[:3] == ["dvc", "exp", "run"]
     shutil.copy(paths.PARAMS, "by_dvc.yaml")
@@ -113,15 +115,29 @@ def test_one_parameter_varied_by_dvc_is_one_line_of_git_diff() -> None:
     assert [b for a, b in zip(before, after, strict=True) if a != b] == ["  learning_rate: 0.0007"]
 
 
-def test_awkward_values_survive_the_printed_line() -> None:
-    from dvc.utils.hydra import apply_overrides
+AWKWARD = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])) | st.text("\\\"'${}[],#: a\n")
 
-    write("odd", 'finetune: {preference: "it\'s dark, =blurred", lora_targets: [to_q, to_out.0], kl_weight: 0.00001}')
-    words = shlex.split(profile.command("odd"))
-    apply_overrides(paths.PARAMS, words[4::2])
-    finetune = params.load().finetune
-    assert (finetune.preference, finetune.lora_targets) == ("it's dark, =blurred", ["to_q", "to_out.0"])
-    assert finetune.kl_weight == 1e-5
+
+@given(AWKWARD | st.lists(AWKWARD, max_size=3) | st.floats(allow_nan=False, allow_infinity=False) | st.none())
+@example("bright café “scenes” at night\n")
+@example(0.00003)
+@example(True)
+def test_any_value_survives_the_printed_line(value: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "params.yaml")
+        file.write_text("finetune: {preference: none}")
+        apply_overrides(file, [f"finetune.preference={profile.as_override(value)}"])
+        assert read(file) == {"finetune": {"preference": value}}
+
+
+def test_the_printed_line_gives_an_experiment_that_is_found_again() -> None:
+    """The tables compare an experiment's params.yaml, written by DVC, with the profile's values."""
+    write(
+        "odd", """finetune: {preference: "bright café, 'sharp'", lora_targets: [to_q, to_out.0], kl_weight: 0.00003}"""
+    )
+    wanted = profile.changed(profile.overrides("odd"))
+    apply_overrides(paths.PARAMS, shlex.split(profile.command("odd"))[4::2])
+    assert read() == wanted
 
 
 def test_a_key_that_params_does_not_spell_out_is_added() -> None:

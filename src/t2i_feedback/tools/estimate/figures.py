@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from t2i_feedback.foundation import yaml_files
 from t2i_feedback.foundation.errors import UserError
 
 FIGURES = Path("estimates/throughputs.yaml")
@@ -86,14 +87,8 @@ class Throughputs(Section):
 
 def read(path: Path = FIGURES) -> Throughputs:
     """The figures. Raises UserError that names every key that is not as it should be."""
-    import yaml
-
     try:
-        return Throughputs.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: `git checkout` it, and run from the repository's root") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        return Throughputs.model_validate(yaml_files.read(path))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise UserError(f"{path}: {problems}") from None

@@ -12,11 +12,10 @@ import secrets
 import socket
 
 import uvicorn
-import yaml
 
 from t2i_feedback import arms, params
 from t2i_feedback.finetuning.section import Finetune
-from t2i_feedback.foundation import files, paths, running
+from t2i_feedback.foundation import ending, files, paths, running, yaml_files
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.params import Params
 from t2i_feedback.rewards import human
@@ -63,10 +62,11 @@ def main() -> None:
         app = make_app(sheet, training, config.epochs, port, token, by_pairs=given.pairs)
         print(f"feedback: “{config.preference}”; open http://127.0.0.1:{port}/?token={token}", flush=True)
         print("feedback: Ctrl-C ends it; nothing that was answered is lost", flush=True)
-        try:
-            uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
-        finally:
-            training.end()
+        with ending.unwound():  # uvicorn raises anew what ended it
+            try:
+                uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
+            finally:
+                training.end()
 
 
 def check_pairs(config: Finetune) -> None:
@@ -93,7 +93,7 @@ def _set(preference: str, epochs: int, questions: int, pairs: bool) -> Params:
         "finetune.epochs": epochs,
     }
     text = profile.merged(changes, "params.yaml with what was asked for")
-    found = params.check(yaml.safe_load(text), str(paths.PARAMS))
+    found = params.check(yaml_files.parse(text, str(paths.PARAMS)), str(paths.PARAMS))
     if pairs:
         check_pairs(found.finetune)
     if text != paths.PARAMS.read_text(encoding="utf-8"):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from t2i_feedback.foundation import ending
 from t2i_feedback.tools.gpu_check.results import BEGUN, ENDED, Result, add
 from t2i_feedback.tools.gpu_check.tiny import TINY
 
@@ -34,11 +35,12 @@ def run(task: str, device: str, end: float) -> None:
     process = context.Process(target=_work, args=(task, device))
     process.start()
     given = max(0.0, end - time.monotonic())
-    try:
-        process.join(given)
-        late = process.is_alive()
-    finally:
-        _stop(process)
+    with ending.unwound():
+        try:
+            process.join(given)
+            late = process.is_alive()
+        finally:
+            _stop(process)
     problem = None
     if late:
         problem = f"was killed midway: it was not done in the {given:.0f} seconds that were left"

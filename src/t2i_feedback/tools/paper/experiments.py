@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from t2i_feedback import arms
-from t2i_feedback.foundation import checkpoints, lockfile, paths, pipeline
+from t2i_feedback.foundation import checkpoints, lockfile, paths, pipeline, yaml_files
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.tools.paper.compare import measured
 from t2i_feedback.tools.paper.write import Measured
@@ -47,7 +45,7 @@ def find(name: str, wanted: Mapping[str, Any], digests: Mapping[str, str]) -> Ex
         same_code = (
             subprocess.run(["git", "diff", "--quiet", rev, "--", *pipeline.code()], capture_output=True).returncode == 0
         )
-        same_parameters = same_code and yaml.safe_load(_git("show", f"{rev}:{paths.PARAMS}")) == wanted
+        same_parameters = same_code and _yaml(rev, paths.PARAMS) == wanted
         if same_parameters and _has_used(digests, rev):
             return Experiment(name, rev, parts[2] + parts[3])
     return None
@@ -55,12 +53,12 @@ def find(name: str, wanted: Mapping[str, Any], digests: Mapping[str, str]) -> Ex
 
 def _has_used(digests: Mapping[str, str], rev: str) -> bool:
     """Whether stage `check` found these digests of checkpoints in the experiment."""
-    checked = _lock(rev)["stages"].get("check", {})
+    checked = _yaml(rev, paths.LOCK)["stages"].get("check", {})
     return lockfile.made_folder(checked, paths.CHECKED, checkpoints.noted(digests))
 
 
-def _lock(rev: str) -> dict[str, Any]:
-    return yaml.load(_git("show", f"{rev}:{paths.LOCK}"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+def _yaml(rev: str, path: Path) -> dict[str, Any]:
+    return yaml_files.parse(_git("show", f"{rev}:{path}"), str(path))
 
 
 class Files:
@@ -89,7 +87,7 @@ class Files:
 def read(files: Files, arm: str, wanted: Mapping[str, Any]) -> Measured | str:
     """An arm's numbers, or why the experiment has none that can be trusted."""
     found = files.found
-    locked = _lock(found.rev)["stages"].get(f"evaluate@{arm}")
+    locked = _yaml(found.rev, paths.LOCK)["stages"].get(f"evaluate@{arm}")
     if locked is None:
         return f"experiment {found.name} holds no numbers of arm {arm}"
     for key in lockfile.changed(locked, wanted):
