@@ -87,4 +87,4 @@ def _table(file: Path, problems: Problems) -> Iterator[tuple[int, dict]]:
                     )
                 yield rows.line_num, {"image": row["image"], "caption": row["caption"]}
     except csv.Error as error:
-        raise UserError(f"{file}:{rows.line_num} is not CSV: {error}") from None
+        raise UserError(f"{file}:{rows.line_num + 1} is not CSV: {error}") from None

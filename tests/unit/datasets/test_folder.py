@@ -79,7 +79,7 @@ def test_a_table_without_its_header_is_refused(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("image,caption\na.png,a red car, parked\n", "captions.csv:2 has more cells than columns"),
-        ('image,caption\na.png,"a red car\nb.png,a dog\n', "captions.csv:3 is not CSV: unexpected end of data"),
+        ('image,caption\na.png,"a red car\nb.png,a dog\n', "captions.csv:2 is not CSV: unexpected end of data"),
         ('image,caption\na.png,"a red car" parked\n', "captions.csv:2 is not CSV: "),
         ("image,caption,caption\na.png,a dog,a brown dog\n", "has 2 columns called caption: line 1 must name"),
     ],
