@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from t2i_feedback.foundation import durations, launching, pipeline
 from t2i_feedback.foundation.errors import UserError
 
-# Python looks for cycles after every 700 new objects, and ten times ten of those later among all: a fifth of the time
+# Python looks for cycles after every 700 new objects, and ten times ten of those later among all: a sixth of the time
 # that torch and its kin take to be imported. With these it looks at all of them after a million.
 GARBAGE = (10_000, 10, 10)
 

@@ -11,7 +11,7 @@ NoiseKind = Literal["ddim", "flow_sde", "cps", "dance_sde"]  # of a rollout's st
 
 
 def _off_or_on(value: object) -> object:
-    """YAML 1.1 reads a bare off or on as false or true."""
+    """A boolean is the word that some YAML writers take for one."""
     return {False: "off", True: "on"}.get(value, value) if isinstance(value, bool) else value
 
 
