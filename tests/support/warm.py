@@ -126,9 +126,11 @@ def _programs(chosen: tuple[tuple[str, str], ...]) -> Path:
 def serve(address: str) -> None:
     """Fork for whoever connects, until killed."""
     sys.path.remove(str(Path(__file__).parent))
+    gc.disable()  # what is imported stays
     for name in LIBRARIES:
         importlib.import_module(name)
     gc.freeze()
+    gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, which end this process
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listening = socket.socket(socket.AF_UNIX)
