@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -31,21 +30,23 @@ def noted(found: Mapping[str, str]) -> dict[str, str]:
 
 
 def digest(path: Path) -> str:
-    """The sha256 of a file, or of a folder's files below it. A file is read once: afterwards it is known by its size
-    and time of change, which are remembered in the cache."""
+    """The sha256 of a file, or of a folder's files below it.
+
+    A file is read once: afterwards it is known by what the file system says of it, which is remembered in the cache.
+    An archive may set the time when a file was written, and never the one when it was changed (ctime).
+    """
     if path.is_dir():
         return files.combined({one.relative_to(path).as_posix(): digest(one) for one in files.below(path)})
     memory = paths.cache() / "digests" / f"{files.text_digest(str(path.resolve()))}.json"
     state = path.stat()
-    now = {"size": state.st_size, "changed": state.st_mtime_ns}
+    now = {"size": state.st_size, "written": state.st_mtime_ns, "changed": state.st_ctime_ns, "inode": state.st_ino}
     try:
         known = json.loads(memory.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
     if {key: at(known, key) for key in now} != now:
         known = now | {"sha256": files.digest(path)}
-        with suppress(FileNotFoundError):  # another process has just remembered the same
-            files.write_json(memory, known)
+        files.write_json(memory, known)
     return known["sha256"]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -20,10 +21,14 @@ def whole(path: Path) -> Iterator[Path]:
     The bytes are on the disk before they have their name, so that nobody ever reads half a file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    yield partial
-    _sync(partial)
-    partial.replace(path)
+    partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")  # nobody else's
+    try:
+        yield partial
+        _sync(partial)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     _sync(path.parent)  # the name too
 
 

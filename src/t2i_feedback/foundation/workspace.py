@@ -79,14 +79,20 @@ def _held(stage: Stage, folder: Path) -> Iterator[Path]:
     waiting = f"{stage.name} is already running with these parameters: waiting until that run has ended"
     with files.locked(paths.cache() / "locks" / f"{folder.name}.lock", waiting):
         folder.mkdir(parents=True, exist_ok=True)
+        for half_written in folder.rglob(".*.partial"):  # when its process was killed
+            half_written.unlink()
         distributed.barrier()
         yield folder
         distributed.barrier()
         shutil.rmtree(folder)
 
 
-def publish(finished: Path, out: Path) -> None:
-    """Make `finished` the stage's output. Readers see the old one or the whole new one, or for a moment none."""
+def publish(stage: Stage, finished: Path, out: Path) -> None:
+    """Make `finished` the stage's output. Readers see the old one or the whole new one, or for a moment none.
+
+    Raises UserError when what the stage depends on was edited while it ran; `finished` stays.
+    """
+    stage.check_unchanged()
     out.parent.mkdir(parents=True, exist_ok=True)
     staged, old = (out.with_name(f".{out.name}.{word}.partial") for word in ("new", "old"))
     shutil.rmtree(staged, ignore_errors=True)

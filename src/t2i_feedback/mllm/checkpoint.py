@@ -2,13 +2,11 @@
 
 import hashlib
 import logging
-from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from t2i_feedback.foundation import hub
+from t2i_feedback.foundation import checkpoints, hub
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.foundation.files import digest
 from t2i_feedback.mllm.backends.local import PACKAGE, LocalEntry
 
 KINDS = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")  # what decides a model's answers
@@ -35,12 +33,12 @@ def revision(name: str, entry: LocalEntry) -> str:
     if folder is not None and folder.suffix == ".gguf":
         if not folder.is_file():
             raise UserError(f"mllms.{name}: there is no file {folder}.")
-        return _file_digest(folder, folder.stat().st_size, folder.stat().st_mtime_ns)
+        return checkpoints.digest(folder)
     if folder is not None:
         files = sorted(path for path in folder.iterdir() if path.suffix in KINDS)
         if not any(path.suffix == ".safetensors" for path in files):
             raise UserError(f"mllms.{name}: {folder} holds no *.safetensors; is the checkpoint complete?")
-        hashes = [(path.name, _file_digest(path, path.stat().st_size, path.stat().st_mtime_ns)) for path in files]
+        hashes = [(path.name, checkpoints.digest(path)) for path in files]
         return hashlib.sha256(repr(hashes).encode()).hexdigest()
     return _hub_commit(name, entry)
 
@@ -62,8 +60,3 @@ def missing(name: str, entry: LocalEntry, error: Exception) -> UserError:
     """The one line about a checkpoint that cannot be had."""
     why = hub.why(entry.model, entry.revision, error, "checkpoint of a language model")
     return UserError(f"mllms.{name}: {entry.model} (revision {entry.revision}) {why}")
-
-
-@lru_cache(maxsize=256)
-def _file_digest(path: Path, size: int, modified_ns: int) -> str:
-    return digest(path)

@@ -25,6 +25,7 @@ class Settings(Keys):
 
 
 def main() -> None:
+    stage = pipeline.running("calibrate")
     p = load(Settings)
     judges = sorted({p.judge, p.held_out})
     pools = (paths.REFERENCE_CAPTIONS, paths.FINETUNE_CAPTIONS)
@@ -40,7 +41,7 @@ def main() -> None:
     images = [open_rgb(paths.DATASET / row.image, p.image_side) for row in rows]
     limit = ("finetune.max_invalid_fraction", p.max_invalid_fraction)
     found: dict[str, sweeps.CalibratedJudge] = {}
-    with workspace.unfinished(pipeline.running("calibrate"), p) as work:
+    with workspace.unfinished(stage, p) as work:
         for name in judges:
             with mllm.connect(name, p.mllms[name], paths.ledger(), max_invalid=limit) as judge:
                 found[name] = sweeps.calibrate_judge(
@@ -57,7 +58,7 @@ def main() -> None:
         write_rows(out / "sweeps.jsonl", [row for one in found.values() for row in one.sweeps])
         write_json(out / paths.CALIBRATION_NUMBERS.name, {name: one.numbers for name, one in found.items()})
         calibration.draw_judges(found, p.preference, out / paths.JUDGE_PLOTS.name)
-        workspace.publish(out, paths.CALIBRATION)
+        workspace.publish(stage, out, paths.CALIBRATION)
     ranks = ", ".join(f"{name} {_figure(one.numbers['rank_correlation'])}" for name, one in found.items())
     print(f"calibrate: rank correlation with the preferred direction: {ranks}; images in {paths.JUDGE_PLOTS}")
 

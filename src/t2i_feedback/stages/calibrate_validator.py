@@ -28,6 +28,7 @@ class Settings(Keys):
 
 
 def main() -> None:
+    stage = pipeline.running("calibrate_validator")
     p = load(Settings)
     name = p.validator
     pools = (paths.REFERENCE_CAPTIONS, paths.FINETUNE_CAPTIONS)
@@ -38,7 +39,7 @@ def main() -> None:
     from t2i_feedback.reporting import calibration
 
     limit = ("stage1.max_invalid_fraction", p.max_invalid_fraction)
-    with workspace.unfinished(pipeline.running("calibrate_validator"), p) as work:
+    with workspace.unfinished(stage, p) as work:
         with mllm.connect(name, p.mllms[name], paths.ledger(), max_invalid=limit) as validator:
             found = claims.calibrate_validator(
                 validator,
@@ -54,7 +55,7 @@ def main() -> None:
         out = work / "validator"
         write_json(out / paths.VALIDATOR_NUMBERS.name, written)
         calibration.draw_validator(name, found, out / paths.VALIDATOR_PLOTS.name)
-        workspace.publish(out, paths.VALIDATOR)
+        workspace.publish(stage, out, paths.VALIDATOR)
     shown = ("balanced_accuracy", "auc", "best_threshold", "retest_agreement")
     text = ", ".join(f"{key} {written[key]:.2f}" for key in shown if written[key] is not None)
     auc = written["auc"]

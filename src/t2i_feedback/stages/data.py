@@ -27,22 +27,23 @@ class Settings(Keys):
 
 
 def main() -> None:
+    stage = pipeline.running("data")
     try:
-        choose(load(Settings))
+        choose(stage, load(Settings))
     except UserError as error:
         made = any(paths.DATASET in lockfile.outs(entry) for entry in lockfile.entries())
         kept = f"; a data set that was made here before comes back by `dvc checkout {paths.DATASET}`" if made else ""
         raise UserError(f"{error}{kept}") from None
 
 
-def choose(p: Settings) -> None:
+def choose(stage: pipeline.Stage, p: Settings) -> None:
     place = f" in {p.data.path}" if p.data.fetch == "none" else f" at {p.data.mirror}, kept in {p.data.downloads}"
     source = p.data.source if p.data.source == "postcards" else f"{p.data.source}{place}"
     print(
         f"data: {p.data.finetune_captions} captions for fine-tuning and {p.data.evaluation_captions} for evaluation, "
         f"{p.data.reference_images} reference images from {source}"
     )
-    with workspace.scratch(pipeline.running("data")) as work, _downloading(p.data) as download:
+    with workspace.scratch(stage) as work, _downloading(p.data) as download:
         out = work / "dataset"
         (out / "images").mkdir(parents=True)
         train, val = choice.read_pools(p.data, p.seed, work, download)
@@ -60,7 +61,7 @@ def choose(p: Settings) -> None:
             print(f"data: {len(chosen.left_out)} images are left out, since they cannot be read ({paths.LEFT_OUT})")
         if p.data.source == "postcards":
             shutil.copytree(work / "postcards" / "annotations", out / "annotations")
-        workspace.publish(out, paths.DATASET)
+        workspace.publish(stage, out, paths.DATASET)
     print(f"data: done, {len(finetune)} + {len(evaluation)} captions and {len(reference)} images in {paths.DATASET}")
 
 

@@ -1,6 +1,8 @@
 """Files are whole or not there, locks are waited for, large files are not loaded, and damaged ones are told."""
 
+import hashlib
 import os
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from t2i_feedback.foundation import files, hub, images
+from t2i_feedback.foundation import checkpoints, files, hub, images
 from t2i_feedback.foundation.errors import UserError
 
 
@@ -24,7 +26,14 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
 
     with pytest.raises(ZeroDivisionError):
         fail_half_way()
-    assert path.read_text() == "before"
+    assert [file.read_text() for file in path.parent.iterdir()] == ["before"]
+
+
+def test_two_that_write_the_same_file_do_not_meet(tmp_path: Path) -> None:
+    with files.whole(tmp_path / "file") as one, files.whole(tmp_path / "file") as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert (tmp_path / "file").read_text() in ("one", "other")
 
 
 def test_bytes_and_name_reach_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +41,7 @@ def test_bytes_and_name_reach_the_disk(tmp_path: Path, monkeypatch: pytest.Monke
     sync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), sync(fd)))
     files.write_text(tmp_path / "file", "x")
-    assert synced == [str(tmp_path / ".file.partial"), str(tmp_path)]
+    assert re.fullmatch(rf"{tmp_path}/\.file\.\w+\.partial {tmp_path}", " ".join(synced))
 
 
 HOLDER = """
@@ -125,3 +134,17 @@ def test_a_model_that_cannot_be_had_is_one_wording(monkeypatch: pytest.MonkeyPat
     assert "`hf download owner/name --revision v1`" in hub.why("owner/name", "v1", wrapped)
     assert "the hub cannot be reached" in hub.why("owner/name", "v1", wrapped)
     assert "could not be fetched or read (no weights)" in hub.why("owner/name", "v1", OSError("no weights"))
+
+
+def test_a_checkpoint_that_was_replaced_is_read_again_whatever_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Archives of one architecture have files of one size, and often one time."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    weights = tmp_path / "model.safetensors"
+    found = []
+    for content in (b"one", b"two"):
+        weights.write_bytes(content)
+        os.utime(weights, (0, 0))
+        found.append(checkpoints.digest(weights))
+    assert found == [hashlib.sha256(content).hexdigest() for content in (b"one", b"two")]
