@@ -133,6 +133,8 @@ class EndpointMllm:
             return self._reason(error)
         reply = self._read(said, request, decoding, 0.0)
         self._budget.pay(reply)
+        if reason := completion.broken_off(said):
+            raise self._cannot_be_asked(self._without_key(reason))
         if reply.status == "truncated" and "thinking used up" in reply.text and not self.dialect.thinks:
             self.adopt(replace(self.dialect, thinks=True))  # it needs room
             return self.probe(request, decoding)

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow  # needs servers
 
 IMAGE = Image.new("RGB", (3, 2), (200, 10, 30))
 KEY = "sk-secret-1234567890"
+PRICES = {"usd_per_million_input_tokens": 10.0, "usd_per_million_output_tokens": 30.0}
 HTML = "<html><body>Bad gateway</body></html>"
 
 
@@ -100,6 +101,61 @@ def test_no_text_becomes_a_score_by_accident(
     assert (outcome.status, outcome.value) == (status, score)
     (row,) = Ledger(ledger).summary()
     assert row[4:8] == (status == "refusal", status == "unparseable", 0, 0)
+
+
+def broken(finish: str, message: str = "") -> dict:
+    answer = said("A watercolour of a small red", finish)
+    answer["choices"][0] |= {"error": {"code": 502, "message": message}} if message else {}
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (broken("error", "Provider disconnected"), "transport"),  # OpenRouter
+        (broken("stop", "Provider disconnected"), "transport"),
+        (broken("insufficient_system_resource"), "transport"),  # DeepSeek
+        (broken("abort"), "transport"),  # vLLM, SGLang
+        (broken("network_error"), "transport"),  # Zhipu
+        (broken("sensitive"), "refusal"),
+        (broken("content_filter: SAFETY"), "refusal"),  # Gemini
+        (broken("PROHIBITED_CONTENT"), "refusal"),
+        (broken("refusal"), "refusal"),  # Anthropic
+        (broken("model_context_window_exceeded"), "truncated"),
+        (broken("model_length"), "truncated"),  # Mistral
+        (broken("MAX_TOKENS"), "truncated"),
+    ],
+)
+def test_half_an_answer_is_none(server: Server, ledger: Path, answer: dict, status: str) -> None:
+    server.script = [(200, {}, answer)]
+    with mllm.connect("gpt", entry(server, **PRICES), ledger) as model:
+        (outcome,) = roles.enhance(model, ["a fish"])
+        assert (outcome.status, outcome.value) == (status, None)
+        choice = answer["choices"][0]
+        assert status != "transport" or choice.get("error", {}).get("message", choice["finish_reason"]) in outcome.raw
+        assert Ledger(ledger).summary()[0][11] > 0  # it was written, and paid for
+        assert roles.enhance(model, ["a fish"])[0].value == ("yes" if status == "transport" else None)
+
+
+@pytest.mark.parametrize(
+    "finish", [None, "", "STOP", "eos", "eos_token", "stop_sequence", "end_turn", "COMPLETE", "normal", "tool_calls"]
+)
+def test_a_good_end_in_other_words_is_one(server: Server, ledger: Path, finish) -> None:
+    server.script = [(200, {}, said("A red fish", finish))]
+    with mllm.connect("gpt", entry(server), ledger) as model:
+        assert roles.enhance(model, ["a fish"])[0].value == "A red fish"
+
+
+def test_nothing_is_found_out_from_an_answer_that_broke_off(server: Server, ledger: Path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "probe", lambda body: (200, {}, broken("insufficient_system_resource")))
+        with (
+            pytest.raises(UserError, match=r"cannot be asked now \(the answer broke off \(insufficient_system"),
+            mllm.connect("gpt", entry(server), ledger),
+        ):
+            pass
+    with mllm.connect("gpt", entry(server), ledger) as model:
+        assert model.reading == "probability"
 
 
 def test_a_cut_answer_is_no_score(server: Server, ledger: Path) -> None:
