@@ -395,6 +395,8 @@ def test_this_machines_own_addresses_are_asked_through_no_proxy(
     [
         ("socks5://me:secret@127.0.0.1:9", r"cannot be asked through the proxy socks5://127\.0\.0\.1:9"),
         ("http://me:secret@127.0.0.1:9", r"nobody answers at .* through the proxy http://127\.0\.0\.1:9"),
+        ("me:secret@127.0.0.1:9", r"nobody answers at .* through the proxy http://127\.0\.0\.1:9"),
+        ("http://me:secret@127.0.0.1:99999", r"through the proxy http://127\.0\.0\.1:99999"),
     ],
 )
 def test_a_proxy_that_cannot_be_used_is_one_line_that_names_it(
