@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -29,9 +29,13 @@ _DONE = re.compile(
 )
 _CUT = re.compile(r"length|max_?(?:output_?)?tokens|context", re.IGNORECASE)
 _FILTERED = re.compile(
-    r"content_?filter|safety|sensitive|refusal|guardrail|prohibited|blocklist|moderation|recitation|toxic|policy",
+    r"content_?(?:filter|policy)|safety|sensitive|refusal|guardrail|prohibited|blocklist|moderation|recitation|toxic",
     re.IGNORECASE,
 )
+# What a refused request is told of its content, which no parameter and no key is at fault for
+_FLAGGED = re.compile(r"flagged|moderation|(?:usage|content) (?:guidelines?|polic(?:y|ies))", re.IGNORECASE)
+_OF_ACCOUNT = re.compile(r"\byour (?:account|organi[sz]ation|team|key)", re.IGNORECASE)
+_TOO_LONG = re.compile(r"context[ _-]?(?:length|window|size)|prompt is too long|input token count", re.IGNORECASE)
 
 Json = Any  # what a server sends: nothing of it is taken on trust
 
@@ -134,6 +138,16 @@ def broken_off(said: Json) -> str:
         return ""
     told = f": {clean(json.dumps(error, ensure_ascii=False, default=str))}" if error else ""
     return f"the answer broke off ({finish or 'error'}){told}"[:SAID]
+
+
+def fault_of_content(status: int, code: str, words: str) -> Literal["refusal", "truncated"] | None:
+    """What it means that a request was refused for what it asks or how long it is; None where that is not why.
+
+    `status` is HTTP's, `code` the protocol's ("" for none). Another request may be answered.
+    """
+    if _FILTERED.search(code) or (status == 403 and _FLAGGED.search(words) and not _OF_ACCOUNT.search(words)):
+        return "refusal"
+    return "truncated" if status in (400, 413, 422, 500) and _TOO_LONG.search(f"{code} {words}") else None
 
 
 def gives_logprobs(said: Json) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from itertools import islice
+from typing import Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -30,8 +31,8 @@ from t2i_feedback.mllm.dialects import Dialect
 from t2i_feedback.mllm.replies import MOST_TOKENS
 
 SAID = 300  # characters of what a server or a library said that are told and kept
-GONE = (401, 403, 404)  # the next request would fail the same way
-OF_CONTENT = ("content_filter", "content_policy_violation", "context_length_exceeded")  # no parameter is at fault
+NO_CREDIT = 402
+GONE = (401, NO_CREDIT, 403, 404)  # the next request would fail the same way
 ADAPTATIONS = 12  # of one request; more parameters can be refused by no server
 MODELS_SECONDS = 10  # to wait for a server's list of models
 NOISY = ("httpx", "httpx2", "httpcore", "httpcore2", "openai")  # clients that log a line for each request
@@ -250,7 +251,7 @@ class EndpointMllm:
             except openai.APIStatusError as error:
                 self._has_answered = True
                 better = None
-                if error.status_code in dialects.REFUSALS and error.code not in OF_CONTENT:
+                if error.status_code in dialects.REFUSALS and not self._fault_of_content(error):
                     better = dialects.adapted(dialect, sent, error.param or "", self._all_said(error))
                 if better is None or better == dialect:
                     raise
@@ -271,23 +272,27 @@ class EndpointMllm:
         raise problem from None
 
     def _stop_if_gone(self, error: openai.APIStatusError) -> None:
-        if error.status_code in GONE or error.code == "insufficient_quota":
-            key = f"the key in {self.entry.api_key_env}" if self.entry.api_key_env else "api_key_env (none is set)"
-            self._give_up(
-                UserError(
-                    f"mllms.{self.name}: {self.entry.base_url} answered {error.status_code} for model "
-                    f"{self.entry.model}; check base_url, model and {key}. It said: {self._said(error)}"
-                )
+        no_credit = error.status_code == NO_CREDIT or error.code == "insufficient_quota"
+        if self._fault_of_content(error) or not (no_credit or error.status_code in GONE):
+            return
+        key = f"the key in {self.entry.api_key_env}" if self.entry.api_key_env else "api_key_env (none is set)"
+        advice = f"check base_url, model and {key}"
+        if no_credit:
+            advice = "there is no credit left: add some and run the same command again, every answer is kept"
+        self._give_up(
+            UserError(
+                f"mllms.{self.name}: {self.entry.base_url} answered {error.status_code} for model "
+                f"{self.entry.model}; {advice}. It said: {self._said(error)}"
             )
+        )
+
+    def _fault_of_content(self, error: openai.APIStatusError) -> Literal["refusal", "truncated"] | None:
+        return completion.fault_of_content(error.status_code, str(error.code or ""), self._all_said(error))
 
     def _refused(self, error: openai.APIStatusError, seconds: float) -> Reply:
         """A failed request's reply. Raises UserError when the next request would fail the same way."""
         self._stop_if_gone(error)
-        if error.code in ("content_filter", "content_policy_violation"):
-            return Reply("refusal", self._said(error), seconds=seconds)
-        if error.code == "context_length_exceeded":
-            return Reply("truncated", self._said(error), seconds=seconds)
-        return Reply("transport", self._said(error), seconds=seconds)
+        return Reply(self._fault_of_content(error) or "transport", self._said(error), seconds=seconds)
 
     def _said(self, error: openai.APIStatusError) -> str:
         return self._without_key(error.message)

@@ -18,6 +18,13 @@ pytestmark = pytest.mark.slow  # needs servers
 IMAGE = Image.new("RGB", (3, 2), (200, 10, 30))
 KEY = "sk-secret-1234567890"
 PRICES = {"usd_per_million_input_tokens": 10.0, "usd_per_million_output_tokens": 30.0}
+FLAGGED = {  # OpenRouter
+    "error": {
+        "code": 403,
+        "message": 'm requires moderation. Your input was flagged for "violence". No credits were charged.',
+        "metadata": {"reasons": ["violence"], "flagged_input": "a seed of violence"},
+    }
+}
 HTML = "<html><body>Bad gateway</body></html>"
 
 
@@ -42,6 +49,9 @@ def ledger(tmp_path: Path) -> Path:
         ((400, {}, failed("content_policy_violation")), "refusal"),
         ((400, {}, failed("content_filter")), "refusal"),
         ((400, {}, failed("context_length_exceeded")), "truncated"),
+        ((400, {}, failed("", "This model's maximum context length is 2048 tokens, you asked for 2300")), "truncated"),
+        ((403, {}, FLAGGED), "refusal"),
+        ((403, {}, failed("", "Content violates usage guidelines. Team: 1, API key ID: 2")), "refusal"),
         ((400, {}, failed("invalid_value", "image too small")), "transport"),
         ((500, {}, failed("server_error")), "transport"),
         ((429, {}, failed("rate_limit_exceeded")), "transport"),
@@ -271,6 +281,26 @@ def test_a_wrong_key_or_model_stops_at_once_and_keeps_the_key_to_itself(
     assert len(server.seen) == 2
     assert KEY.encode() not in b"".join(file.read_bytes() for file in ledger.parent.iterdir())
     assert Ledger(ledger).summary()[0][2] == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [(402, {}, failed("invalid_request_error", "Insufficient Balance")), (429, {}, failed("insufficient_quota"))],
+)
+def test_a_used_up_credit_stops_at_once_and_is_called_so(server: Server, ledger: Path, answer: Answer) -> None:
+    server.script = [(200, {}, said("one")), *[answer] * 9]
+    with (
+        mllm.connect("gpt", entry(server), ledger) as model,
+        pytest.raises(UserError, match=r"answered 4\d\d for model m; there is no credit left: add some and run"),
+    ):
+        roles.enhance(model, [f"a fish {i}" for i in range(10)])
+    assert len(server.seen) == 2
+
+
+def test_a_flagged_account_is_no_refusal_of_one_request(server: Server, ledger: Path) -> None:
+    server.script = [(403, {}, failed("", "Your account was flagged for violating our usage policies"))] * 2
+    with mllm.connect("gpt", entry(server), ledger) as model, pytest.raises(UserError, match="answered 403"):
+        roles.enhance(model, ["a fish", "a house"])
 
 
 @pytest.mark.parametrize("before", [0, 290])
