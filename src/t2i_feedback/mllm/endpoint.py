@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from itertools import islice
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -24,7 +24,7 @@ import openai
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import addresses, completion, dialects, probing
 from t2i_feedback.mllm.backends.endpoint import EndpointEntry
-from t2i_feedback.mllm.base import Abilities, Decoding, Reply, Request
+from t2i_feedback.mllm.base import Abilities, Decoding, Relearn, Reply, Request
 from t2i_feedback.mllm.budget import Budget
 from t2i_feedback.mllm.completion import CHOICE_TOKENS, Json
 from t2i_feedback.mllm.dialects import Dialect
@@ -38,10 +38,17 @@ MODELS_SECONDS = 10  # to wait for a server's list of models
 NOISY = ("httpx", "httpx2", "httpcore", "httpcore2", "openai")  # clients that log a line for each request
 
 
+class Given(NamedTuple):
+    """What a server answered, and the dialect in which it was asked."""
+
+    said: Json
+    dialect: Dialect
+
+
 class EndpointMllm:
     """A Backend. At most `entry.concurrency` requests are under way at a time."""
 
-    def __init__(self, name: str, entry: EndpointEntry, budget: Budget):
+    def __init__(self, name: str, entry: EndpointEntry, budget: Budget, protocol: str = ""):
         self.name, self.entry, self._budget = name, entry, budget
         key = "none"
         if entry.api_key_env is not None:
@@ -61,7 +68,8 @@ class EndpointMllm:
         self._proxy = addresses.proxy(entry.base_url)
         self._client = self._connected(key)
         self._lock = threading.Lock()
-        self.dialect = dialects.from_json(budget.noted("dialect"), entry.base_url)
+        self._noted = dialects.from_json(protocol)  # with which its abilities were found out
+        self.dialect = self._noted or dialects.first(entry.base_url)
         self._model = ""  # that answers have named so far in this process
         self._same_model = False  # whether the server's own list was looked at in this process
         self._fatal: UserError | None = None  # why no further request is sent
@@ -96,7 +104,7 @@ class EndpointMllm:
         self._check_model_behind()
         waiting = iter(enumerate(requests))
         under_way: dict[Future[Reply], int] = {}
-        problem: UserError | None = None
+        problem: UserError | Relearn | None = None
         with ThreadPoolExecutor(self.entry.concurrency) as pool:
             while True:
                 free = 0 if problem else self.entry.concurrency - len(under_way)
@@ -108,7 +116,7 @@ class EndpointMllm:
                     i = under_way.pop(future)
                     try:
                         group.append((i, future.result()))
-                    except UserError as error:
+                    except (UserError, Relearn) as error:
                         problem = problem or error
                 if group:
                     yield group
@@ -117,12 +125,14 @@ class EndpointMllm:
 
     def abilities(self) -> Abilities:
         self._check_model_behind()
-        return probing.abilities(self)
+        found = probing.abilities(self)
+        self._noted = self.dialect
+        return found
 
     def probe(self, request: Request, decoding: Decoding) -> Json | str:
         """The server's answer, or why it refused. Raises UserError when it cannot be asked now."""
         try:
-            said = self._send(request, decoding)
+            given = self._send(request, decoding)
         except openai.APIStatusError as error:
             self._stop_if_gone(error)
             if error.status_code == 429 or (error.status_code >= 500 and not decoding.schema):  # a schema may break one
@@ -132,23 +142,16 @@ class EndpointMllm:
             raise self._cannot_be_asked(self._reason(error)) from None
         except (openai.APIError, ValueError) as error:
             return self._reason(error)
-        reply = self._read(said, request, decoding, 0.0)
+        reply = self._read(given, request, decoding, 0.0)
         self._budget.pay(reply)
-        if reason := completion.broken_off(said):
+        if reason := completion.broken_off(given.said):
             raise self._cannot_be_asked(self._without_key(reason))
         if reply.status == "truncated" and "thinking used up" in reply.text and not self.dialect.thinks:
-            self.adopt(replace(self.dialect, thinks=True))  # it needs room
+            self.dialect = replace(self.dialect, thinks=True)  # it needs room
             return self.probe(request, decoding)
-        return self._without_key(reply.text) if reply.status == "transport" else said
+        return self._without_key(reply.text) if reply.status == "transport" else given.said
 
-    # -------------------------------------------------------------------------------------------- dialect, model
-
-    def adopt(self, dialect: Dialect) -> None:
-        """From now on speak it, in later runs too."""
-        with self._lock:
-            if dialect != self.dialect:
-                self.dialect = dialect
-                self._budget.note("dialect", dialect.to_json())
+    # -------------------------------------------------------------------------------------------- the model behind it
 
     def _check_model_behind(self) -> None:
         """Stop when the server's own list says that another model is loaded than when it was asked before."""
@@ -193,15 +196,19 @@ class EndpointMllm:
 
     def _answer(self, request: Request, decoding: Decoding) -> Reply:
         start = time.perf_counter()
+        if self.dialect != self._noted:
+            raise Relearn
         try:
-            said = self._send(request, decoding)
+            given = self._send(request, decoding)
         except openai.APIStatusError as error:
             return self._refused(error, time.perf_counter() - start)
         except (openai.APIError, ValueError) as error:  # no connection, time-out, not JSON
             return Reply("transport", self._reason(error), seconds=time.perf_counter() - start)
-        reply = self._read(said, request, decoding, time.perf_counter() - start)
+        reply = self._read(given, request, decoding, time.perf_counter() - start)
         self._budget.pay(reply)
-        named = completion.answered_by(said)
+        if given.dialect != self._noted:
+            raise Relearn
+        named = completion.answered_by(given.said)
         if named and named != self._model:
             self._compare("answers as", named)
             self._model = named
@@ -221,21 +228,24 @@ class EndpointMllm:
         """Tokens that every answer of a thinking model may have."""
         return self.entry.max_new_tokens if self._thinks else 0
 
-    def _read(self, said: Json, request: Request, decoding: Decoding, seconds: float) -> Reply:
-        off = self.entry.reasoning == "none" or self.dialect.effort == "none"
+    def _read(self, given: Given, request: Request, decoding: Decoding, seconds: float) -> Reply:
+        off = self.entry.reasoning == "none" or given.dialect.effort == "none"
         off = off or (self.entry.extra_body.get("chat_template_kwargs") or {}).get("enable_thinking") is False
-        limit = self._limit(decoding) if self.dialect.limit else MOST_TOKENS  # where none is sent, nothing is cut
-        reply = completion.read(said, request, decoding, seconds, limit, off)
+        limit = self._limit(decoding) if given.dialect.limit else MOST_TOKENS  # where none is sent, nothing is cut
+        reply = completion.read(given.said, request, decoding, seconds, limit, off)
         return replace(reply, text=self._without_key(reply.text)) if reply.status == "transport" else reply
 
-    def _send(self, request: Request, decoding: Decoding) -> Json:
-        """One call, retries and adaptations included. Raises UserError when it may not be made or nobody is there."""
+    def _send(self, request: Request, decoding: Decoding) -> Given:
+        """One call, retries and adaptations included. Raises UserError when it may not be made or nobody is there.
+
+        A dialect is learnt from a request that is answered in it; one that fails in every form teaches nothing.
+        """
+        spoken = dialect = self.dialect
         for _ in range(ADAPTATIONS):
             with self._lock:
                 if self._fatal:
                     raise self._fatal
             self._budget.take()
-            dialect = self.dialect
             body = completion.arguments(self.entry, request, decoding, self._limit(decoding))
             sent = dialects.fitted(body, dialect)
             try:
@@ -250,17 +260,35 @@ class EndpointMllm:
                 raise
             except openai.APIStatusError as error:
                 self._has_answered = True
-                better = None
-                if error.status_code in dialects.REFUSALS and not self._fault_of_content(error):
-                    better = dialects.adapted(dialect, sent, error.param or "", self._all_said(error))
+                better = self._adapted(dialect, sent, request, error)
                 if better is None or better == dialect:
                     raise
-                if self.dialect == dialect:  # another thread may have found the same
-                    self.adopt(better)
+                dialect = better
                 continue
             self._has_answered = True
-            return said
+            if dialect != spoken:
+                self.dialect = dialect
+            return Given(said, dialect)
         raise UserError(f"mllms.{self.name}: {self.entry.base_url} refuses every form of a request")
+
+    def _adapted(
+        self, dialect: Dialect, sent: dict[str, object], request: Request, error: openai.APIStatusError
+    ) -> Dialect | None:
+        """What to speak after a refusal; None where no other dialect helps. Raises UserError for a value of ours."""
+        if error.status_code not in dialects.REFUSALS or self._fault_of_content(error):
+            return None
+        refusal = (sent, error.param or "", self._all_said(error))
+        if dialects.wrong_value(*refusal) == "temperature":
+            advice = f"choose another mllms.{self.name}.reading"
+            if request.role == "enhance":
+                advice = "lower stage1.temperature"
+            self._give_up(
+                UserError(
+                    f"mllms.{self.name}: {self.entry.base_url} takes no temperature of {sent['temperature']}; "
+                    f"{advice}. It said: {self._said(error)}"
+                )
+            )
+        return dialects.adapted(dialect, *refusal)
 
     def _nobody_is_there(self, error: openai.APIConnectionError) -> bool:
         return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol")

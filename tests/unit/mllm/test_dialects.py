@@ -1,6 +1,7 @@
 """Servers that take other parameters than OpenAI's protocol has: found out once, told in one line, and worked with."""
 
 import json
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,71 @@ def test_a_refusal_that_names_no_parameter_is_told(server: Particular, ledger: P
         pass
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "This model's maximum context length is 2048 tokens. However, you requested 2300 tokens.",
+        "at most 1 image of response_format may have a seed",  # whatever it says, nothing of that helps
+    ],
+)
+def test_a_request_that_fails_in_every_form_teaches_nothing(server: Particular, ledger: Path, words: str) -> None:
+    server.holds_to_schema = True
+    wanted = entry(server, reading="text")
+    server.script = [(200, {}, said('{"answer": "yes", "reason": "it is"}'))] * 2
+    large = Image.frombytes("RGB", (64, 64), random.Random(0).randbytes(64 * 64 * 3))
+    with mllm.connect("vllm", wanted, ledger) as model:
+        server.refuses = lambda body: failed("", words) if len(json.dumps(body["messages"])) > 9000 else None
+        assert roles.validate(model, [large], ["a fish"])[0].status != "valid"
+    for image in (IMAGE, IMAGE.resize((4, 4))):  # in this process, and later
+        with mllm.connect("vllm", wanted, ledger) as model:
+            assert roles.validate(model, [image], ["a fish"])[0].p_yes == 1.0
+    assert all({"response_format", "seed"} <= body.keys() for _, _, body in server.seen[-2:])
+
+
+def test_a_temperature_out_of_bounds_stops_and_is_named(server: Particular, ledger: Path) -> None:
+    less = {
+        "type": "less_than_equal",
+        "loc": ["body", "temperature"],
+        "msg": "Input should be less than or equal to 1.5",
+    }
+    server.refuses = lambda body: {"detail": [less]} if body["temperature"] > 1.5 else None
+    server.status = 422
+    stops = pytest.raises(UserError, match=r"mllms\.gpt: .* takes no temperature of 1\.8; lower stage1\.temperature")
+    with mllm.connect("gpt", entry(server), ledger) as model, stops:
+        roles.enhance(model, ["a fish", "a house"], temperature=1.8, seeds=[1, 2])
+    with mllm.connect("gpt", entry(server), ledger) as model:
+        assert roles.enhance(model, ["a fish"], temperature=1.2, seeds=[1])[0].status == "valid"
+    assert server.seen[-1][2]["temperature"] == 1.2
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_what_is_found_out_late_is_noted_before_an_answer_is_kept(
+    server: Particular, ledger: Path, concurrency: int
+) -> None:
+    wanted = entry(server, concurrency=concurrency)
+    prompts = ["a fish", "a house", "a boat", "a cat"]
+    with mllm.connect("gpt", wanted, ledger) as model:
+        roles.enhance(model, ["a tree"])
+        server.refuses = without("temperature", about("temperature", "Unsupported parameter"))
+        first = roles.enhance(model, prompts)
+        assert (len(first), model.abilities().dialect) == (4, "no temperature")
+    asked = len(server.seen)
+    with mllm.connect("gpt", wanted, ledger) as model:
+        assert roles.enhance(model, prompts) == first
+        assert model.abilities().dialect == "no temperature"
+        assert len(server.seen) == asked
+        roles.enhance(model, ["a tree"])  # which was asked at a temperature
+    assert len(server.seen) == asked + 1
+
+
+def test_a_reading_that_is_lost_is_replaced_by_the_next_best(server: Particular, ledger: Path) -> None:
+    with mllm.connect("gpt", entry(server, samples=3), ledger) as model:
+        roles.validate(model, [IMAGE], ["a fish"])
+        server.refuses = without("logprobs", about("logprobs", "Unsupported parameter"))
+        (verdict,) = roles.validate(model, [IMAGE], ["a house"])
+        assert (verdict.reading, model.reading) == ("samples", "samples")
+
+
 @pytest.mark.parametrize("steady", [True, False])
 def test_samples_are_taken_only_where_temperature_is_heeded(server: Particular, ledger: Path, steady: bool) -> None:
     server.gives_logprobs, server.steady = False, steady
@@ -274,10 +340,15 @@ def test_the_servers_own_list_is_looked_at_too(server: Particular, ledger: Path)
         ("", "Invalid parameter: 'logprobs' must be less than or equal to 5", Dialect(logprobs=5)),
         ("top_logprobs", "must be between 0 and 3", Dialect(logprobs=3)),
         ("response_format", "not supported", Dialect(schema="none")),
+        ("", "For 'integer' type, property \"maximum\" is not supported", Dialect(schema="none")),
+        ("", "output_format.schema: minimum, maximum are not taken", Dialect(schema="none")),
+        ("", "an image has more than the maximum of 4096 pixels", None),
+        ("temperature", "Input should be less than or equal to 0.5", None),  # the value is wrong
+        ("temperature", "Unsupported value: 0.7 is not supported, only the default", Dialect(temperature=False)),
     ],
 )
 def test_a_refusal_is_read_word_by_word(parameter: str, message: str, expected: Dialect | None) -> None:
-    sent = {"max_tokens": 1, "temperature": 0, "seed": 0, "logprobs": True, "top_logprobs": 20, "response_format": {}}
+    sent = {"max_tokens": 1, "temperature": 0.7, "seed": 0, "logprobs": True, "top_logprobs": 20, "response_format": {}}
     assert adapted(Dialect(), sent, parameter, message) == expected
 
 
@@ -286,4 +357,4 @@ def test_no_request_holds_both_names_of_the_limit() -> None:
         sent = fitted({"max_tokens": 5}, Dialect(limit=limit))
         assert list(sent) == ([limit] if limit else [])
     assert dialects.first("https://api.openai.com/v1").limit == "max_completion_tokens"
-    assert dialects.from_json('{"limit": 5}', "http://x/v1") == Dialect()
+    assert dialects.from_json('{"limit": 5}') is None
