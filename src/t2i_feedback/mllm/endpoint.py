@@ -39,9 +39,10 @@ NOISY = ("httpx", "httpx2", "httpcore", "httpcore2", "openai")  # clients that l
 
 
 class Given(NamedTuple):
-    """What a server answered, and the dialect in which it was asked."""
+    """What a server answered, to what it was sent, and the dialect of that."""
 
     said: Json
+    sent: dict[str, object]
     dialect: Dialect
 
 
@@ -229,8 +230,9 @@ class EndpointMllm:
         return self.entry.max_new_tokens if self._thinks else 0
 
     def _read(self, given: Given, request: Request, decoding: Decoding, seconds: float) -> Reply:
-        off = self.entry.reasoning == "none" or given.dialect.effort == "none"
-        off = off or (self.entry.extra_body.get("chat_template_kwargs") or {}).get("enable_thinking") is False
+        template = given.sent.get("chat_template_kwargs")
+        off = given.sent.get("reasoning_effort") == "none"
+        off = off or (isinstance(template, dict) and template.get("enable_thinking") is False)
         limit = self._limit(decoding) if given.dialect.limit else MOST_TOKENS  # where none is sent, nothing is cut
         reply = completion.read(given.said, request, decoding, seconds, limit, off)
         return replace(reply, text=self._without_key(reply.text)) if reply.status == "transport" else reply
@@ -268,7 +270,7 @@ class EndpointMllm:
             self._has_answered = True
             if dialect != spoken:
                 self.dialect = dialect
-            return Given(said, dialect)
+            return Given(said, sent, dialect)
         raise UserError(f"mllms.{self.name}: {self.entry.base_url} refuses every form of a request")
 
     def _adapted(

@@ -13,7 +13,7 @@ from PIL import Image
 from t2i_feedback import mllm
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import dialects, roles
-from t2i_feedback.mllm.base import Request
+from t2i_feedback.mllm.base import Abilities, Request
 from t2i_feedback.mllm.dialects import Dialect, adapted, fitted
 from t2i_feedback.mllm.ledger import Ledger
 from t2i_feedback.mllm.probing import VARIETY
@@ -178,6 +178,47 @@ def test_thinking_is_switched_off_where_that_brings_logprobs_back(server: Partic
         assert model.reading == "probability"
         roles.enhance(model, ["a fish"])
     assert server.seen[-1][2]["reasoning_effort"] == "none"
+
+
+@pytest.mark.parametrize("order", [("high", "none"), ("none", "high"), (None, "high"), ("high", None)])
+def test_entries_of_one_model_do_not_depend_on_which_was_asked_first(
+    server: Particular, ledger: Path, monkeypatch, order: tuple
+) -> None:
+    def probe(body: Body) -> Answer:
+        if body.get("reasoning_effort") == "none":
+            return 200, {}, said("Yes", logprobs=[{"Yes": 0.8, "No": 0.2}] if "logprobs" in body else None)
+        refused = [name for name in ("temperature", "logprobs") if name in body]
+        if refused:
+            return 400, {}, about(refused[0], f"Unsupported parameter: '{refused[0]}' is not supported")
+        return 200, {}, said("", reasoning="The user wants a prompt.")
+
+    monkeypatch.setattr(server, "probe", probe)
+    monkeypatch.setattr(server, "answer", probe)
+    for reasoning in order:
+        with mllm.connect("gpt", entry(server, reasoning=reasoning, max_new_tokens=2000), ledger) as model:
+            (outcome,) = roles.enhance(model, ["a fish"])
+            expected = ("text", "unparseable") if reasoning == "high" else ("probability", "valid")
+            assert (model.reading, outcome.status) == expected
+            assert server.seen[-1][2].get("temperature") == (None if reasoning == "high" else 0)
+
+
+def test_abilities_that_an_earlier_version_noted_are_found_out_anew(server: Particular, ledger: Path) -> None:
+    wanted = entry(server)
+    identity = wanted.access("gpt", Ledger(ledger)).identity
+    Ledger(ledger).note_abilities(identity, Abilities(images=True, logprobs=True, schema=False))
+    server.refuses = without("temperature", about("temperature", "Unsupported parameter"))
+    with mllm.connect("gpt", wanted, ledger) as model:
+        assert server.probes == []
+        assert roles.enhance(model, ["a fish"])[0].status == "valid"
+        assert model.abilities().dialect == "no temperature"
+    assert len(server.seen) == 1
+
+
+def test_thinking_counts_as_off_only_where_it_was_asked_off(server: Particular, ledger: Path) -> None:
+    wanted = entry(server, reasoning="none", extra_body={"reasoning_effort": "high"})
+    with mllm.connect("gpt", wanted, ledger) as model:
+        server.script = [(200, {}, said("", reasoning="The user wants a prompt."))]
+        assert roles.enhance(model, ["a fish"])[0].status == "unparseable"
 
 
 def test_a_schema_with_bounds_that_is_refused_is_sent_without_them(server: Particular, ledger: Path) -> None:
