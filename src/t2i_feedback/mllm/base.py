@@ -53,6 +53,7 @@ class Abilities:
     schema: bool  # holds a model to a JSON schema
     dialect: str = ""  # what of a request it was found not to take that may change an answer, in words
     varied: bool = True  # asked again at a temperature, it may answer otherwise
+    thinks: bool = False  # writes its thinking first: every answer needs all the room that the entry gives
     protocol: str = ""  # how it is spoken to, in the backend's own form; "" = not noted
 
 

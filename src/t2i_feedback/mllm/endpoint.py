@@ -132,6 +132,8 @@ class EndpointMllm:
 
     def probe(self, request: Request, decoding: Decoding) -> Json | str:
         """The server's answer, or why it refused. Raises UserError when it cannot be asked now."""
+        if self.thinks:
+            decoding = replace(decoding, max_new_tokens=max(decoding.max_new_tokens, self.entry.max_new_tokens))
         try:
             given = self._send(request, decoding)
         except openai.APIStatusError as error:
@@ -217,17 +219,11 @@ class EndpointMllm:
 
     def _limit(self, decoding: Decoding) -> int:
         """How many tokens may be written."""
-        short = decoding.candidates or decoding.max_new_tokens == CHOICE_TOKENS
-        return CHOICE_TOKENS if short and not self._thinks else max(decoding.max_new_tokens, self._room)
+        return CHOICE_TOKENS if decoding.candidates and not self.thinks else decoding.max_new_tokens
 
     @property
-    def _thinks(self) -> bool:
+    def thinks(self) -> bool:
         return self.entry.thinks or self.dialect.thinks
-
-    @property
-    def _room(self) -> int:
-        """Tokens that every answer of a thinking model may have."""
-        return self.entry.max_new_tokens if self._thinks else 0
 
     def _read(self, given: Given, request: Request, decoding: Decoding, seconds: float) -> Reply:
         template = given.sent.get("chat_template_kwargs")

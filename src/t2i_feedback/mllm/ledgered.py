@@ -70,8 +70,12 @@ class Ledgered:
     def generate(
         self, requests: Sequence[Request], max_new_tokens: int | None = None, temperature: float = 0.0
     ) -> list[Reply]:
-        limit = max_new_tokens or self._entry.max_new_tokens
-        return self._asking(lambda: self._answer(requests, Decoding(limit, temperature=temperature)))
+        def ask() -> list[Reply]:
+            most = self._entry.max_new_tokens
+            limit = max(max_new_tokens or most, most if self.abilities().thinks else 0)
+            return self._answer(requests, Decoding(limit, temperature=temperature))
+
+        return self._asking(ask)
 
     def choose(self, requests: Sequence[Request], candidates: tuple[str, ...]) -> list[Reply]:
         return self._asking(lambda: self._choose(requests, candidates))

@@ -53,7 +53,7 @@ def abilities(server: "EndpointMllm") -> Abilities:
     if found:
         print(f"mllms.{server.name}: the server at {server.entry.base_url} has {'; '.join(found)}", flush=True)
     dialect = server.dialect
-    return Abilities(images, logprobs, schema, dialect.changing(), not dialect.steady, dialect.to_json())
+    return Abilities(images, logprobs, schema, dialect.changing(), not dialect.steady, server.thinks, dialect.to_json())
 
 
 def _gives_probabilities(server: "EndpointMllm", said: Json) -> bool:

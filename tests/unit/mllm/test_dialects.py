@@ -202,6 +202,31 @@ def test_entries_of_one_model_do_not_depend_on_which_was_asked_first(
             assert server.seen[-1][2].get("temperature") == (None if reasoning == "high" else 0)
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_a_thinking_model_that_gets_more_room_or_less_is_asked_again(
+    server: Particular, ledger: Path, monkeypatch, told: bool
+) -> None:
+    """Whether the entry tells it to think, or it was found out."""
+
+    def thinking(body: Body) -> Answer:
+        cut = body["max_tokens"] < 1000
+        answer = said(None if cut else "yes", "length" if cut else "stop", reasoning_content="I think " * 20)
+        answer["usage"]["completion_tokens"] = min(body["max_tokens"], 300)
+        return 200, {}, answer
+
+    monkeypatch.setattr(server, "answer", thinking)
+    if not told:
+        monkeypatch.setattr(server, "probe", thinking)
+    given = []
+    for limit in (96, 4096, 4096, 2048, 96):
+        with mllm.connect(
+            "qwen3", entry(server, reasoning="low" if told else None, max_new_tokens=limit), ledger
+        ) as model:
+            given.append(roles.explain(model, [IMAGE], ["a house"])[0].status)
+    assert given == ["truncated", "valid", "valid", "valid", "truncated"]
+    assert [body["max_tokens"] for _, _, body in server.seen] == [96, 4096, 2048]
+
+
 def test_abilities_that_an_earlier_version_noted_are_found_out_anew(server: Particular, ledger: Path) -> None:
     wanted = entry(server)
     identity = wanted.access("gpt", Ledger(ledger)).identity
