@@ -72,7 +72,7 @@ class EndpointMllm:
         self._noted = dialects.from_json(protocol)  # with which its abilities were found out
         self.dialect = self._noted or dialects.first(entry.base_url)
         self._model = ""  # that answers have named so far in this process
-        self._same_model = False  # whether the server's own list was looked at in this process
+        self._listed: dict[str, Json] | None = None  # what its list says and is not noted yet; None = not looked at
         self._fatal: UserError | None = None  # why no further request is sent
         self._has_answered = False  # once something there has, a lost connection is worth another try
 
@@ -158,36 +158,54 @@ class EndpointMllm:
 
     def _check_model_behind(self) -> None:
         """Stop when the server's own list says that another model is loaded than when it was asked before."""
-        if self._same_model:
+        if self._listed is not None:
             return
-        self._same_model = True
+        self._listed = self._list()
+        known = self._known_list()
+        if any(known.get(key, value) != value for key, value in self._listed.items()):
+            self._stop_for_another("lists", *(_words(facts) for facts in (self._listed, known)))
+
+    def _list(self) -> dict[str, Json]:
+        """What the server's list says of the model; nothing where it has none. While it loads, it may say less."""
         try:
             url = f"{self.entry.base_url.rstrip('/')}/models"
             listed = json.loads(self._client.with_options(timeout=MODELS_SECONDS, max_retries=0).get(url, cast_to=str))
             models = [one for one in listed["data"] if isinstance(one, dict)]
         except (openai.APIError, ValueError, KeyError, TypeError):
-            return  # it has no such list
+            return {}
         named = [one for one in models if one.get("id") == self.entry.model]
-        loaded = named if named else models if len(models) == 1 else []
-        if loaded:
-            meta = loaded[0].get("meta")
-            sizes = {k: meta[k] for k in ("n_params", "size", "n_vocab") if k in meta} if isinstance(meta, dict) else {}
-            loaded_words = {key: loaded[0][key] for key in ("id", "root") if loaded[0].get(key)} | sizes
-            self._compare("lists", ", ".join(f"{key} {value}" for key, value in loaded_words.items())[:SAID])
+        loaded = named or (models if len(models) == 1 else [{}])
+        meta = loaded[0].get("meta")
+        facts = (meta if isinstance(meta, dict) else {}) | loaded[0]
+        return {key: facts[key] for key in ("id", "root", "n_params", "size", "n_vocab") if facts.get(key)}
 
-    def _compare(self, how: str, model: str) -> None:
-        """Note which model it is, or stop when it was another one that gave the answers which are kept."""
-        known = self._budget.noted(how)
+    def _known_list(self) -> dict[str, Json]:
+        known = completion.parsed(self._budget.noted("lists") or "")
+        return known if isinstance(known, dict) else {}  # earlier versions noted words
+
+    def _note_model(self, said: Json) -> None:
+        """After an answer: which model it is by. Raises UserError when another one gave the answers that are kept."""
+        if listed := self._listed:
+            self._budget.note("lists", json.dumps(self._known_list() | listed))
+            self._listed = {}
+        named = completion.answered_by(said)
+        if not named or named == self._model:
+            return
+        known = self._budget.noted("answers as")
         if known is None:
-            self._budget.note(how, model)
-        elif known != model:
-            self._give_up(
-                UserError(
-                    f"mllms.{self.name}: another model is behind {self.entry.base_url}: it {how} {model!r}, and the "
-                    f"answers that are kept are by {known!r}. Start the one that was there, give the new one an entry "
-                    f"with another model name, or forget the old answers: `make forget ENTRY={self.name}`."
-                )
+            self._budget.note("answers as", named)
+        elif known != named:
+            self._stop_for_another("answers as", named, known)
+        self._model = named
+
+    def _stop_for_another(self, how: str, model: str, known: str) -> None:
+        self._give_up(
+            UserError(
+                f"mllms.{self.name}: another model is behind {self.entry.base_url}: it {how} {model!r}, and the "
+                f"answers that are kept are by {known!r}. Start the one that was there, give the new one an entry "
+                f"with another model name, or forget the old answers: `make forget ENTRY={self.name}`."
             )
+        )
 
     def _cannot_be_asked(self, reason: str) -> UserError:
         return UserError(
@@ -211,10 +229,7 @@ class EndpointMllm:
         self._budget.pay(reply)
         if given.dialect != self._noted:
             raise Relearn
-        named = completion.answered_by(given.said)
-        if named and named != self._model:
-            self._compare("answers as", named)
-            self._model = named
+        self._note_model(given.said)
         return reply
 
     def _limit(self, decoding: Decoding) -> int:
@@ -336,3 +351,7 @@ class EndpointMllm:
         if self.entry.api_key_env:
             words = words.replace(self._client.api_key, "[key]")
         return " ".join(words.split())[:SAID]
+
+
+def _words(facts: dict[str, Json]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in facts.items())[:SAID]

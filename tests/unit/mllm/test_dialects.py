@@ -395,6 +395,35 @@ def test_the_servers_own_list_is_looked_at_too(server: Particular, ledger: Path)
             roles.enhance(model, ["a boat"])
 
 
+def test_a_model_that_was_still_loading_is_no_other_one(server: Particular, ledger: Path, monkeypatch) -> None:
+    loading = (503, {}, failed("", "Loading model"))
+    server.models = [{"id": "m", "meta": None}]
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "probe", lambda body: loading)
+        with pytest.raises(UserError, match="cannot be asked now"), mllm.connect("llama", entry(server), ledger):
+            pass
+    assert Ledger(ledger).noted(f"{entry(server).account} lists") is None  # nothing was answered
+    for meta in (None, {"n_params": 7, "size": 4}, None, {"n_params": 7, "n_vocab": 3}):
+        server.models = [{"id": "m", "meta": meta}]
+        with mllm.connect("llama", entry(server), ledger) as model:
+            assert roles.enhance(model, [f"a fish {meta}"])[0].status == "valid"
+    server.models = [{"id": "m", "meta": {"n_params": 13}}]
+    with (
+        mllm.connect("llama", entry(server), ledger) as model,
+        pytest.raises(UserError, match=r"it lists 'id m, n_params 13', .* by 'id m, n_params 7, size 4, n_vocab 3'"),
+    ):
+        roles.enhance(model, ["a boat"])
+
+
+def test_what_an_earlier_version_noted_of_the_list_is_replaced(server: Particular, ledger: Path) -> None:
+    server.models = [{"id": "m", "root": "a.gguf"}]
+    subject = f"{entry(server).account} lists"
+    Ledger(ledger).note(subject, "id m, root a.gguf")
+    with mllm.connect("llama", entry(server), ledger) as model:
+        assert roles.enhance(model, ["a fish"])[0].status == "valid"
+    assert json.loads(Ledger(ledger).noted(subject)) == {"id": "m", "root": "a.gguf"}
+
+
 # ------------------------------------------------------------------------------------------------ words
 
 
