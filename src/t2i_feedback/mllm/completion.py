@@ -104,7 +104,7 @@ def read(
     if thinking_off and not text and thought and _DONE.fullmatch(finish):
         text, thought = thought.strip(), ""
     read_tokens, written, thinking = _counted(said)
-    guess = _estimated(request, thought + text)
+    guess = estimated(request, thought + text)
     counts = (guess[0] if read_tokens is None else read_tokens, guess[1] if written is None else written, thinking or 0)
     refusal = clean(message.get("refusal"))
     if _FILTERED.search(finish) or refusal:
@@ -192,8 +192,8 @@ def _counted(said: Json) -> tuple[int | None, int | None, int | None]:
     return read_tokens, written, thinking
 
 
-def _estimated(request: Request, text: str) -> tuple[int, int]:
-    """Tokens read and written."""
+def estimated(request: Request, text: str) -> tuple[int, int]:
+    """Tokens read, and written where that is the answer."""
     image = 0 if request.image is None else IMAGE_TOKENS
     read_tokens, written = (math.ceil(len(words) / CHARACTERS_PER_TOKEN) for words in (request.text, text))
     return image + read_tokens, written

@@ -22,7 +22,7 @@ from urllib.request import getproxies
 import openai
 
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.mllm import addresses, completion, dialects, probing
+from t2i_feedback.mllm import addresses, attempts, completion, dialects, probing
 from t2i_feedback.mllm.backends.endpoint import EndpointEntry
 from t2i_feedback.mllm.base import Abilities, Decoding, Relearn, Reply, Request
 from t2i_feedback.mllm.budget import Budget
@@ -69,6 +69,7 @@ class EndpointMllm:
         self._proxy = addresses.proxy(entry.base_url)
         self._client = self._connected(key)
         self._lock = threading.Lock()
+        self._own = threading.local()  # of what a thread asks: its tokens, and those of attempts lost so far
         self._noted = dialects.from_json(protocol)  # with which its abilities were found out
         self.dialect = self._noted or dialects.first(entry.base_url)
         self._model = ""  # that answers have named so far in this process
@@ -80,7 +81,8 @@ class EndpointMllm:
         """The client. Addresses of this machine are never asked through a proxy."""
         entry = self.entry
         try:
-            web = openai.DefaultHttpxClient(trust_env=False) if getproxies() and not self._proxy else None
+            through = bool(self._proxy) or not getproxies()
+            web = attempts.Client(self._before_attempt, self._after_loss, trust_env=through)
             return openai.OpenAI(
                 api_key=key,
                 base_url=entry.base_url,
@@ -224,7 +226,8 @@ class EndpointMllm:
         except openai.APIStatusError as error:
             return self._refused(error, time.perf_counter() - start)
         except (openai.APIError, ValueError) as error:  # no connection, time-out, not JSON
-            return Reply("transport", self._reason(error), seconds=time.perf_counter() - start)
+            lost = self._own.lost
+            return Reply("transport", self._reason(error), tokens_in=lost, seconds=time.perf_counter() - start)
         reply = self._read(given, request, decoding, time.perf_counter() - start)
         self._budget.pay(reply)
         if given.dialect != self._noted:
@@ -254,11 +257,8 @@ class EndpointMllm:
         A dialect is learnt from a request that is answered in it; one that fails in every form teaches nothing.
         """
         spoken = dialect = self.dialect
+        self._own.tokens, self._own.lost = completion.estimated(request, "")[0], 0
         for _ in range(ADAPTATIONS):
-            with self._lock:
-                if self._fatal:
-                    raise self._fatal
-            self._budget.take()
             body = completion.arguments(self.entry, request, decoding, self._limit(decoding))
             sent = dialects.fitted(body, dialect)
             try:
@@ -283,6 +283,17 @@ class EndpointMllm:
                 self.dialect = dialect
             return Given(said, sent, dialect)
         raise UserError(f"mllms.{self.name}: {self.entry.base_url} refuses every form of a request")
+
+    def _before_attempt(self) -> None:
+        with self._lock:
+            if self._fatal:
+                raise self._fatal
+        self._budget.take()
+
+    def _after_loss(self) -> None:
+        """An attempt without an answer is paid for all the same: the server may have read it, and have written."""
+        self._own.lost += self._own.tokens
+        self._budget.pay(Reply("transport", "", tokens_in=self._own.tokens))
 
     def _adapted(
         self, dialect: Dialect, sent: dict[str, object], request: Request, error: openai.APIStatusError

@@ -217,11 +217,37 @@ def test_a_server_that_wants_too_long_a_pause_is_not_asked_again(server: Server,
     assert len(server.seen) == 1
 
 
-def test_a_server_that_hangs_is_left_after_the_time_out(server: Server, ledger: Path) -> None:
-    with mllm.connect("gpt", entry(server, timeout_seconds=0.2, retries=1), ledger) as model:
+def test_a_server_that_hangs_is_left_after_the_time_out_and_paid_for_each_try(server: Server, ledger: Path) -> None:
+    wanted = entry(server, timeout_seconds=0.2, retries=1, **PRICES)
+    with mllm.connect("gpt", wanted, ledger) as model:
+        calls, cost = Ledger(ledger).spent(wanted.account)
         server.delay = 1.0
         assert roles.enhance(model, ["a fish"])[0].status == "transport"
     assert len(server.seen) == 2
+    (row,) = Ledger(ledger).summary()
+    assert row[8] > 2 and row[11] > 0  # tokens that it may have read, twice
+    spent = Ledger(ledger).spent(wanted.account)
+    assert spent == (calls + 2, pytest.approx(cost + row[11]))
+
+
+@pytest.mark.parametrize("answer", [(200, {}, DROP), (429, {}, failed("rate_limit"))])
+def test_each_try_takes_from_the_budget_of_calls(server: Server, ledger: Path, answer: Answer) -> None:
+    server.script = [answer] * 9
+    wanted = entry(server, retries=3, max_calls=5)
+    with mllm.connect("gpt", wanted, ledger) as model, pytest.raises(UserError, match="max_calls = 5 is used up"):
+        roles.enhance(model, ["a fish", "a house"])
+    assert len(server.probes) + len(server.seen) == 5
+
+
+def test_an_attempt_that_reached_nobody_costs_nothing(server: Server, ledger: Path) -> None:
+    wanted = entry(server, retries=1, **PRICES)
+    with mllm.connect("gpt", wanted, ledger) as model:
+        assert roles.enhance(model, ["a fish"])[0].status == "valid"
+        _, cost = Ledger(ledger).spent(wanted.account)
+        server.shutdown()
+        server.server_close()
+        assert roles.enhance(model, ["a house"])[0].status == "transport"
+    assert Ledger(ledger).spent(wanted.account)[1] == cost
 
 
 # ------------------------------------------------------------------------------------------------ one clear line
