@@ -1,5 +1,6 @@
 """How a server's address is reached, through a proxy of the environment or not, and what is said where nobody is."""
 
+import re
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -19,9 +20,8 @@ def proxy(base_url: str) -> str:
 
 
 def shown(proxy: str) -> str:
-    """Without its password."""
-    url = urlsplit(proxy)
-    return f"{url.scheme}://{url.hostname or url.path}{f':{url.port}' if url.port else ''}"
+    """Without the user and the password before its last @; one without a scheme is spoken to as http."""
+    return re.sub(r"\A([\w+.-]+://)?(?:.*@)?", lambda found: found[1] or "http://", proxy)
 
 
 def nobody(entry: EndpointEntry, proxy: str, reason: str) -> str:

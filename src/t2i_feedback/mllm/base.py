@@ -53,6 +53,12 @@ class Abilities:
     schema: bool  # holds a model to a JSON schema
     dialect: str = ""  # what of a request it was found not to take that may change an answer, in words
     varied: bool = True  # asked again at a temperature, it may answer otherwise
+    thinks: bool = False  # writes its thinking first: every answer needs all the room that the entry gives
+    protocol: str = ""  # how it is spoken to, in the backend's own form; "" = not noted
+
+
+class Relearn(Exception):
+    """What a backend can do is not what was noted: its abilities are to be found out again before it is asked more."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,10 @@ class Backend(Protocol):
         ...
 
     def answers(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[list[tuple[int, Reply]]]:
-        """Yield groups of (position in `requests`, reply) as they come, in any order; every request is answered."""
+        """Yield groups of (position in `requests`, reply) as they come, in any order; every request is answered.
+
+        Raises Relearn when its abilities have changed: no answer that was given since is among the groups.
+        """
         ...
 
     def close(self) -> None: ...

@@ -4,9 +4,10 @@ import base64
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -19,7 +20,22 @@ CHOICE_TOKENS = 16  # room for "Score: 7/10" where the first token is not the an
 CHARACTERS_PER_TOKEN, IMAGE_TOKENS = 3, 1000  # where a server counts none: rather too many than too few
 BLANKS = " \t\n\r\u2581\u0120"  # space, and the marks that tokenisers write for it
 NOTHING = 1e-20  # a probability that no model means: what a server says of tokens that it had ruled out
-SAID = 160  # characters of an answer that is no chat completion
+SAID = 160  # characters of what a server says of an answer that is none
+
+# Why an answer ended, in the words of OpenAI, Anthropic, Gemini, Mistral, Cohere, TGI, Together, vLLM, SGLang, Zhipu
+_DONE = re.compile(
+    r"|stop(?:_\w+)?|eos(?:_\w+)?|end(?:_\w+)?|completed?|finish(?:ed)?|normal|done|tool_calls?|function_call|null|none",
+    re.IGNORECASE,
+)
+_CUT = re.compile(r"length|max_?(?:output_?)?tokens|context", re.IGNORECASE)
+_FILTERED = re.compile(
+    r"content_?(?:filter|policy)|safety|sensitive|refusal|guardrail|prohibited|blocklist|moderation|recitation|toxic",
+    re.IGNORECASE,
+)
+# What a refused request is told of its content, which no parameter and no key is at fault for
+_FLAGGED = re.compile(r"flagged|moderation|(?:usage|content) (?:guidelines?|polic(?:y|ies))", re.IGNORECASE)
+_OF_ACCOUNT = re.compile(r"\byour (?:account|organi[sz]ation|team|key)", re.IGNORECASE)
+_TOO_LONG = re.compile(r"context[ _-]?(?:length|window|size)|prompt is too long|input token count", re.IGNORECASE)
 
 Json = Any  # what a server sends: nothing of it is taken on trust
 
@@ -84,15 +100,17 @@ def read(
     for field in ("reasoning_content", "reasoning", "thinking"):
         inner = joined(message.get(field))
         thought = thought or ("".join(inner) if inner else "")
-    finish = choice.get("finish_reason") or choice.get("native_finish_reason") or "stop"
-    if thinking_off and not text and thought and finish == "stop":
+    finish = _finish(choice)
+    if thinking_off and not text and thought and _DONE.fullmatch(finish):
         text, thought = thought.strip(), ""
     read_tokens, written, thinking = _counted(said)
-    guess = _estimated(request, thought + text)
+    guess = estimated(request, thought + text)
     counts = (guess[0] if read_tokens is None else read_tokens, guess[1] if written is None else written, thinking or 0)
     refusal = clean(message.get("refusal"))
-    if finish == "content_filter" or refusal:
+    if _FILTERED.search(finish) or refusal:
         return whole(Reply("refusal", refusal or text, None, None, *counts, seconds))
+    if reason := broken_off(said):
+        return whole(Reply("transport", reason, None, None, *counts, seconds))
     answer = without_thinking(text)
     thinks = bool(thought) or answer != text
     chances = _chosen(choice, decoding.candidates, answer, thinks)
@@ -101,12 +119,35 @@ def read(
             replace(chances, tokens_in=counts[0], tokens_out=counts[1], tokens_thinking=counts[2], seconds=seconds)
         )
     # An answer as long as its limit was cut, whatever the server says; where thinking is not counted, nobody can tell.
-    if finish not in ("length", "max_tokens", "MAX_TOKENS") and (written is None or written < limit):
+    if not _CUT.search(finish) and (written is None or written < limit):
         return whole(Reply("valid", text, None, None, *counts, seconds))
     if thinks and not answer:
         advice = "choose reading: text, which has max_new_tokens" if limit == CHOICE_TOKENS else "raise max_new_tokens"
         text = f"thinking used up the limit of {limit} tokens: {advice}: {thought or text}"
     return whole(Reply("truncated", text, None, None, *counts, seconds))
+
+
+def broken_off(said: Json) -> str:
+    """Why the server failed in the midst of its answer, in its words; "" where the answer came to an end of any kind.
+
+    An end that nobody knows is a failure: half an answer that passes for a whole one would be kept for ever.
+    """
+    choice = _first(said) or {}
+    finish, error = _finish(choice), choice.get("error")
+    if not error and any((_DONE.fullmatch(finish), _CUT.search(finish), _FILTERED.search(finish))):
+        return ""
+    told = f": {clean(json.dumps(error, ensure_ascii=False, default=str))}" if error else ""
+    return f"the answer broke off ({finish or 'error'}){told}"[:SAID]
+
+
+def fault_of_content(status: int, code: str, words: str) -> Literal["refusal", "truncated"] | None:
+    """What it means that a request was refused for what it asks or how long it is; None where that is not why.
+
+    `status` is HTTP's, `code` the protocol's ("" for none). Another request may be answered.
+    """
+    if _FILTERED.search(code) or (status == 403 and _FLAGGED.search(words) and not _OF_ACCOUNT.search(words)):
+        return "refusal"
+    return "truncated" if status in (400, 413, 422, 500) and _TOO_LONG.search(f"{code} {words}") else None
 
 
 def gives_logprobs(said: Json) -> bool:
@@ -131,6 +172,11 @@ def _first(said: Json) -> Mapping[str, Any] | None:
     return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else None
 
 
+def _finish(choice: Mapping[str, Any]) -> str:
+    """Why the answer ended; "" where that is not said."""
+    return clean(choice.get("finish_reason") or choice.get("native_finish_reason")).strip()
+
+
 def _counted(said: Json) -> tuple[int | None, int | None, int | None]:
     """Tokens read, written (those of thinking too) and thought, as far as the server counts them."""
     usage = said.get("usage") if isinstance(said, Mapping) else None
@@ -146,8 +192,8 @@ def _counted(said: Json) -> tuple[int | None, int | None, int | None]:
     return read_tokens, written, thinking
 
 
-def _estimated(request: Request, text: str) -> tuple[int, int]:
-    """Tokens read and written."""
+def estimated(request: Request, text: str) -> tuple[int, int]:
+    """Tokens read, and written where that is the answer."""
     image = 0 if request.image is None else IMAGE_TOKENS
     read_tokens, written = (math.ceil(len(words) / CHARACTERS_PER_TOKEN) for words in (request.text, text))
     return image + read_tokens, written

@@ -67,15 +67,14 @@ def first(base_url: str) -> Dialect:
     return Dialect(limit=NEW_NAME if urlsplit(base_url).hostname in NEW_NAME_HOSTS else OLD_NAME)
 
 
-def from_json(text: str | None, base_url: str) -> Dialect:
-    """One that was kept; the first one where it cannot be read."""
+def from_json(text: str) -> Dialect | None:
+    """One that was kept; None where there is none or it cannot be read."""
     try:
-        known = json.loads(text or "")
-        found = Dialect(**known)
+        found = Dialect(**json.loads(text))
     except (ValueError, TypeError):
-        return first(base_url)
+        return None
     sound = found.schema in get_args(Schema) and isinstance(found.logprobs, int) and isinstance(found.limit, str)
-    return found if sound else first(base_url)
+    return found if sound else None
 
 
 def fitted(request: Mapping[str, Any], dialect: Dialect) -> dict[str, Any]:
@@ -110,9 +109,9 @@ def adapted(dialect: Dialect, sent: Mapping[str, Any], parameter: str, said: str
     its words.
     """
     name = _named(sent, parameter, said)
+    if wrong_value(sent, parameter, said):
+        return None
     if name in (OLD_NAME, NEW_NAME):
-        if _OF_VALUE.search(said) and not _OF_NAME.search(said):
-            return None  # the number is wrong, not the name
         other = NEW_NAME if name == OLD_NAME else OLD_NAME
         return replace(dialect, limit="" if dialect.renamed else other, renamed=True)
     if name == "temperature":
@@ -130,6 +129,16 @@ def adapted(dialect: Dialect, sent: Mapping[str, Any], parameter: str, said: str
     return None
 
 
+def wrong_value(sent: Mapping[str, Any], parameter: str, said: str) -> str:
+    """The parameter whose number a refusal is about, and not whether it may be sent at all; "" = none.
+
+    A temperature of 0 is nobody's choice: where it is out of bounds, none is sent.
+    """
+    name = _named(sent, parameter, said)
+    chosen = name in (OLD_NAME, NEW_NAME) or (name == "temperature" and sent["temperature"] != 0)
+    return name if chosen and _OF_VALUE.search(said) and not _OF_NAME.search(said) else ""
+
+
 _OF_VALUE = re.compile(
     r"too (?:large|high|small|low|many|big)|at (?:most|least)|(?:greater|less|more|fewer) than|exceed|maximum|minimum|"
     r"between|range|up to|must be (?:≤|<=|>=|≥|<|>)|limited to|limit (?:is|of)",
@@ -145,7 +154,10 @@ _WORDS = (  # parameter of a request, and how servers speak of it; the more tell
         "response_format",
         r"response_?format|json[_ ]?schema|response_?schema|structured[_ ]outputs?|guided_json|grammar",
     ),
-    ("response_format", rf"{'|'.join(BOUNDS)}|additionalProperties"),
+    (
+        "response_format",
+        r"exclusiveM(?:in|ax)imum|multipleOf|additionalProperties|['\"`]m(?:in|ax)imum['\"`]|schema.{0,200}m(?:in|ax)imum",
+    ),
     ("temperature", r"temperature"),
     ("seed", r"(?:random_)?seed"),
     ("reasoning_effort", r"reasoning[_ .]?effort|reasoning"),

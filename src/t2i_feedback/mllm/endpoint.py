@@ -15,32 +15,41 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from itertools import islice
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import openai
 
 from t2i_feedback.foundation.errors import UserError
-from t2i_feedback.mllm import addresses, completion, dialects, probing
+from t2i_feedback.mllm import addresses, attempts, completion, dialects, probing
 from t2i_feedback.mllm.backends.endpoint import EndpointEntry
-from t2i_feedback.mllm.base import Abilities, Decoding, Reply, Request
+from t2i_feedback.mllm.base import Abilities, Decoding, Relearn, Reply, Request
 from t2i_feedback.mllm.budget import Budget
 from t2i_feedback.mllm.completion import CHOICE_TOKENS, Json
 from t2i_feedback.mllm.dialects import Dialect
 from t2i_feedback.mllm.replies import MOST_TOKENS
 
 SAID = 300  # characters of what a server or a library said that are told and kept
-GONE = (401, 403, 404)  # the next request would fail the same way
-OF_CONTENT = ("content_filter", "content_policy_violation", "context_length_exceeded")  # no parameter is at fault
+NO_CREDIT = 402
+GONE = (401, NO_CREDIT, 403, 404)  # the next request would fail the same way
 ADAPTATIONS = 12  # of one request; more parameters can be refused by no server
 MODELS_SECONDS = 10  # to wait for a server's list of models
 NOISY = ("httpx", "httpx2", "httpcore", "httpcore2", "openai")  # clients that log a line for each request
 
 
+class Given(NamedTuple):
+    """What a server answered, to what it was sent, and the dialect of that."""
+
+    said: Json
+    sent: dict[str, object]
+    dialect: Dialect
+
+
 class EndpointMllm:
     """A Backend. At most `entry.concurrency` requests are under way at a time."""
 
-    def __init__(self, name: str, entry: EndpointEntry, budget: Budget):
+    def __init__(self, name: str, entry: EndpointEntry, budget: Budget, protocol: str = ""):
         self.name, self.entry, self._budget = name, entry, budget
         key = "none"
         if entry.api_key_env is not None:
@@ -60,9 +69,11 @@ class EndpointMllm:
         self._proxy = addresses.proxy(entry.base_url)
         self._client = self._connected(key)
         self._lock = threading.Lock()
-        self.dialect = dialects.from_json(budget.noted("dialect"), entry.base_url)
+        self._own = threading.local()  # of what a thread asks: its tokens, and those of attempts lost so far
+        self._noted = dialects.from_json(protocol)  # with which its abilities were found out
+        self.dialect = self._noted or dialects.first(entry.base_url)
         self._model = ""  # that answers have named so far in this process
-        self._same_model = False  # whether the server's own list was looked at in this process
+        self._listed: dict[str, Json] | None = None  # what its list says and is not noted yet; None = not looked at
         self._fatal: UserError | None = None  # why no further request is sent
         self._has_answered = False  # once something there has, a lost connection is worth another try
 
@@ -70,7 +81,8 @@ class EndpointMllm:
         """The client. Addresses of this machine are never asked through a proxy."""
         entry = self.entry
         try:
-            web = openai.DefaultHttpxClient(trust_env=False) if getproxies() and not self._proxy else None
+            through = bool(self._proxy) or not getproxies()
+            web = attempts.Client(self._before_attempt, self._after_loss, trust_env=through)
             return openai.OpenAI(
                 api_key=key,
                 base_url=entry.base_url,
@@ -95,7 +107,7 @@ class EndpointMllm:
         self._check_model_behind()
         waiting = iter(enumerate(requests))
         under_way: dict[Future[Reply], int] = {}
-        problem: UserError | None = None
+        problem: UserError | Relearn | None = None
         with ThreadPoolExecutor(self.entry.concurrency) as pool:
             while True:
                 free = 0 if problem else self.entry.concurrency - len(under_way)
@@ -107,7 +119,7 @@ class EndpointMllm:
                     i = under_way.pop(future)
                     try:
                         group.append((i, future.result()))
-                    except UserError as error:
+                    except (UserError, Relearn) as error:
                         problem = problem or error
                 if group:
                     yield group
@@ -116,12 +128,16 @@ class EndpointMllm:
 
     def abilities(self) -> Abilities:
         self._check_model_behind()
-        return probing.abilities(self)
+        found = probing.abilities(self)
+        self._noted = self.dialect
+        return found
 
     def probe(self, request: Request, decoding: Decoding) -> Json | str:
         """The server's answer, or why it refused. Raises UserError when it cannot be asked now."""
+        if self.thinks:
+            decoding = replace(decoding, max_new_tokens=max(decoding.max_new_tokens, self.entry.max_new_tokens))
         try:
-            said = self._send(request, decoding)
+            given = self._send(request, decoding)
         except openai.APIStatusError as error:
             self._stop_if_gone(error)
             if error.status_code == 429 or (error.status_code >= 500 and not decoding.schema):  # a schema may break one
@@ -131,54 +147,67 @@ class EndpointMllm:
             raise self._cannot_be_asked(self._reason(error)) from None
         except (openai.APIError, ValueError) as error:
             return self._reason(error)
-        reply = self._read(said, request, decoding, 0.0)
+        reply = self._read(given, request, decoding, 0.0)
         self._budget.pay(reply)
+        if reason := completion.broken_off(given.said):
+            raise self._cannot_be_asked(self._without_key(reason))
         if reply.status == "truncated" and "thinking used up" in reply.text and not self.dialect.thinks:
-            self.adopt(replace(self.dialect, thinks=True))  # it needs room
+            self.dialect = replace(self.dialect, thinks=True)  # it needs room
             return self.probe(request, decoding)
-        return self._without_key(reply.text) if reply.status == "transport" else said
+        return self._without_key(reply.text) if reply.status == "transport" else given.said
 
-    # -------------------------------------------------------------------------------------------- dialect, model
-
-    def adopt(self, dialect: Dialect) -> None:
-        """From now on speak it, in later runs too."""
-        with self._lock:
-            if dialect != self.dialect:
-                self.dialect = dialect
-                self._budget.note("dialect", dialect.to_json())
+    # -------------------------------------------------------------------------------------------- the model behind it
 
     def _check_model_behind(self) -> None:
         """Stop when the server's own list says that another model is loaded than when it was asked before."""
-        if self._same_model:
+        if self._listed is not None:
             return
-        self._same_model = True
+        self._listed = self._list()
+        known = self._known_list()
+        if any(known.get(key, value) != value for key, value in self._listed.items()):
+            self._stop_for_another("lists", *(_words(facts) for facts in (self._listed, known)))
+
+    def _list(self) -> dict[str, Json]:
+        """What the server's list says of the model; nothing where it has none. While it loads, it may say less."""
         try:
             url = f"{self.entry.base_url.rstrip('/')}/models"
             listed = json.loads(self._client.with_options(timeout=MODELS_SECONDS, max_retries=0).get(url, cast_to=str))
             models = [one for one in listed["data"] if isinstance(one, dict)]
         except (openai.APIError, ValueError, KeyError, TypeError):
-            return  # it has no such list
+            return {}
         named = [one for one in models if one.get("id") == self.entry.model]
-        loaded = named if named else models if len(models) == 1 else []
-        if loaded:
-            meta = loaded[0].get("meta")
-            sizes = {k: meta[k] for k in ("n_params", "size", "n_vocab") if k in meta} if isinstance(meta, dict) else {}
-            loaded_words = {key: loaded[0][key] for key in ("id", "root") if loaded[0].get(key)} | sizes
-            self._compare("lists", ", ".join(f"{key} {value}" for key, value in loaded_words.items())[:SAID])
+        loaded = named or (models if len(models) == 1 else [{}])
+        meta = loaded[0].get("meta")
+        facts = (meta if isinstance(meta, dict) else {}) | loaded[0]
+        return {key: facts[key] for key in ("id", "root", "n_params", "size", "n_vocab") if facts.get(key)}
 
-    def _compare(self, how: str, model: str) -> None:
-        """Note which model it is, or stop when it was another one that gave the answers which are kept."""
-        known = self._budget.noted(how)
+    def _known_list(self) -> dict[str, Json]:
+        known = completion.parsed(self._budget.noted("lists") or "")
+        return known if isinstance(known, dict) else {}  # earlier versions noted words
+
+    def _note_model(self, said: Json) -> None:
+        """After an answer: which model it is by. Raises UserError when another one gave the answers that are kept."""
+        if listed := self._listed:
+            self._budget.note("lists", json.dumps(self._known_list() | listed))
+            self._listed = {}
+        named = completion.answered_by(said)
+        if not named or named == self._model:
+            return
+        known = self._budget.noted("answers as")
         if known is None:
-            self._budget.note(how, model)
-        elif known != model:
-            self._give_up(
-                UserError(
-                    f"mllms.{self.name}: another model is behind {self.entry.base_url}: it {how} {model!r}, and the "
-                    f"answers that are kept are by {known!r}. Start the one that was there, give the new one an entry "
-                    f"with another model name, or forget the old answers: `make forget ENTRY={self.name}`."
-                )
+            self._budget.note("answers as", named)
+        elif known != named:
+            self._stop_for_another("answers as", named, known)
+        self._model = named
+
+    def _stop_for_another(self, how: str, model: str, known: str) -> None:
+        self._give_up(
+            UserError(
+                f"mllms.{self.name}: another model is behind {self.entry.base_url}: it {how} {model!r}, and the "
+                f"answers that are kept are by {known!r}. Start the one that was there, give the new one an entry "
+                f"with another model name, or forget the old answers: `make forget ENTRY={self.name}`."
             )
+        )
 
     def _cannot_be_asked(self, reason: str) -> UserError:
         return UserError(
@@ -190,49 +219,46 @@ class EndpointMllm:
 
     def _answer(self, request: Request, decoding: Decoding) -> Reply:
         start = time.perf_counter()
+        if self.dialect != self._noted:
+            raise Relearn
         try:
-            said = self._send(request, decoding)
+            given = self._send(request, decoding)
         except openai.APIStatusError as error:
             return self._refused(error, time.perf_counter() - start)
         except (openai.APIError, ValueError) as error:  # no connection, time-out, not JSON
-            return Reply("transport", self._reason(error), seconds=time.perf_counter() - start)
-        reply = self._read(said, request, decoding, time.perf_counter() - start)
+            lost = self._own.lost
+            return Reply("transport", self._reason(error), tokens_in=lost, seconds=time.perf_counter() - start)
+        reply = self._read(given, request, decoding, time.perf_counter() - start)
         self._budget.pay(reply)
-        named = completion.answered_by(said)
-        if named and named != self._model:
-            self._compare("answers as", named)
-            self._model = named
+        if given.dialect != self._noted:
+            raise Relearn
+        self._note_model(given.said)
         return reply
 
     def _limit(self, decoding: Decoding) -> int:
         """How many tokens may be written."""
-        short = decoding.candidates or decoding.max_new_tokens == CHOICE_TOKENS
-        return CHOICE_TOKENS if short and not self._thinks else max(decoding.max_new_tokens, self._room)
+        return CHOICE_TOKENS if decoding.candidates and not self.thinks else decoding.max_new_tokens
 
     @property
-    def _thinks(self) -> bool:
+    def thinks(self) -> bool:
         return self.entry.thinks or self.dialect.thinks
 
-    @property
-    def _room(self) -> int:
-        """Tokens that every answer of a thinking model may have."""
-        return self.entry.max_new_tokens if self._thinks else 0
-
-    def _read(self, said: Json, request: Request, decoding: Decoding, seconds: float) -> Reply:
-        off = self.entry.reasoning == "none" or self.dialect.effort == "none"
-        off = off or (self.entry.extra_body.get("chat_template_kwargs") or {}).get("enable_thinking") is False
-        limit = self._limit(decoding) if self.dialect.limit else MOST_TOKENS  # where none is sent, nothing is cut
-        reply = completion.read(said, request, decoding, seconds, limit, off)
+    def _read(self, given: Given, request: Request, decoding: Decoding, seconds: float) -> Reply:
+        template = given.sent.get("chat_template_kwargs")
+        off = given.sent.get("reasoning_effort") == "none"
+        off = off or (isinstance(template, dict) and template.get("enable_thinking") is False)
+        limit = self._limit(decoding) if given.dialect.limit else MOST_TOKENS  # where none is sent, nothing is cut
+        reply = completion.read(given.said, request, decoding, seconds, limit, off)
         return replace(reply, text=self._without_key(reply.text)) if reply.status == "transport" else reply
 
-    def _send(self, request: Request, decoding: Decoding) -> Json:
-        """One call, retries and adaptations included. Raises UserError when it may not be made or nobody is there."""
+    def _send(self, request: Request, decoding: Decoding) -> Given:
+        """One call, retries and adaptations included. Raises UserError when it may not be made or nobody is there.
+
+        A dialect is learnt from a request that is answered in it; one that fails in every form teaches nothing.
+        """
+        spoken = dialect = self.dialect
+        self._own.tokens, self._own.lost = completion.estimated(request, "")[0], 0
         for _ in range(ADAPTATIONS):
-            with self._lock:
-                if self._fatal:
-                    raise self._fatal
-            self._budget.take()
-            dialect = self.dialect
             body = completion.arguments(self.entry, request, decoding, self._limit(decoding))
             sent = dialects.fitted(body, dialect)
             try:
@@ -247,17 +273,46 @@ class EndpointMllm:
                 raise
             except openai.APIStatusError as error:
                 self._has_answered = True
-                better = None
-                if error.status_code in dialects.REFUSALS and error.code not in OF_CONTENT:
-                    better = dialects.adapted(dialect, sent, error.param or "", self._all_said(error))
+                better = self._adapted(dialect, sent, request, error)
                 if better is None or better == dialect:
                     raise
-                if self.dialect == dialect:  # another thread may have found the same
-                    self.adopt(better)
+                dialect = better
                 continue
             self._has_answered = True
-            return said
+            if dialect != spoken:
+                self.dialect = dialect
+            return Given(said, sent, dialect)
         raise UserError(f"mllms.{self.name}: {self.entry.base_url} refuses every form of a request")
+
+    def _before_attempt(self) -> None:
+        with self._lock:
+            if self._fatal:
+                raise self._fatal
+        self._budget.take()
+
+    def _after_loss(self) -> None:
+        """An attempt without an answer is paid for all the same: the server may have read it, and have written."""
+        self._own.lost += self._own.tokens
+        self._budget.pay(Reply("transport", "", tokens_in=self._own.tokens))
+
+    def _adapted(
+        self, dialect: Dialect, sent: dict[str, object], request: Request, error: openai.APIStatusError
+    ) -> Dialect | None:
+        """What to speak after a refusal; None where no other dialect helps. Raises UserError for a value of ours."""
+        if error.status_code not in dialects.REFUSALS or self._fault_of_content(error):
+            return None
+        refusal = (sent, error.param or "", self._all_said(error))
+        if dialects.wrong_value(*refusal) == "temperature":
+            advice = f"choose another mllms.{self.name}.reading"
+            if request.role == "enhance":
+                advice = "lower stage1.temperature"
+            self._give_up(
+                UserError(
+                    f"mllms.{self.name}: {self.entry.base_url} takes no temperature of {sent['temperature']}; "
+                    f"{advice}. It said: {self._said(error)}"
+                )
+            )
+        return dialects.adapted(dialect, *refusal)
 
     def _nobody_is_there(self, error: openai.APIConnectionError) -> bool:
         return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol")
@@ -269,23 +324,27 @@ class EndpointMllm:
         raise problem from None
 
     def _stop_if_gone(self, error: openai.APIStatusError) -> None:
-        if error.status_code in GONE or error.code == "insufficient_quota":
-            key = f"the key in {self.entry.api_key_env}" if self.entry.api_key_env else "api_key_env (none is set)"
-            self._give_up(
-                UserError(
-                    f"mllms.{self.name}: {self.entry.base_url} answered {error.status_code} for model "
-                    f"{self.entry.model}; check base_url, model and {key}. It said: {self._said(error)}"
-                )
+        no_credit = error.status_code == NO_CREDIT or error.code == "insufficient_quota"
+        if self._fault_of_content(error) or not (no_credit or error.status_code in GONE):
+            return
+        key = f"the key in {self.entry.api_key_env}" if self.entry.api_key_env else "api_key_env (none is set)"
+        advice = f"check base_url, model and {key}"
+        if no_credit:
+            advice = "there is no credit left: add some and run the same command again, every answer is kept"
+        self._give_up(
+            UserError(
+                f"mllms.{self.name}: {self.entry.base_url} answered {error.status_code} for model "
+                f"{self.entry.model}; {advice}. It said: {self._said(error)}"
             )
+        )
+
+    def _fault_of_content(self, error: openai.APIStatusError) -> Literal["refusal", "truncated"] | None:
+        return completion.fault_of_content(error.status_code, str(error.code or ""), self._all_said(error))
 
     def _refused(self, error: openai.APIStatusError, seconds: float) -> Reply:
         """A failed request's reply. Raises UserError when the next request would fail the same way."""
         self._stop_if_gone(error)
-        if error.code in ("content_filter", "content_policy_violation"):
-            return Reply("refusal", self._said(error), seconds=seconds)
-        if error.code == "context_length_exceeded":
-            return Reply("truncated", self._said(error), seconds=seconds)
-        return Reply("transport", self._said(error), seconds=seconds)
+        return Reply(self._fault_of_content(error) or "transport", self._said(error), seconds=seconds)
 
     def _said(self, error: openai.APIStatusError) -> str:
         return self._without_key(error.message)
@@ -303,3 +362,7 @@ class EndpointMllm:
         if self.entry.api_key_env:
             words = words.replace(self._client.api_key, "[key]")
         return " ".join(words.split())[:SAID]
+
+
+def _words(facts: dict[str, Json]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in facts.items())[:SAID]

@@ -12,12 +12,13 @@ from tqdm import tqdm
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import Reading
 from t2i_feedback.mllm import backends, readings, replies, wording
-from t2i_feedback.mllm.base import Abilities, Backend, Decoding, Outcome, Reply, Request, most_frequent
+from t2i_feedback.mllm.base import Abilities, Backend, Decoding, Outcome, Relearn, Reply, Request, most_frequent
 from t2i_feedback.mllm.dialects import NO_LIMIT
 from t2i_feedback.mllm.ledger import Entry, Ledger
 
 EARLY, EARLY_SHARE = 40, 0.5  # after so many answers, asking stops when more than this share of them is not valid
 MANY = 64  # from so many open questions on, progress is shown
+RELEARNT = 5  # times that a model's abilities may turn out to be others while one list of questions is asked
 SAMPLING_TEMPERATURE = 1.0  # of the reading `samples`: answers as often as the model believes them
 
 
@@ -69,10 +70,17 @@ class Ledgered:
     def generate(
         self, requests: Sequence[Request], max_new_tokens: int | None = None, temperature: float = 0.0
     ) -> list[Reply]:
-        limit = max_new_tokens or self._entry.max_new_tokens
-        return self._answer(requests, Decoding(limit, temperature=temperature))
+        def ask() -> list[Reply]:
+            most = self._entry.max_new_tokens
+            limit = max(max_new_tokens or most, most if self.abilities().thinks else 0)
+            return self._answer(requests, Decoding(limit, temperature=temperature))
+
+        return self._asking(ask)
 
     def choose(self, requests: Sequence[Request], candidates: tuple[str, ...]) -> list[Reply]:
+        return self._asking(lambda: self._choose(requests, candidates))
+
+    def _choose(self, requests: Sequence[Request], candidates: tuple[str, ...]) -> list[Reply]:
         decoding = Decoding(self._entry.max_new_tokens)
         if self.reading == "probability":
             return self._answer(requests, replace(decoding, candidates=candidates))
@@ -95,7 +103,7 @@ class Ledgered:
 
     @property
     def _asked_about(self) -> str:
-        return self._identity if self._entry.images else f"{self._identity} text alone"
+        return self._entry.asked_about(self._identity)
 
     def _find_abilities(self) -> Abilities:
         found = self._loaded().abilities()
@@ -127,6 +135,15 @@ class Ledgered:
         if self._backend is None:
             self._backend = self._load()
         return self._backend
+
+    def _asking(self, ask: Callable[[], list[Reply]]) -> list[Reply]:
+        """What `ask` gives; once more where the abilities that its questions rest on turn out to be others."""
+        for _ in range(RELEARNT):
+            try:
+                return ask()
+            except Relearn:
+                self._abilities, self._reading = self._find_abilities(), None
+        raise UserError(f"mllms.{self._name}: what {self._entry.model} takes of a request changes all the time")
 
     def _answer(self, requests: Sequence[Request], decoding: Decoding) -> list[Reply]:
         requests = [self._bounded(request) for request in requests]

@@ -78,7 +78,7 @@ def card(asked: Mapping[str, str], catalogue: Catalogue, answers: Answers, ledge
     read: dict[str, object] = {f"{role}_reading": roles.readings_used(answers[role]) for role in asked}
     for role, name in asked.items():
         entry = catalogue[name]
-        found = Ledger(ledger).abilities(entry.access(name, Ledger(ledger)).identity)
+        found = Ledger(ledger).abilities(entry.asked_about(entry.access(name, Ledger(ledger)).identity))
         said = [found.dialect] if found and found.dialect else []
         said += [f"images of at most {entry.max_image_side} pixels"] if entry.max_image_side else []
         read |= {f"{role}_asked": ", ".join(said)} if said else {}

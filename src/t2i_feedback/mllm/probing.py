@@ -47,18 +47,20 @@ def abilities(server: "EndpointMllm") -> Abilities:
         logprobs = _without_thinking(server, grey if images else None)
     schema = _holds_to_schema(server)
     if not logprobs and server.entry.reading in ("auto", "samples") and server.entry.times_asked > 1:
-        server.adopt(replace(server.dialect, steady=_is_steady(server)))
+        steady = _is_steady(server)
+        server.dialect = replace(server.dialect, steady=steady)
     found = server.dialect.words()
     if found:
         print(f"mllms.{server.name}: the server at {server.entry.base_url} has {'; '.join(found)}", flush=True)
-    return Abilities(images, logprobs, schema, server.dialect.changing(), varied=not server.dialect.steady)
+    dialect = server.dialect
+    return Abilities(images, logprobs, schema, dialect.changing(), not dialect.steady, server.thinks, dialect.to_json())
 
 
 def _gives_probabilities(server: "EndpointMllm", said: Json) -> bool:
     if not completion.gives_logprobs(said):
         return False
     if completion.degenerate(said):
-        server.adopt(replace(server.dialect, degenerate=True))
+        server.dialect = replace(server.dialect, degenerate=True)
         return False
     return True
 
@@ -68,11 +70,11 @@ def _without_thinking(server: "EndpointMllm", image: Image.Image | None) -> bool
     before = server.dialect
     if server.entry.reasoning is not None or (before.temperature and before.logprobs):
         return False
-    server.adopt(replace(before, effort="none", temperature=True, logprobs=dialects.TOP_LOGPROBS))
+    server.dialect = replace(before, effort="none", temperature=True, logprobs=dialects.TOP_LOGPROBS)
     said = server.probe(Request(PROBE, image), Decoding(CHOICE_TOKENS, YES_NO))
     if isinstance(said, dict) and server.dialect.effort and _gives_probabilities(server, said):
         return True
-    server.adopt(before)
+    server.dialect = before
     return False
 
 

@@ -1,6 +1,7 @@
 """Servers that take other parameters than OpenAI's protocol has: found out once, told in one line, and worked with."""
 
 import json
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image
 from t2i_feedback import mllm
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.mllm import dialects, roles
-from t2i_feedback.mllm.base import Request
+from t2i_feedback.mllm.base import Abilities, Request
 from t2i_feedback.mllm.dialects import Dialect, adapted, fitted
 from t2i_feedback.mllm.ledger import Ledger
 from t2i_feedback.mllm.probing import VARIETY
@@ -179,6 +180,72 @@ def test_thinking_is_switched_off_where_that_brings_logprobs_back(server: Partic
     assert server.seen[-1][2]["reasoning_effort"] == "none"
 
 
+@pytest.mark.parametrize("order", [("high", "none"), ("none", "high"), (None, "high"), ("high", None)])
+def test_entries_of_one_model_do_not_depend_on_which_was_asked_first(
+    server: Particular, ledger: Path, monkeypatch, order: tuple
+) -> None:
+    def probe(body: Body) -> Answer:
+        if body.get("reasoning_effort") == "none":
+            return 200, {}, said("Yes", logprobs=[{"Yes": 0.8, "No": 0.2}] if "logprobs" in body else None)
+        refused = [name for name in ("temperature", "logprobs") if name in body]
+        if refused:
+            return 400, {}, about(refused[0], f"Unsupported parameter: '{refused[0]}' is not supported")
+        return 200, {}, said("", reasoning="The user wants a prompt.")
+
+    monkeypatch.setattr(server, "probe", probe)
+    monkeypatch.setattr(server, "answer", probe)
+    for reasoning in order:
+        with mllm.connect("gpt", entry(server, reasoning=reasoning, max_new_tokens=2000), ledger) as model:
+            (outcome,) = roles.enhance(model, ["a fish"])
+            expected = ("text", "unparseable") if reasoning == "high" else ("probability", "valid")
+            assert (model.reading, outcome.status) == expected
+            assert server.seen[-1][2].get("temperature") == (None if reasoning == "high" else 0)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_thinking_model_that_gets_more_room_or_less_is_asked_again(
+    server: Particular, ledger: Path, monkeypatch, told: bool
+) -> None:
+    """Whether the entry tells it to think, or it was found out."""
+
+    def thinking(body: Body) -> Answer:
+        cut = body["max_tokens"] < 1000
+        answer = said(None if cut else "yes", "length" if cut else "stop", reasoning_content="I think " * 20)
+        answer["usage"]["completion_tokens"] = min(body["max_tokens"], 300)
+        return 200, {}, answer
+
+    monkeypatch.setattr(server, "answer", thinking)
+    if not told:
+        monkeypatch.setattr(server, "probe", thinking)
+    given = []
+    for limit in (96, 4096, 4096, 2048, 96):
+        with mllm.connect(
+            "qwen3", entry(server, reasoning="low" if told else None, max_new_tokens=limit), ledger
+        ) as model:
+            given.append(roles.explain(model, [IMAGE], ["a house"])[0].status)
+    assert given == ["truncated", "valid", "valid", "valid", "truncated"]
+    assert [body["max_tokens"] for _, _, body in server.seen] == [96, 4096, 2048]
+
+
+def test_abilities_that_an_earlier_version_noted_are_found_out_anew(server: Particular, ledger: Path) -> None:
+    wanted = entry(server)
+    identity = wanted.access("gpt", Ledger(ledger)).identity
+    Ledger(ledger).note_abilities(identity, Abilities(images=True, logprobs=True, schema=False))
+    server.refuses = without("temperature", about("temperature", "Unsupported parameter"))
+    with mllm.connect("gpt", wanted, ledger) as model:
+        assert server.probes == []
+        assert roles.enhance(model, ["a fish"])[0].status == "valid"
+        assert model.abilities().dialect == "no temperature"
+    assert len(server.seen) == 1
+
+
+def test_thinking_counts_as_off_only_where_it_was_asked_off(server: Particular, ledger: Path) -> None:
+    wanted = entry(server, reasoning="none", extra_body={"reasoning_effort": "high"})
+    with mllm.connect("gpt", wanted, ledger) as model:
+        server.script = [(200, {}, said("", reasoning="The user wants a prompt."))]
+        assert roles.enhance(model, ["a fish"])[0].status == "unparseable"
+
+
 def test_a_schema_with_bounds_that_is_refused_is_sent_without_them(server: Particular, ledger: Path) -> None:
     server.refuses, server.holds_to_schema, server.gives_logprobs = unbounded, True, False
     server.script = [(200, {}, said('{"score": 8}'))]
@@ -192,6 +259,71 @@ def test_a_refusal_that_names_no_parameter_is_told(server: Particular, ledger: P
     told = pytest.raises(UserError, match=r"answers no question for model m\. It said: .*the moon is full")
     with told, mllm.connect("gpt", entry(server), ledger):
         pass
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "This model's maximum context length is 2048 tokens. However, you requested 2300 tokens.",
+        "at most 1 image of response_format may have a seed",  # whatever it says, nothing of that helps
+    ],
+)
+def test_a_request_that_fails_in_every_form_teaches_nothing(server: Particular, ledger: Path, words: str) -> None:
+    server.holds_to_schema = True
+    wanted = entry(server, reading="text")
+    server.script = [(200, {}, said('{"answer": "yes", "reason": "it is"}'))] * 2
+    large = Image.frombytes("RGB", (64, 64), random.Random(0).randbytes(64 * 64 * 3))
+    with mllm.connect("vllm", wanted, ledger) as model:
+        server.refuses = lambda body: failed("", words) if len(json.dumps(body["messages"])) > 9000 else None
+        assert roles.validate(model, [large], ["a fish"])[0].status != "valid"
+    for image in (IMAGE, IMAGE.resize((4, 4))):  # in this process, and later
+        with mllm.connect("vllm", wanted, ledger) as model:
+            assert roles.validate(model, [image], ["a fish"])[0].p_yes == 1.0
+    assert all({"response_format", "seed"} <= body.keys() for _, _, body in server.seen[-2:])
+
+
+def test_a_temperature_out_of_bounds_stops_and_is_named(server: Particular, ledger: Path) -> None:
+    less = {
+        "type": "less_than_equal",
+        "loc": ["body", "temperature"],
+        "msg": "Input should be less than or equal to 1.5",
+    }
+    server.refuses = lambda body: {"detail": [less]} if body["temperature"] > 1.5 else None
+    server.status = 422
+    stops = pytest.raises(UserError, match=r"mllms\.gpt: .* takes no temperature of 1\.8; lower stage1\.temperature")
+    with mllm.connect("gpt", entry(server), ledger) as model, stops:
+        roles.enhance(model, ["a fish", "a house"], temperature=1.8, seeds=[1, 2])
+    with mllm.connect("gpt", entry(server), ledger) as model:
+        assert roles.enhance(model, ["a fish"], temperature=1.2, seeds=[1])[0].status == "valid"
+    assert server.seen[-1][2]["temperature"] == 1.2
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_what_is_found_out_late_is_noted_before_an_answer_is_kept(
+    server: Particular, ledger: Path, concurrency: int
+) -> None:
+    wanted = entry(server, concurrency=concurrency)
+    prompts = ["a fish", "a house", "a boat", "a cat"]
+    with mllm.connect("gpt", wanted, ledger) as model:
+        roles.enhance(model, ["a tree"])
+        server.refuses = without("temperature", about("temperature", "Unsupported parameter"))
+        first = roles.enhance(model, prompts)
+        assert (len(first), model.abilities().dialect) == (4, "no temperature")
+    asked = len(server.seen)
+    with mllm.connect("gpt", wanted, ledger) as model:
+        assert roles.enhance(model, prompts) == first
+        assert model.abilities().dialect == "no temperature"
+        assert len(server.seen) == asked
+        roles.enhance(model, ["a tree"])  # which was asked at a temperature
+    assert len(server.seen) == asked + 1
+
+
+def test_a_reading_that_is_lost_is_replaced_by_the_next_best(server: Particular, ledger: Path) -> None:
+    with mllm.connect("gpt", entry(server, samples=3), ledger) as model:
+        roles.validate(model, [IMAGE], ["a fish"])
+        server.refuses = without("logprobs", about("logprobs", "Unsupported parameter"))
+        (verdict,) = roles.validate(model, [IMAGE], ["a house"])
+        assert (verdict.reading, model.reading) == ("samples", "samples")
 
 
 @pytest.mark.parametrize("steady", [True, False])
@@ -263,6 +395,35 @@ def test_the_servers_own_list_is_looked_at_too(server: Particular, ledger: Path)
             roles.enhance(model, ["a boat"])
 
 
+def test_a_model_that_was_still_loading_is_no_other_one(server: Particular, ledger: Path, monkeypatch) -> None:
+    loading = (503, {}, failed("", "Loading model"))
+    server.models = [{"id": "m", "meta": None}]
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "probe", lambda body: loading)
+        with pytest.raises(UserError, match="cannot be asked now"), mllm.connect("llama", entry(server), ledger):
+            pass
+    assert Ledger(ledger).noted(f"{entry(server).account} lists") is None  # nothing was answered
+    for meta in (None, {"n_params": 7, "size": 4}, None, {"n_params": 7, "n_vocab": 3}):
+        server.models = [{"id": "m", "meta": meta}]
+        with mllm.connect("llama", entry(server), ledger) as model:
+            assert roles.enhance(model, [f"a fish {meta}"])[0].status == "valid"
+    server.models = [{"id": "m", "meta": {"n_params": 13}}]
+    with (
+        mllm.connect("llama", entry(server), ledger) as model,
+        pytest.raises(UserError, match=r"it lists 'id m, n_params 13', .* by 'id m, n_params 7, size 4, n_vocab 3'"),
+    ):
+        roles.enhance(model, ["a boat"])
+
+
+def test_what_an_earlier_version_noted_of_the_list_is_replaced(server: Particular, ledger: Path) -> None:
+    server.models = [{"id": "m", "root": "a.gguf"}]
+    subject = f"{entry(server).account} lists"
+    Ledger(ledger).note(subject, "id m, root a.gguf")
+    with mllm.connect("llama", entry(server), ledger) as model:
+        assert roles.enhance(model, ["a fish"])[0].status == "valid"
+    assert json.loads(Ledger(ledger).noted(subject)) == {"id": "m", "root": "a.gguf"}
+
+
 # ------------------------------------------------------------------------------------------------ words
 
 
@@ -274,10 +435,15 @@ def test_the_servers_own_list_is_looked_at_too(server: Particular, ledger: Path)
         ("", "Invalid parameter: 'logprobs' must be less than or equal to 5", Dialect(logprobs=5)),
         ("top_logprobs", "must be between 0 and 3", Dialect(logprobs=3)),
         ("response_format", "not supported", Dialect(schema="none")),
+        ("", "For 'integer' type, property \"maximum\" is not supported", Dialect(schema="none")),
+        ("", "output_format.schema: minimum, maximum are not taken", Dialect(schema="none")),
+        ("", "an image has more than the maximum of 4096 pixels", None),
+        ("temperature", "Input should be less than or equal to 0.5", None),  # the value is wrong
+        ("temperature", "Unsupported value: 0.7 is not supported, only the default", Dialect(temperature=False)),
     ],
 )
 def test_a_refusal_is_read_word_by_word(parameter: str, message: str, expected: Dialect | None) -> None:
-    sent = {"max_tokens": 1, "temperature": 0, "seed": 0, "logprobs": True, "top_logprobs": 20, "response_format": {}}
+    sent = {"max_tokens": 1, "temperature": 0.7, "seed": 0, "logprobs": True, "top_logprobs": 20, "response_format": {}}
     assert adapted(Dialect(), sent, parameter, message) == expected
 
 
@@ -286,4 +452,4 @@ def test_no_request_holds_both_names_of_the_limit() -> None:
         sent = fitted({"max_tokens": 5}, Dialect(limit=limit))
         assert list(sent) == ([limit] if limit else [])
     assert dialects.first("https://api.openai.com/v1").limit == "max_completion_tokens"
-    assert dialects.from_json('{"limit": 5}', "http://x/v1") == Dialect()
+    assert dialects.from_json('{"limit": 5}') is None

@@ -17,6 +17,14 @@ pytestmark = pytest.mark.slow  # needs servers
 
 IMAGE = Image.new("RGB", (3, 2), (200, 10, 30))
 KEY = "sk-secret-1234567890"
+PRICES = {"usd_per_million_input_tokens": 10.0, "usd_per_million_output_tokens": 30.0}
+FLAGGED = {  # OpenRouter
+    "error": {
+        "code": 403,
+        "message": 'm requires moderation. Your input was flagged for "violence". No credits were charged.',
+        "metadata": {"reasons": ["violence"], "flagged_input": "a seed of violence"},
+    }
+}
 HTML = "<html><body>Bad gateway</body></html>"
 
 
@@ -41,6 +49,9 @@ def ledger(tmp_path: Path) -> Path:
         ((400, {}, failed("content_policy_violation")), "refusal"),
         ((400, {}, failed("content_filter")), "refusal"),
         ((400, {}, failed("context_length_exceeded")), "truncated"),
+        ((400, {}, failed("", "This model's maximum context length is 2048 tokens, you asked for 2300")), "truncated"),
+        ((403, {}, FLAGGED), "refusal"),
+        ((403, {}, failed("", "Content violates usage guidelines. Team: 1, API key ID: 2")), "refusal"),
         ((400, {}, failed("invalid_value", "image too small")), "transport"),
         ((500, {}, failed("server_error")), "transport"),
         ((429, {}, failed("rate_limit_exceeded")), "transport"),
@@ -102,6 +113,61 @@ def test_no_text_becomes_a_score_by_accident(
     assert row[4:8] == (status == "refusal", status == "unparseable", 0, 0)
 
 
+def broken(finish: str, message: str = "") -> dict:
+    answer = said("A watercolour of a small red", finish)
+    answer["choices"][0] |= {"error": {"code": 502, "message": message}} if message else {}
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (broken("error", "Provider disconnected"), "transport"),  # OpenRouter
+        (broken("stop", "Provider disconnected"), "transport"),
+        (broken("insufficient_system_resource"), "transport"),  # DeepSeek
+        (broken("abort"), "transport"),  # vLLM, SGLang
+        (broken("network_error"), "transport"),  # Zhipu
+        (broken("sensitive"), "refusal"),
+        (broken("content_filter: SAFETY"), "refusal"),  # Gemini
+        (broken("PROHIBITED_CONTENT"), "refusal"),
+        (broken("refusal"), "refusal"),  # Anthropic
+        (broken("model_context_window_exceeded"), "truncated"),
+        (broken("model_length"), "truncated"),  # Mistral
+        (broken("MAX_TOKENS"), "truncated"),
+    ],
+)
+def test_half_an_answer_is_none(server: Server, ledger: Path, answer: dict, status: str) -> None:
+    server.script = [(200, {}, answer)]
+    with mllm.connect("gpt", entry(server, **PRICES), ledger) as model:
+        (outcome,) = roles.enhance(model, ["a fish"])
+        assert (outcome.status, outcome.value) == (status, None)
+        choice = answer["choices"][0]
+        assert status != "transport" or choice.get("error", {}).get("message", choice["finish_reason"]) in outcome.raw
+        assert Ledger(ledger).summary()[0][11] > 0  # it was written, and paid for
+        assert roles.enhance(model, ["a fish"])[0].value == ("yes" if status == "transport" else None)
+
+
+@pytest.mark.parametrize(
+    "finish", [None, "", "STOP", "eos", "eos_token", "stop_sequence", "end_turn", "COMPLETE", "normal", "tool_calls"]
+)
+def test_a_good_end_in_other_words_is_one(server: Server, ledger: Path, finish) -> None:
+    server.script = [(200, {}, said("A red fish", finish))]
+    with mllm.connect("gpt", entry(server), ledger) as model:
+        assert roles.enhance(model, ["a fish"])[0].value == "A red fish"
+
+
+def test_nothing_is_found_out_from_an_answer_that_broke_off(server: Server, ledger: Path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "probe", lambda body: (200, {}, broken("insufficient_system_resource")))
+        with (
+            pytest.raises(UserError, match=r"cannot be asked now \(the answer broke off \(insufficient_system"),
+            mllm.connect("gpt", entry(server), ledger),
+        ):
+            pass
+    with mllm.connect("gpt", entry(server), ledger) as model:
+        assert model.reading == "probability"
+
+
 def test_a_cut_answer_is_no_score(server: Server, ledger: Path) -> None:
     server.script = [(200, {}, said("1", finish="length"))]  # of 10?
     with mllm.connect("gpt", entry(server, reading="text"), ledger) as model:
@@ -151,11 +217,37 @@ def test_a_server_that_wants_too_long_a_pause_is_not_asked_again(server: Server,
     assert len(server.seen) == 1
 
 
-def test_a_server_that_hangs_is_left_after_the_time_out(server: Server, ledger: Path) -> None:
-    with mllm.connect("gpt", entry(server, timeout_seconds=0.2, retries=1), ledger) as model:
+def test_a_server_that_hangs_is_left_after_the_time_out_and_paid_for_each_try(server: Server, ledger: Path) -> None:
+    wanted = entry(server, timeout_seconds=0.2, retries=1, **PRICES)
+    with mllm.connect("gpt", wanted, ledger) as model:
+        calls, cost = Ledger(ledger).spent(wanted.account)
         server.delay = 1.0
         assert roles.enhance(model, ["a fish"])[0].status == "transport"
     assert len(server.seen) == 2
+    (row,) = Ledger(ledger).summary()
+    assert row[8] > 2 and row[11] > 0  # tokens that it may have read, twice
+    spent = Ledger(ledger).spent(wanted.account)
+    assert spent == (calls + 2, pytest.approx(cost + row[11]))
+
+
+@pytest.mark.parametrize("answer", [(200, {}, DROP), (429, {}, failed("rate_limit"))])
+def test_each_try_takes_from_the_budget_of_calls(server: Server, ledger: Path, answer: Answer) -> None:
+    server.script = [answer] * 9
+    wanted = entry(server, retries=3, max_calls=5)
+    with mllm.connect("gpt", wanted, ledger) as model, pytest.raises(UserError, match="max_calls = 5 is used up"):
+        roles.enhance(model, ["a fish", "a house"])
+    assert len(server.probes) + len(server.seen) == 5
+
+
+def test_an_attempt_that_reached_nobody_costs_nothing(server: Server, ledger: Path) -> None:
+    wanted = entry(server, retries=1, **PRICES)
+    with mllm.connect("gpt", wanted, ledger) as model:
+        assert roles.enhance(model, ["a fish"])[0].status == "valid"
+        _, cost = Ledger(ledger).spent(wanted.account)
+        server.shutdown()
+        server.server_close()
+        assert roles.enhance(model, ["a house"])[0].status == "transport"
+    assert Ledger(ledger).spent(wanted.account)[1] == cost
 
 
 # ------------------------------------------------------------------------------------------------ one clear line
@@ -215,6 +307,26 @@ def test_a_wrong_key_or_model_stops_at_once_and_keeps_the_key_to_itself(
     assert len(server.seen) == 2
     assert KEY.encode() not in b"".join(file.read_bytes() for file in ledger.parent.iterdir())
     assert Ledger(ledger).summary()[0][2] == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [(402, {}, failed("invalid_request_error", "Insufficient Balance")), (429, {}, failed("insufficient_quota"))],
+)
+def test_a_used_up_credit_stops_at_once_and_is_called_so(server: Server, ledger: Path, answer: Answer) -> None:
+    server.script = [(200, {}, said("one")), *[answer] * 9]
+    with (
+        mllm.connect("gpt", entry(server), ledger) as model,
+        pytest.raises(UserError, match=r"answered 4\d\d for model m; there is no credit left: add some and run"),
+    ):
+        roles.enhance(model, [f"a fish {i}" for i in range(10)])
+    assert len(server.seen) == 2
+
+
+def test_a_flagged_account_is_no_refusal_of_one_request(server: Server, ledger: Path) -> None:
+    server.script = [(403, {}, failed("", "Your account was flagged for violating our usage policies"))] * 2
+    with mllm.connect("gpt", entry(server), ledger) as model, pytest.raises(UserError, match="answered 403"):
+        roles.enhance(model, ["a fish", "a house"])
 
 
 @pytest.mark.parametrize("before", [0, 290])
@@ -339,6 +451,8 @@ def test_this_machines_own_addresses_are_asked_through_no_proxy(
     [
         ("socks5://me:secret@127.0.0.1:9", r"cannot be asked through the proxy socks5://127\.0\.0\.1:9"),
         ("http://me:secret@127.0.0.1:9", r"nobody answers at .* through the proxy http://127\.0\.0\.1:9"),
+        ("me:secret@127.0.0.1:9", r"nobody answers at .* through the proxy http://127\.0\.0\.1:9"),
+        ("http://me:secret@127.0.0.1:99999", r"through the proxy http://127\.0\.0\.1:99999"),
     ],
 )
 def test_a_proxy_that_cannot_be_used_is_one_line_that_names_it(

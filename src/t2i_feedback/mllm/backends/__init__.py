@@ -43,6 +43,10 @@ class Entry(Section):
     def access(self, name: str, ledger: "Ledger") -> Access:
         """The way to the model that the catalogue calls `name`. Raises UserError when it is nowhere to be had."""
 
+    def asked_about(self, identity: str) -> str:
+        """Under what its abilities are noted: they are found out without images where it is shown none."""
+        return identity if self.images else f"{identity} text alone"
+
     @property
     @abstractmethod
     def concurrent(self) -> int:

@@ -54,15 +54,18 @@ class EndpointEntry(Entry):
         return self
 
     def access(self, name: str, ledger: "Ledger") -> Access:
+        said = {"reasoning": self.reasoning, "extra_body": self.extra_body, "image_detail": self.image_detail}
+        changed = {key: value for key, value in said.items() if value}
+        identity = json.dumps(["endpoint", self.base_url, self.model, *([changed] if changed else [])])
+
         def load() -> "Backend":
             from t2i_feedback.mllm.budget import Budget
             from t2i_feedback.mllm.endpoint import EndpointMllm
 
-            return EndpointMllm(name, self, Budget(name, self, ledger))
+            known = ledger.abilities(self.asked_about(identity))
+            return EndpointMllm(name, self, Budget(name, self, ledger), known.protocol if known else "")
 
-        said = {"reasoning": self.reasoning, "extra_body": self.extra_body, "image_detail": self.image_detail}
-        changed = {key: value for key, value in said.items() if value}
-        return Access(json.dumps(["endpoint", self.base_url, self.model, *([changed] if changed else [])]), load)
+        return Access(identity, load)
 
     @property
     def thinks(self) -> bool:
