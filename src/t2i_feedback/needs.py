@@ -1,6 +1,8 @@
 """What a run needs of the machine and the world, by its parameters: models, keys, the hub."""
 
+import json
 import os
+import re
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -11,6 +13,9 @@ from t2i_feedback.mllm.backends import Entry
 from t2i_feedback.mllm.backends.local import PACKAGE
 from t2i_feedback.params import Params, is_of_hub
 
+PIPELINE = "model_index.json"
+_NETWORK = re.compile(r"unet|transformer|vae|text_encoder(_\d)?")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 HUB_SECONDS = 10  # to wait for the model hub
 
 
@@ -60,7 +65,7 @@ def to_be_fetched(p: Params, *sections: str) -> dict[str, str]:
     found = {}
     for key, model in of_hub(p, *sections).items():
         revision = _revision(p, key)
-        if not cached(model, "model_index.json" if key == "model.name" else "config.json", revision):
+        if not cached(model, PIPELINE if key == "model.name" else "config.json", revision):
             found[model] = f"hf download {model}" + (f" --revision {revision}" if revision != "main" else "")
     return found
 
@@ -74,10 +79,28 @@ def _revision(p: Params, key: str) -> str:
 
 
 def cached(model: str, file: str, revision: str) -> bool:
-    """Whether the hub's cache has that file of the model, at that revision."""
+    """Whether the hub's cache has the model at that revision: that file, and all the weights that belong to it.
+
+    `file`: a pipeline's model_index.json, whose networks lie in folders, or a model's config.json.
+    """
     from huggingface_hub import try_to_load_from_cache
 
-    return isinstance(try_to_load_from_cache(model, file, revision=revision), str)
+    found = try_to_load_from_cache(model, file, revision=revision)
+    if not isinstance(found, str):
+        return False
+    folder, parts = Path(found).parent, [""]
+    if file == PIPELINE:
+        index = json.loads(Path(found).read_text(encoding="utf-8"))
+        parts = [part for part, named in index.items() if _NETWORK.fullmatch(part) and named[0]]
+    return all(_has_weights(folder / part) for part in parts)
+
+
+def _has_weights(folder: Path) -> bool:
+    """In one file, or in all those that an index lists; of whichever variant."""
+    there = {file.name for file in folder.glob("*.safetensors")}
+    indices = (json.loads(one.read_text(encoding="utf-8")) for one in folder.glob("*.safetensors*.index*.json"))
+    complete = any(there.issuperset(index["weight_map"].values()) for index in indices)
+    return complete or any(not _SHARD.search(name) for name in there)
 
 
 def unreachable(p: Params, *sections: str, seconds: float = HUB_SECONDS) -> tuple[str, str]:

@@ -2,15 +2,18 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
+import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from t2i_feedback.reporting.evidence import Evidence, MeasuredArm
 
 LONGEST_SIDE = 256  # pixels of an image in the report; larger ones are reduced
 EXACT_SIDE = 96  # up to here an image is kept bit by bit
+FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")  # letters of most scripts, Chinese not among them
 MARGIN, CAPTION_WIDTH, LINE_HEIGHT = 6, 190, 14  # pixels of the grid image
 
 
@@ -49,7 +52,7 @@ def shared_captions(evidence: Evidence) -> list[int]:
 
 def sheet(captions: Mapping[int, str], arms: Sequence[MeasuredArm], side: int = 96) -> Image.Image:
     """One image: captions down, arms across, names on top. Captions are wrapped to the left of their images."""
-    font = ImageFont.load_default(11)
+    font = ImageFont.truetype(FONT, 10)
     top = LINE_HEIGHT + 2 * MARGIN
     width = CAPTION_WIDTH + len(arms) * (side + MARGIN) + MARGIN
     grid = Image.new("RGB", (width, top + len(captions) * (side + MARGIN)), "white")
@@ -69,12 +72,22 @@ def sheet(captions: Mapping[int, str], arms: Sequence[MeasuredArm], side: int = 
 
 
 def wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    """Lines of at most `width` pixels, broken between words."""
+    """Lines of at most `width` pixels, broken between words, and within one that is longer."""
     lines = [""]
-    for word in text.split():
+    for word in chain.from_iterable(_fitting(one, width, font) for one in text.split()):
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= width or not lines[-1]:
             lines[-1] = longer
         else:
             lines.append(word)
     return lines
+
+
+def _fitting(word: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Iterator[str]:
+    """The word, or pieces of it of at most `width` pixels."""
+    start = 0
+    for end in range(1, len(word) + 1):
+        if end > start + 1 and font.getlength(word[start:end]) > width:
+            yield word[start : end - 1]
+            start = end - 1
+    yield word[start:]

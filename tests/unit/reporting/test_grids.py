@@ -45,6 +45,20 @@ def test_wrapped_lines_fit() -> None:
     assert all(font.getlength(line) <= 80 for line in lines)
 
 
+@pytest.mark.parametrize("text", ["a café naïvely at the Donaudampfschiff", "红色的房子在绿色的草地上，夜晚的星星很亮"])
+def test_a_word_that_is_wider_than_the_column_is_broken(text: str) -> None:
+    font = ImageFont.truetype(grids.FONT, 10)
+    lines = grids.wrapped(text, 80, font)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert all(font.getlength(line) <= 80 for line in lines)
+
+
+def test_letters_of_other_languages_than_english_have_shapes() -> None:
+    font = ImageFont.truetype(grids.FONT, 10)
+    missing = bytes(font.getmask("\ufffe"))
+    assert all(bytes(font.getmask(letter)) != missing for letter in "éïßøčğλжאع")
+
+
 @pytest.mark.parametrize("rows", [0, 2])
 def test_sheet_has_a_cell_for_every_arm_and_caption(tmp_path: Path, rows: int) -> None:
     arms = []

@@ -1,6 +1,7 @@
 """make improve: a typed prompt through the loop, with the shipped models."""
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,17 @@ def test_a_prompt_is_improved_and_every_round_is_told(
     drawn = {row.image: (folder / row.image).stat().st_mtime_ns for row in rows}
     run(monkeypatch, "a large red circle and a small yellow star at night", "--rounds", "2")
     assert {row.image: (folder / row.image).stat().st_mtime_ns for row in rows} == drawn  # nothing is drawn twice
+
+
+def test_a_checkpoint_that_was_trained_anew_has_a_folder_of_its_own(workplace: Path) -> None:
+    checkpoint = shutil.copytree(REPOSITORY / "models/postcards/sd", workplace / "sd")
+    p = params.load()
+    mine = p.model_copy(update={"model": p.model.model_copy(update={"name": "sd"})})
+    before = Improver(mine, ["a red house"], None).folder
+    assert Improver(mine, ["a red house"], None).folder == before
+    config = checkpoint / "unet/config.json"
+    config.write_text(f"{config.read_text()} ")
+    assert Improver(mine, ["a red house"], None).folder != before
 
 
 def test_an_image_does_not_depend_on_the_other_prompts(workplace: Path) -> None:
