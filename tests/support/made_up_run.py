@@ -88,12 +88,13 @@ _LAID_OUT: dict[tuple, Path] = {}
 def _copy(there: Path, here: Path) -> None:
     for name in ("data", "metrics", "models/lora"):
         shutil.copytree(there / name, here / name, dirs_exist_ok=True)
-    for name in (paths.PARAMS, paths.LOCK):
+    for name in (paths.PARAMS, paths.PIPELINE, paths.LOCK):
         shutil.copyfile(there / name, here / name)
 
 
 def _lay_out(root: Path, captions: int, images_are_measured: bool) -> None:
-    shutil.copyfile(REPOSITORY / "params.yaml", root / "params.yaml")
+    for file in (paths.PARAMS, paths.PIPELINE):
+        shutil.copyfile(REPOSITORY / file, root / file)
     rng = random.Random(0)
     rows = _captions(captions, rng)
     for arm in arms.ARMS:
