@@ -245,7 +245,9 @@ class Trainer:
             parts=scores.parts,
             surrogate_error=scores.surrogate_error,
             dead_groups=found.dead_groups,
-            kl=kl_to_base(self.replay, rollout.drawn, self.steps, self._generator(epoch, "kl")),
+            kl=kl_to_base(
+                self.replay, rollout.drawn, self.steps, self._generator(epoch, "kl"), self.config.train_batch_size
+            ),
             diversity=diversity(images, prompts),
             **learnt,
             **self.measure(images),

@@ -372,9 +372,19 @@ def test_16_too_many_masked_images_of_an_epoch_stop_it_however_they_were_asked_a
 def test_17_kl_to_the_base_is_0_at_first_and_grows_with_training(make):
     trainer = make(learning_rate=0.05, epochs=3)
     drawn = trainer.roll_out(0).drawn
-    assert kl_to_base(trainer.replay, drawn, trainer.steps, torch.Generator()) == 0
+    assert kl_to_base(trainer.replay, drawn, trainer.steps, torch.Generator(), 64) == 0
     history = trainer.run()
     assert history[-1].kl > 0
+
+
+@pytest.mark.parametrize("limit", [2, 64])
+def test_17_the_kl_is_taken_of_as_many_transitions_at_once_as_an_update_takes(make, limit):
+    trainer = make(train_batch_size=limit)
+    drawn, rows = trainer.roll_out(0).drawn, []
+    trainer.image_model.network.register_forward_pre_hook(lambda unet, given: rows.append(len(given[0])))
+    kl_to_base(trainer.replay, drawn, trainer.steps, torch.Generator(), limit)
+    assert sum(rows) == 2 * 2 * 8 * 5  # by the policy and by the base, with the prompt and without
+    assert max(rows) == 2 * min(limit, 8 * 5)
 
 
 @pytest.mark.slow

@@ -178,7 +178,7 @@ def test_a_replayed_rollout_has_a_ratio_of_1_at_every_step_and_batch_size(folder
 def test_the_kl_of_a_fresh_adapter_is_0_and_it_changes_nothing(folder, tmp_path) -> None:
     made = trainer(folder, tmp_path)
     trajectories = made.draw(torch.tensor([0, 1, 2]), SEEDS)
-    assert kl_to_base(made.replay, trajectories, made.steps, torch.Generator()) == 0
+    assert kl_to_base(made.replay, trajectories, made.steps, torch.Generator(), 64) == 0
     plain = load(folder, guidance=2.0)
     assert apart(made.image_model.draw(PROMPTS, SEEDS), plain_with(made, plain).draw(PROMPTS, SEEDS)) == 0
 
