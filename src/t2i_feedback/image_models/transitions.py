@@ -18,7 +18,8 @@ to s' < s has clean_weight 1 - s'. With h = s - s' and a the level of noise:
     dance_sde  the same with g = a                                                         (DanceGRPO: Xue et al., 2025)
     cps        sigma = s' sin(a pi / 2), noise_weight = sqrt(s'^2 - sigma^2)    (coefficients kept: Wang & Yu, 2025)
 
-where the first step of flow_sde, at s = 1, takes the second level in 1 - s. Without noise all are the Euler step.
+where the first step of flow_sde takes the second level in 1 - s: its own is 1, or rounded from it. Without noise all
+are the Euler step.
 """
 
 import math
@@ -95,7 +96,7 @@ class Schedule:
             sigma = after * math.sin(level * math.pi / 2)
             noise_weight = (after**2 - _only(sigma, noisy) ** 2).sqrt()
         elif kind in ("flow_sde", "dance_sde"):
-            clean = 1 - torch.where(s < 1, s, levels[1])
+            clean = 1 - s.minimum(levels[1])
             rate = level * (s / clean).sqrt() if kind == "flow_sde" else torch.full_like(s, level)
             sigma = rate * h.sqrt()
             noise_weight = after - _only(sigma, noisy) ** 2 / (2 * s)

@@ -12,7 +12,7 @@ import pytest
 import tiny_diffusion
 import tiny_families
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 
 from t2i_feedback.finetuning.acquisition import Scorer
 from t2i_feedback.finetuning.monitoring import kl_to_base
@@ -308,3 +308,16 @@ def test_steps_of_ddim_and_of_a_flow_are_made_by_one_formula() -> None:
         noise_after = (schedule.noise_weight**2 + schedule.sigma**2).sqrt()
         torch.testing.assert_close(noise_after[:-1], schedule.noise[1:], atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(schedule.clean_weight[:-1], schedule.signal[1:], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("shift", [1.0, 1.43, 3.0])
+def test_the_first_step_of_flow_sde_has_the_second_levels_noise_however_the_first_level_is_rounded(shift) -> None:
+    """Shifted by 1.43, pure noise comes out of float32 as 0.99999994."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(8)
+    levels = scheduler.sigmas
+    assert (levels[0] < 1) == (shift == 1.43)
+    found = Schedule.flow(scheduler.timesteps, levels, "flow_sde", 0.7)
+    second, length = float(levels[1]), float(levels[0] - levels[1])
+    assert float(found.sigma[0]) == pytest.approx(0.7 * (length / (1 - second)) ** 0.5, rel=1e-5)
+    assert float(found.noise_weight[0]) > 0
