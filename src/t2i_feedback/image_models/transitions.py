@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 import torch
 
-from t2i_feedback.image_models.section import NoiseKind
+from t2i_feedback.image_models.section import NoiseKind, check_level
 
 Steps = range  # indices of the steps that have noise
 
@@ -50,8 +50,9 @@ class Schedule:
     def ddim(cls, scheduler, steps: int, eta: float, noisy: Steps | None = None) -> "Schedule":
         """Read a diffusers DDIMScheduler; `noisy` None: all steps.
 
-        Raises ValueError if a step that should have noise has none, hence no log-probability.
+        Raises ValueError if a step that should have noise has none, hence no log-probability, or eta is above 1.
         """
+        check_level("ddim", eta)
         config = scheduler.config
         if config.thresholding:
             raise ValueError("dynamic thresholding has no transition density that is known here")
@@ -87,8 +88,10 @@ class Schedule:
     ) -> "Schedule":
         """Of the noise levels s [steps + 1], the first at most 1 and the last 0, and the network's `timesteps` [steps].
 
-        `level` is a of the kind; `noisy` None: all steps. Raises ValueError if the kind is no flow's.
+        `level` is a of the kind; `noisy` None: all steps. Raises ValueError if the kind is no flow's, or has no such
+        level.
         """
+        check_level(kind, level)
         levels = levels.cpu().double()
         s, after = levels[:-1], levels[1:]
         h = s - after

@@ -251,6 +251,14 @@ def test_noise_that_the_family_does_not_have_is_refused(folder, tmp_path) -> Non
         trainer(folder, tmp_path, noise={"kind": other, "level": 0.7, "window": None})
 
 
+def test_more_noise_than_the_familys_own_kind_has_is_refused(folder, tmp_path, monkeypatch) -> None:
+    """With cps the sine would turn back: less noise, not more."""
+    if folder.name == "sd3":
+        monkeypatch.setattr(type(load(folder)), "noises", ("cps",))
+    with pytest.raises(UserError, match=r"finetune\.noise: level 1\.3: (ddim|cps) has 1 at most"):
+        trainer(folder, tmp_path, noise={"kind": "auto", "level": 1.3, "window": None})
+
+
 def test_a_target_that_matches_no_layer_is_named_though_others_match(folder) -> None:
     with pytest.raises(UserError, match=r"no modules that end in conv9; there are .*to_out\.0"):
         load(folder, training=True).add_adapter(2, 2, ["to_out.0", "conv9"], 0)
