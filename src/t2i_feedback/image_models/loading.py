@@ -208,11 +208,13 @@ def _compile(made: "ImageModel") -> None:
     batch = model.batch_size * (2 if made.classifier_free and model.guidance > 1 else 1)
     latents = torch.zeros(batch, *made.latent_shape(), device=made.device, dtype=made.dtype)
     text = made.null().expand(batch)
-    made.pipe.scheduler.set_timesteps(model.steps, device=made.device)
+    scheduler = made.pipe.scheduler
+    shifted = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}  # compiling is the same by any
+    scheduler.set_timesteps(model.steps, device=made.device, **shifted)
     network.forward = torch.compile(eager)
     try:
         with torch.inference_mode():
-            made.denoise(latents, made.pipe.scheduler.timesteps[0].expand(batch), text)
+            made.denoise(latents, scheduler.timesteps[0].expand(batch), text)
     except Exception as error:  # a compiler that is missing, an unknown operation: each has a type of its own
         network.forward = eager
         log.warning("model.compile: torch.compile failed, drawing goes on without it (%s)", first_line(error))

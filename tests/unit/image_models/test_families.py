@@ -106,6 +106,18 @@ def diffusers_own(folder: Path) -> DiffusionPipeline:
     return theirs
 
 
+@pytest.mark.parametrize("schedule", [{}, {"base_shift": 0.2, "max_shift": 2.0, "time_shift_type": "linear"}])
+def test_a_schedule_that_is_shifted_with_the_size_is_that_of_the_arms(tmp_path, schedule, monkeypatch) -> None:
+    folder = tiny_families.checkpoint("sd3", tmp_path)
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"use_dynamic_shifting": True} | schedule))
+    made = load(folder, training=True)
+    assert apart(rolled(made, 0.0).images, made.draw(PROMPTS, SEEDS)) <= 1
+    assert torch.equal(made.schedule(made.settings.steps, "cps", 0.7).timesteps, made.pipe.scheduler.timesteps)
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    assert apart(load(folder, compile=True).draw(PROMPTS, SEEDS), made.draw(PROMPTS, SEEDS)) == 0
+
+
 def test_the_arms_are_drawn_as_diffusers_draws_them(folder) -> None:
     made = load(folder)
     width, height = tiny_families.SIZE
