@@ -1,5 +1,6 @@
 """Load a text-to-image checkpoint of any family that there is, with or without an adapter."""
 
+import inspect
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,7 @@ def load_image_model(model: Model, adapter: Path | None = None, *, training: boo
         raise UserError(f"model.name: {model.name!r} cannot be loaded: {first_line(error)}{advice}") from None
     made = family(pipe, model)
     made.check_settings()
-    pipe.scheduler = family.scheduler(family.rollouts if training else scheduler, pipe.scheduler.config)
+    pipe.scheduler = _scheduler(family.rollouts if training else scheduler, family, pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     if model.vae_dtype == "float32":
         pipe.vae.float()
@@ -146,6 +147,34 @@ def _scheduler_name(model: Model, family: "type[ImageModel]") -> str:
             f"{', '.join(family.schedulers)}"
         )
     return model.scheduler
+
+
+# What decides a checkpoint's noise schedule, with the value that says nothing. A scheduler that does not know it drops
+# it in silence.
+DECISIVE = {
+    "rescale_betas_zero_snr": False,
+    "use_flow_sigmas": False,
+    "timestep_type": "discrete",
+    "sigma_data": None,
+    "shift": None,
+}
+
+
+def _scheduler(name: str, family: "type[ImageModel]", config: Any) -> Any:
+    """The family's scheduler of that name. Raises UserError if it does not keep the checkpoint's noise schedule."""
+
+    def knows(scheduler: Any, key: str) -> bool:
+        return key in inspect.signature(type(scheduler)).parameters
+
+    made = family.scheduler(name, config)
+    for key, nothing in DECISIVE.items():
+        if config.get(key) not in (None, nothing) and not knows(made, key):
+            others = [other for other in family.schedulers if knows(family.scheduler(other, config), key)]
+            raise UserError(
+                f"model.scheduler: {name} would drop {key} of the checkpoint's noise schedule; "
+                f"{' or '.join(others) or 'no other'} would not (fine-tuning takes {family.rollouts})"
+            )
+    return made
 
 
 def _quantised(model: Model, network: str, device: str) -> dict[str, Any]:
