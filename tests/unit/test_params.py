@@ -149,6 +149,16 @@ def test_an_impossible_value_is_named_by_its_key(raw: dict, tmp_path: Path, key:
         ("finetune.preference", "    ", "preference must not be blank"),
         ("model", {"scheduler": "euler", "eta": 0.5}, "model: eta 0.5 is DDIM's noise; scheduler euler needs eta: 0"),
         ("model", {"negative_prompt": "a", "guidance": 1}, "model: negative_prompt has no effect without guidance"),
+        (
+            "finetune.noise",
+            {"kind": "ddim", "level": 1.3, "window": None},
+            "finetune.noise: level 1.3: ddim has 1 at most",
+        ),
+        (
+            "finetune.noise",
+            {"kind": "cps", "level": 1.3, "window": None},
+            "finetune.noise: level 1.3: cps has 1 at most",
+        ),
         ("finetune.feedback_budget", 0, "finetune.feedback_budget: input should be greater than or equal to 1, not 0"),
         ("finetune.feedback_budget", 65, "feedback_budget 65 is more than the 64 images of an epoch"),
         ("finetune.feedback_budget", 32, "choose acquisition random or uncertainty, or feedback_budget null"),

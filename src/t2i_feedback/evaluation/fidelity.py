@@ -13,6 +13,7 @@ from t2i_feedback.evaluation.section import Evaluate
 
 Features = NDArray[np.float32]  # [N, D]
 CURVE_STEPS, CURVE_SUBSETS = 8, 10  # FID against n: subsets of 1/8, 2/8, .. of the images, so many of each
+PIECE = 1000  # rows of a matrix of distances: that of all pairs of 40,000 images would be 6.4 GB
 THREADS_PAY_FROM = 1000  # rows of a matrix; the eigenvalues of smaller ones take ten times longer on several threads
 
 
@@ -125,12 +126,18 @@ def precision_recall(features: Features, reference: Features, neighbourhood: int
 
     A manifold is the union of balls that reach to each point's k-th neighbour. Kynkaanniemi et al., "Improved precision
     and recall metric for assessing generative models" (2019); they use VGG-16 features, here they are the extractor's.
+    More than `PIECE` images are compared piece by piece.
     """
     import torch
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
     answer = prc_features_to_metric(
-        torch.from_numpy(features), torch.from_numpy(reference), prc_neighborhood=neighbourhood, verbose=False
+        torch.from_numpy(features),
+        torch.from_numpy(reference),
+        prc_neighborhood=neighbourhood,
+        prc_batch_size=PIECE,
+        save_cpu_ram=max(len(features), len(reference)) > PIECE,
+        verbose=False,
     )
     return answer[KEY_METRIC_PRECISION], answer[KEY_METRIC_RECALL]
 

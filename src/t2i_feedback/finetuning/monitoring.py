@@ -16,15 +16,19 @@ KL_TRANSITIONS = 64  # a sample of an epoch's transitions, of all processes toge
 
 
 @torch.no_grad()
-def kl_to_base(replay: Replay, drawn: Drawn, steps: torch.Tensor, generator: torch.Generator) -> float:
+def kl_to_base(
+    replay: Replay, drawn: Drawn, steps: torch.Tensor, generator: torch.Generator, train_batch_size: int
+) -> float:
     """KL(policy || base) per latent dimension: the mean of a random sample of transitions at `steps`, the trained ones.
 
-    The mean is over all processes, each of which samples its own images.
+    They are replayed as many at a time as an update replays, so that it has the memory. The mean is over all
+    processes, each of which samples its own images.
     """
     some = torch.randperm(len(drawn.prompt_index) * len(steps), generator=generator)
     some = some[: math.ceil(KL_TRANSITIONS / distributed.world_size())]
     image, step = some // len(steps), steps[some % len(steps)]
-    found = replay.kl(drawn, image, step, replay.clean(drawn, image, step)[1])
+    pieces = zip(image.split(train_batch_size), step.split(train_batch_size), strict=True)
+    found = torch.cat([replay.kl(drawn, *piece, replay.clean(drawn, *piece)[1]) for piece in pieces])
     total = distributed.all_reduce(torch.tensor([float(found.sum()), float(len(found))], dtype=torch.float64))
     return float(total[0] / total[1])
 

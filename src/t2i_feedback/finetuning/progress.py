@@ -38,16 +38,15 @@ def reporter(epochs: int, log: Callable[[int, Mapping[str, float]], None]) -> Ca
     return report
 
 
-def summary(history: Sequence[EpochRow], stopped: bool = False) -> dict[str, float]:
-    """First and last figures. The last update of a run that was `stopped` at a bound is not in the adapter."""
+def summary(history: Sequence[EpochRow], learnt: int) -> dict[str, float]:
+    """First and last figures of a run whose adapter has learnt in so many of its epochs."""
     first, last = history[0], history[-1]
-    before = history[-2].kl if len(history) > 1 else 0.0
     fields = ("reward_mean", "held_out_mean", "diversity", "brightness", "contrast", "sharpness")
     found = {
         f"{name}_{when}": getattr(row, name) for name in fields for when, row in (("first", first), ("last", last))
     }
     return {name: value for name, value in found.items() if value is not None} | {
-        "kl_last": before if stopped else last.kl,
+        "kl_last": history[learnt - 1].kl if learnt else 0.0,
         "masked": float(sum(row.masked for row in history)),
         "asked": float(sum(row.asked for row in history)),
         "invalid_judge": sum(row.masked for row in history) / max(1, sum(row.asked for row in history)),

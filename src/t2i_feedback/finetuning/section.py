@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from t2i_feedback.finetuning import objectives
 from t2i_feedback.foundation.params import FREE, Count, EntryName, Positive, Section, Share
-from t2i_feedback.image_models.section import NoiseKind
+from t2i_feedback.image_models.section import NoiseKind, check_level
 
 
 def _none_for_auto(value: object) -> object:
@@ -24,9 +24,9 @@ class Noise(Section):
     window: Count | None
 
     @model_validator(mode="after")
-    def _ddim_has_at_most_as_much_as_ddpm(self) -> "Noise":
-        if self.kind == "ddim" and self.level > 1:
-            raise ValueError(f"level {self.level:g}: DDIM's eta is at most 1")
+    def _there_is_such_noise(self) -> "Noise":
+        if self.kind != "auto":
+            check_level(self.kind, self.level)
         return self
 
 

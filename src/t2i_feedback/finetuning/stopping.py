@@ -30,22 +30,35 @@ def check_scores(
         )
 
 
-def beyond_max_kl(row: EpochRow, config: Finetune) -> bool:
-    """Whether the epoch's updates took the policy further from the base model than `max_kl` allows."""
-    return config.max_kl is not None and row.kl > config.max_kl
-
-
 def beyond_bounds(history: Sequence[EpochRow], config: Finetune) -> str:
-    """Which bound these epochs have gone beyond, in words; empty if none.
+    """Which bounds these epochs have gone beyond, in words; empty if none.
 
-    Training ends there, with the last adapter within the bounds.
+    Training ends there, with the last adapter within the bounds (`epochs_learnt`).
     """
-    first, last = history[0], history[-1]
-    if beyond_max_kl(last, config):
-        return f"KL to the base model is {last.kl:.3g}, above finetune.max_kl {config.max_kl:g}"
-    if config.max_held_out_drop is None or first.held_out_mean is None or last.held_out_mean is None:
+    return ", and ".join(filter(None, (_beyond_held_out_drop(history, config), _beyond_kl(history, config))))
+
+
+def epochs_learnt(history: Sequence[EpochRow], config: Finetune) -> int:
+    """In how many of these epochs the adapter has learnt that training goes on with, or ends with at a bound.
+
+    An epoch's held-out score is of what its images were drawn by, so a drop is the work of the epoch before. Its KL is
+    of what its own updates made.
+    """
+    undone = 2 if _beyond_held_out_drop(history, config) else 1 if _beyond_kl(history, config) else 0
+    return len(history) - undone
+
+
+def _beyond_kl(history: Sequence[EpochRow], config: Finetune) -> str:
+    if config.max_kl is not None and history and history[-1].kl > config.max_kl:
+        return f"KL to the base model is {history[-1].kl:.3g}, above finetune.max_kl {config.max_kl:g}"
+    return ""
+
+
+def _beyond_held_out_drop(history: Sequence[EpochRow], config: Finetune) -> str:
+    scores = [row.held_out_mean for row in history]
+    if config.max_held_out_drop is None or not scores or scores[0] is None or scores[-1] is None:
         return ""
-    drop = first.held_out_mean - last.held_out_mean
+    drop = scores[0] - scores[-1]
     if drop <= config.max_held_out_drop:
         return ""
     return (

@@ -40,7 +40,7 @@ from t2i_feedback.finetuning.rollout import (
     roll_out,
 )
 from t2i_feedback.finetuning.section import Finetune
-from t2i_feedback.finetuning.stopping import beyond_bounds, beyond_max_kl, check_scores
+from t2i_feedback.finetuning.stopping import check_scores, epochs_learnt
 from t2i_feedback.finetuning.update import Updater
 from t2i_feedback.foundation import distributed
 from t2i_feedback.foundation.errors import UserError
@@ -161,8 +161,8 @@ class Trainer:
         It is shorter than `epochs` when a bound was reached; `stopping.beyond_bounds` says which.
         """
         initial = self._copy()
-        done, learnt, earlier = checkpoint.load_latest(self.folder, self._tensors, self.optimiser)
-        self.scorer.load(learnt)
+        done, feedback, earlier = checkpoint.load_latest(self.folder, self._tensors, self.optimiser)
+        self.scorer.load(feedback)
         earlier = earlier or initial  # the adapter before the last update
         history_path = self.folder / HISTORY
         history = read_rows(history_path, EpochRow)[:done] if history_path.exists() else []
@@ -171,21 +171,20 @@ class Trainer:
         for row in history:
             on_epoch(row)
         self.preflight()
-        on_adapter(done)
+        on_adapter(learnt := epochs_learnt(history, self.config))
         for epoch in range(done, self.config.epochs):
-            if history and beyond_bounds(history, self.config):
+            if learnt < epoch:
                 break
             before = self._copy()
             history.append(self.epoch(epoch))
-            if beyond_bounds(history, self.config):
-                # an epoch's KL is of what its update made, its held-out score of what its images were drawn by
-                last_good = before if beyond_max_kl(history[-1], self.config) else earlier
-                for tensor, value in zip(self._tensors, last_good, strict=True):
+            learnt = epochs_learnt(history, self.config)
+            if learnt <= epoch:
+                for tensor, value in zip(self._tensors, before if learnt == epoch else earlier, strict=True):
                     tensor.data.copy_(value)
             self._keep(epoch + 1, history, before)
             earlier = before
             on_epoch(history[-1])
-            on_adapter(epoch + 1)
+            on_adapter(learnt)
         return history
 
     def _copy(self) -> list[torch.Tensor]:
@@ -245,7 +244,9 @@ class Trainer:
             parts=scores.parts,
             surrogate_error=scores.surrogate_error,
             dead_groups=found.dead_groups,
-            kl=kl_to_base(self.replay, rollout.drawn, self.steps, self._generator(epoch, "kl")),
+            kl=kl_to_base(
+                self.replay, rollout.drawn, self.steps, self._generator(epoch, "kl"), self.config.train_batch_size
+            ),
             diversity=diversity(images, prompts),
             **learnt,
             **self.measure(images),

@@ -1,5 +1,6 @@
 """Load a text-to-image checkpoint of any family that there is, with or without an adapter."""
 
+import inspect
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,7 @@ def load_image_model(model: Model, adapter: Path | None = None, *, training: boo
         raise UserError(f"model.name: {model.name!r} cannot be loaded: {first_line(error)}{advice}") from None
     made = family(pipe, model)
     made.check_settings()
-    pipe.scheduler = family.scheduler(family.rollouts if training else scheduler, pipe.scheduler.config)
+    pipe.scheduler = _scheduler(family.rollouts if training else scheduler, family, pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     if model.vae_dtype == "float32":
         pipe.vae.float()
@@ -148,6 +149,34 @@ def _scheduler_name(model: Model, family: "type[ImageModel]") -> str:
     return model.scheduler
 
 
+# What decides a checkpoint's noise schedule, with the value that says nothing. A scheduler that does not know it drops
+# it in silence.
+DECISIVE = {
+    "rescale_betas_zero_snr": False,
+    "use_flow_sigmas": False,
+    "timestep_type": "discrete",
+    "sigma_data": None,
+    "shift": None,
+}
+
+
+def _scheduler(name: str, family: "type[ImageModel]", config: Any) -> Any:
+    """The family's scheduler of that name. Raises UserError if it does not keep the checkpoint's noise schedule."""
+
+    def knows(scheduler: Any, key: str) -> bool:
+        return key in inspect.signature(type(scheduler)).parameters
+
+    made = family.scheduler(name, config)
+    for key, nothing in DECISIVE.items():
+        if config.get(key) not in (None, nothing) and not knows(made, key):
+            others = [other for other in family.schedulers if knows(family.scheduler(other, config), key)]
+            raise UserError(
+                f"model.scheduler: {name} would drop {key} of the checkpoint's noise schedule; "
+                f"{' or '.join(others) or 'no other'} would not (fine-tuning takes {family.rollouts})"
+            )
+    return made
+
+
 def _quantised(model: Model, network: str, device: str) -> dict[str, Any]:
     """The argument of `from_pretrained` by which bitsandbytes stores the network's weights in fewer bits."""
     if model.quantisation == "none":
@@ -208,11 +237,13 @@ def _compile(made: "ImageModel") -> None:
     batch = model.batch_size * (2 if made.classifier_free and model.guidance > 1 else 1)
     latents = torch.zeros(batch, *made.latent_shape(), device=made.device, dtype=made.dtype)
     text = made.null().expand(batch)
-    made.pipe.scheduler.set_timesteps(model.steps, device=made.device)
+    scheduler = made.pipe.scheduler
+    shifted = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}  # compiling is the same by any
+    scheduler.set_timesteps(model.steps, device=made.device, **shifted)
     network.forward = torch.compile(eager)
     try:
         with torch.inference_mode():
-            made.denoise(latents, made.pipe.scheduler.timesteps[0].expand(batch), text)
+            made.denoise(latents, scheduler.timesteps[0].expand(batch), text)
     except Exception as error:  # a compiler that is missing, an unknown operation: each has a type of its own
         network.forward = eager
         log.warning("model.compile: torch.compile failed, drawing goes on without it (%s)", first_line(error))

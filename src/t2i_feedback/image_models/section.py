@@ -10,6 +10,12 @@ Scheduler = Literal["auto", "ddim", "pndm", "dpmsolver++", "euler"]
 NoiseKind = Literal["ddim", "flow_sde", "cps", "dance_sde"]  # of a rollout's steps: `transitions`
 
 
+def check_level(kind: NoiseKind, level: float) -> None:
+    """Raises ValueError if no noise of the kind is of that level: DDIM's eta and the share of cps end at 1."""
+    if kind in ("ddim", "cps") and level > 1:
+        raise ValueError(f"level {level:g}: {kind} has 1 at most")
+
+
 def _off_or_on(value: object) -> object:
     """A boolean is the word that some YAML writers take for one."""
     return {False: "off", True: "on"}.get(value, value) if isinstance(value, bool) else value

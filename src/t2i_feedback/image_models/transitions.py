@@ -18,7 +18,8 @@ to s' < s has clean_weight 1 - s'. With h = s - s' and a the level of noise:
     dance_sde  the same with g = a                                                         (DanceGRPO: Xue et al., 2025)
     cps        sigma = s' sin(a pi / 2), noise_weight = sqrt(s'^2 - sigma^2)    (coefficients kept: Wang & Yu, 2025)
 
-where the first step of flow_sde, at s = 1, takes the second level in 1 - s. Without noise all are the Euler step.
+where the first step of flow_sde takes the second level in 1 - s: its own is 1, or rounded from it. Without noise all
+are the Euler step.
 """
 
 import math
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 
 import torch
 
-from t2i_feedback.image_models.section import NoiseKind
+from t2i_feedback.image_models.section import NoiseKind, check_level
 
 Steps = range  # indices of the steps that have noise
 
@@ -49,8 +50,9 @@ class Schedule:
     def ddim(cls, scheduler, steps: int, eta: float, noisy: Steps | None = None) -> "Schedule":
         """Read a diffusers DDIMScheduler; `noisy` None: all steps.
 
-        Raises ValueError if a step that should have noise has none, hence no log-probability.
+        Raises ValueError if a step that should have noise has none, hence no log-probability, or eta is above 1.
         """
+        check_level("ddim", eta)
         config = scheduler.config
         if config.thresholding:
             raise ValueError("dynamic thresholding has no transition density that is known here")
@@ -86,8 +88,10 @@ class Schedule:
     ) -> "Schedule":
         """Of the noise levels s [steps + 1], the first at most 1 and the last 0, and the network's `timesteps` [steps].
 
-        `level` is a of the kind; `noisy` None: all steps. Raises ValueError if the kind is no flow's.
+        `level` is a of the kind; `noisy` None: all steps. Raises ValueError if the kind is no flow's, or has no such
+        level.
         """
+        check_level(kind, level)
         levels = levels.cpu().double()
         s, after = levels[:-1], levels[1:]
         h = s - after
@@ -95,7 +99,7 @@ class Schedule:
             sigma = after * math.sin(level * math.pi / 2)
             noise_weight = (after**2 - _only(sigma, noisy) ** 2).sqrt()
         elif kind in ("flow_sde", "dance_sde"):
-            clean = 1 - torch.where(s < 1, s, levels[1])
+            clean = 1 - s.minimum(levels[1])
             rate = level * (s / clean).sqrt() if kind == "flow_sde" else torch.full_like(s, level)
             sigma = rate * h.sqrt()
             noise_weight = after - _only(sigma, noisy) ** 2 / (2 * s)

@@ -47,8 +47,6 @@ class UNetModel(ImageModel):
     ) -> transitions.Schedule:
         if kind != "ddim":
             raise ValueError(f"noise of kind {kind} is a flow model's; {self.pipeline} has ddim")
-        if level > 1:
-            raise ValueError(f"level {level:g}: DDIM's eta is at most 1")
         return transitions.Schedule.ddim(self.scheduler("ddim", self.pipe.scheduler.config), steps, level, noisy)
 
     @cached_property

@@ -43,7 +43,7 @@ def main() -> None:
         require_calibrated(config.judge, p.least, paths.CALIBRATION_NUMBERS, paths.JUDGE_PLOTS / "sweeps.png")
     print(f"finetune: {config.plan(weights)}", flush=True)
     from t2i_feedback.finetuning import progress
-    from t2i_feedback.finetuning.stopping import beyond_bounds
+    from t2i_feedback.finetuning.stopping import beyond_bounds, epochs_learnt
     from t2i_feedback.finetuning.trainer import HISTORY, Trainer
     from t2i_feedback.foundation import photometry
     from t2i_feedback.image_models.base import tokens_lost
@@ -97,12 +97,12 @@ def main() -> None:
             with trainer.as_saved():
                 image_model.save_adapter(work / "adapter")
             write_rows(work / "adapter" / HISTORY, history)
-            numbers = progress.summary(history, stopped=bool(why))
+            numbers = progress.summary(history, epochs_learnt(history, config))
             write_json(work / "adapter" / paths.FINETUNE_NUMBERS.name, numbers)
             workspace.publish(stage, work / "adapter", paths.ADAPTER)
             run.adapter(paths.ADAPTER)
     if why:
-        print(f"finetune: ended after epoch {len(history)}: {why}; the adapter is the last within it")
+        print(f"finetune: ended after epoch {len(history)}: {why}; the adapter is the last within bounds")
     print(f"finetune: reward {history[0].reward_mean:.2f} -> {history[-1].reward_mean:.2f}, adapter in {paths.ADAPTER}")
 
 

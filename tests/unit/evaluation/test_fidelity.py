@@ -104,8 +104,20 @@ def test_kernel_distance_is_the_unbiased_estimator_in_a_double_loop() -> None:
     assert found.std == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.parametrize("piece", [1000, 16])
 @pytest.mark.parametrize("k", [1, 3])
-def test_precision_and_recall_are_those_of_brute_force(k: int) -> None:
+def test_precision_and_recall_are_those_of_brute_force_with_no_matrix_of_more_rows_than_a_piece(
+    k: int, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fidelity, "PIECE", piece)
+    rows, cat = [], torch.cat
+
+    def noting(tensors, dim=0):
+        found = cat(tensors, dim)
+        rows.extend([len(found)] if found.ndim == 2 else [])
+        return found
+
+    monkeypatch.setattr(torch, "cat", noting)
     one, two = features(40, 5, 15, shift=0.8), features(50, 5, 16)
 
     def share_within(points: np.ndarray, manifold: np.ndarray) -> float:
@@ -122,6 +134,7 @@ def test_precision_and_recall_are_those_of_brute_force(k: int) -> None:
     assert precision == pytest.approx(share_within(one, two))
     assert recall == pytest.approx(share_within(two, one))
     assert 0 < precision < 1
+    assert 0 < max(rows) <= piece
 
 
 def test_fid_of_a_subset_is_the_fid_of_its_images_alone() -> None:

@@ -12,13 +12,13 @@ import tiny_diffusion
 import torch
 from PIL import Image
 
-from t2i_feedback.finetuning import checkpoint, objectives
+from t2i_feedback.finetuning import checkpoint, objectives, progress
 from t2i_feedback.finetuning.acquisition import Scorer
 from t2i_feedback.finetuning.advantages import advantages
 from t2i_feedback.finetuning.monitoring import diversity, kl_to_base
 from t2i_feedback.finetuning.rollout import roll_out
 from t2i_feedback.finetuning.scores import from_reward
-from t2i_feedback.finetuning.stopping import beyond_bounds
+from t2i_feedback.finetuning.stopping import beyond_bounds, epochs_learnt
 from t2i_feedback.finetuning.trainer import Trainer
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.rows import EpochRow, read_rows
@@ -372,9 +372,19 @@ def test_16_too_many_masked_images_of_an_epoch_stop_it_however_they_were_asked_a
 def test_17_kl_to_the_base_is_0_at_first_and_grows_with_training(make):
     trainer = make(learning_rate=0.05, epochs=3)
     drawn = trainer.roll_out(0).drawn
-    assert kl_to_base(trainer.replay, drawn, trainer.steps, torch.Generator()) == 0
+    assert kl_to_base(trainer.replay, drawn, trainer.steps, torch.Generator(), 64) == 0
     history = trainer.run()
     assert history[-1].kl > 0
+
+
+@pytest.mark.parametrize("limit", [2, 64])
+def test_17_the_kl_is_taken_of_as_many_transitions_at_once_as_an_update_takes(make, limit):
+    trainer = make(train_batch_size=limit)
+    drawn, rows = trainer.roll_out(0).drawn, []
+    trainer.image_model.network.register_forward_pre_hook(lambda unet, given: rows.append(len(given[0])))
+    kl_to_base(trainer.replay, drawn, trainer.steps, torch.Generator(), limit)
+    assert sum(rows) == 2 * 2 * 8 * 5  # by the policy and by the base, with the prompt and without
+    assert max(rows) == 2 * min(limit, 8 * 5)
 
 
 @pytest.mark.slow
@@ -394,8 +404,13 @@ def test_17_training_ends_before_the_update_that_goes_beyond_the_bound_on_kl(mak
     assert [row.epoch for row in history] == [1, 2, 3]
     assert "finetune.max_kl" in beyond_bounds(history, trainer.config)
     second = make(folder=tmp_path / "two", learning_rate=0.02, epochs=2)
-    second.run()
+    assert kl_last(trainer, history) == second.run()[-1].kl
     assert all(torch.equal(a, b) for a, b in zip(trainer.parameters, second.parameters, strict=True))
+
+
+def kl_last(trainer, history):
+    """What numbers.json says of the adapter that training ended with."""
+    return progress.summary(history, epochs_learnt(history, trainer.config))["kl_last"]
 
 
 def test_17_a_run_that_ended_at_a_bound_is_not_continued(make):
@@ -421,7 +436,29 @@ def test_17_training_ends_when_the_held_out_judge_turns_away(make, tmp_path):
     assert [row.held_out_mean for row in history] == [9.0, 8.5, 6.0]
     assert "finetune.max_held_out_drop" in beyond_bounds(history, trainer.config)
     liked = make(folder=tmp_path / "liked", epochs=1)  # what drew the second epoch's images
-    liked.run()
+    assert kl_last(trainer, history) == liked.run()[-1].kl
+    assert all(torch.equal(a, b) for a, b in zip(trainer.parameters, liked.parameters, strict=True))
+
+
+@pytest.mark.slow
+def test_17_an_epoch_beyond_both_bounds_leaves_an_adapter_that_is_within_both(make, tmp_path):
+    free = make(folder=tmp_path / "free", learning_rate=0.02, epochs=3).run()
+    bound, falling = (free[1].kl + free[2].kl) / 2, iter([9.0, 8.5, 6.0])
+    trainer = make(
+        folder=tmp_path / "bounds",
+        held_out=lambda images, prompts: [next(falling)] * len(images),
+        learning_rate=0.02,
+        epochs=4,
+        max_kl=bound,
+        max_held_out_drop=1.0,
+    )
+    told = []
+    history = trainer.run(on_adapter=told.append)
+    assert told == [0, 1, 2, 1]
+    why = beyond_bounds(history, trainer.config)
+    assert "finetune.max_kl" in why and "finetune.max_held_out_drop" in why
+    liked = make(folder=tmp_path / "liked", learning_rate=0.02, epochs=1)
+    assert kl_last(trainer, history) == liked.run()[-1].kl
     assert all(torch.equal(a, b) for a, b in zip(trainer.parameters, liked.parameters, strict=True))
 
 

@@ -125,7 +125,7 @@ def test_preflight_kl_and_a_penalty_hold(make, tmp_path, objective, family) -> N
     trainer = make(objective, family, epochs=1, kl_weight=1.0)
     trainer.preflight()
     drawn = trainer.roll_out(0).drawn
-    assert kl_to_base(trainer.replay, drawn, trainer.steps, torch.Generator()) == 0
+    assert kl_to_base(trainer.replay, drawn, trainer.steps, torch.Generator(), 64) == 0
     free = make(objective, family, tmp_path / "free", epochs=3, learning_rate=0.02, updates_per_epoch=4)
     held = make(objective, family, tmp_path / "held", epochs=3, learning_rate=0.02, updates_per_epoch=4, kl_weight=1e3)
     assert 0 < held.run()[-1].kl < 0.7 * free.run()[-1].kl

@@ -12,7 +12,7 @@ import pytest
 import tiny_diffusion
 import tiny_families
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 
 from t2i_feedback.finetuning.acquisition import Scorer
 from t2i_feedback.finetuning.monitoring import kl_to_base
@@ -106,6 +106,18 @@ def diffusers_own(folder: Path) -> DiffusionPipeline:
     return theirs
 
 
+@pytest.mark.parametrize("schedule", [{}, {"base_shift": 0.2, "max_shift": 2.0, "time_shift_type": "linear"}])
+def test_a_schedule_that_is_shifted_with_the_size_is_that_of_the_arms(tmp_path, schedule, monkeypatch) -> None:
+    folder = tiny_families.checkpoint("sd3", tmp_path)
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"use_dynamic_shifting": True} | schedule))
+    made = load(folder, training=True)
+    assert apart(rolled(made, 0.0).images, made.draw(PROMPTS, SEEDS)) <= 1
+    assert torch.equal(made.schedule(made.settings.steps, "cps", 0.7).timesteps, made.pipe.scheduler.timesteps)
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    assert apart(load(folder, compile=True).draw(PROMPTS, SEEDS), made.draw(PROMPTS, SEEDS)) == 0
+
+
 def test_the_arms_are_drawn_as_diffusers_draws_them(folder) -> None:
     made = load(folder)
     width, height = tiny_families.SIZE
@@ -178,7 +190,7 @@ def test_a_replayed_rollout_has_a_ratio_of_1_at_every_step_and_batch_size(folder
 def test_the_kl_of_a_fresh_adapter_is_0_and_it_changes_nothing(folder, tmp_path) -> None:
     made = trainer(folder, tmp_path)
     trajectories = made.draw(torch.tensor([0, 1, 2]), SEEDS)
-    assert kl_to_base(made.replay, trajectories, made.steps, torch.Generator()) == 0
+    assert kl_to_base(made.replay, trajectories, made.steps, torch.Generator(), 64) == 0
     plain = load(folder, guidance=2.0)
     assert apart(made.image_model.draw(PROMPTS, SEEDS), plain_with(made, plain).draw(PROMPTS, SEEDS)) == 0
 
@@ -251,6 +263,14 @@ def test_noise_that_the_family_does_not_have_is_refused(folder, tmp_path) -> Non
         trainer(folder, tmp_path, noise={"kind": other, "level": 0.7, "window": None})
 
 
+def test_more_noise_than_the_familys_own_kind_has_is_refused(folder, tmp_path, monkeypatch) -> None:
+    """With cps the sine would turn back: less noise, not more."""
+    if folder.name == "sd3":
+        monkeypatch.setattr(type(load(folder)), "noises", ("cps",))
+    with pytest.raises(UserError, match=r"finetune\.noise: level 1\.3: (ddim|cps) has 1 at most"):
+        trainer(folder, tmp_path, noise={"kind": "auto", "level": 1.3, "window": None})
+
+
 def test_a_target_that_matches_no_layer_is_named_though_others_match(folder) -> None:
     with pytest.raises(UserError, match=r"no modules that end in conv9; there are .*to_out\.0"):
         load(folder, training=True).add_adapter(2, 2, ["to_out.0", "conv9"], 0)
@@ -308,3 +328,16 @@ def test_steps_of_ddim_and_of_a_flow_are_made_by_one_formula() -> None:
         noise_after = (schedule.noise_weight**2 + schedule.sigma**2).sqrt()
         torch.testing.assert_close(noise_after[:-1], schedule.noise[1:], atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(schedule.clean_weight[:-1], schedule.signal[1:], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("shift", [1.0, 1.43, 3.0])
+def test_the_first_step_of_flow_sde_has_the_second_levels_noise_however_the_first_level_is_rounded(shift) -> None:
+    """Shifted by 1.43, pure noise comes out of float32 as 0.99999994."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(8)
+    levels = scheduler.sigmas
+    assert (levels[0] < 1) == (shift == 1.43)
+    found = Schedule.flow(scheduler.timesteps, levels, "flow_sde", 0.7)
+    second, length = float(levels[1]), float(levels[0] - levels[1])
+    assert float(found.sigma[0]) == pytest.approx(0.7 * (length / (1 - second)) ** 0.5, rel=1e-5)
+    assert float(found.noise_weight[0]) > 0

@@ -125,6 +125,29 @@ def test_every_scheduler_keeps_the_checkpoints_noise_schedule(scheduler: str, ma
     torch.testing.assert_close(made.alphas_cumprod.double(), cumulative, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("written", "scheduler", "others"),
+    [
+        ({"rescale_betas_zero_snr": True}, "pndm", "ddim or dpmsolver++ or euler"),
+        ({"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous"}, "ddim", "euler"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 1.0}, "dpmsolver++", "no other"),
+    ],
+)
+def test_a_scheduler_that_would_drop_what_decides_the_noise_schedule_is_refused(
+    written: dict, scheduler: str, others: str, copy: Path
+) -> None:
+    config, index = copy / "scheduler" / "scheduler_config.json", copy / "model_index.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | written))
+    if "_class_name" in written:
+        index.write_text(index.read_text().replace("DDIMScheduler", written["_class_name"]))
+    key = [*written][-1]
+    told = f"model.scheduler: {scheduler} would drop {key} of the checkpoint's noise schedule; {others} would not"
+    assert told in refusal(copy, scheduler=scheduler)
+    for other in others.split(" or ") if others != "no other" else ():
+        made = loading.load_image_model(tiny_diffusion.model(name=str(copy), scheduler=other)).pipe.scheduler
+        assert made.config[key] == written[key]
+
+
 def test_the_published_schedule_of_sd_15_can_be_trained_with(copy: Path) -> None:
     (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps(SD15_SCHEDULER))
     schedule = loading.load_image_model(tiny_diffusion.model(name=str(copy))).schedule(50, "ddim", 1.0)

@@ -55,7 +55,7 @@ def test_the_share_of_scores_that_were_masked_stands_beside_the_rewards():
     epochs = [
         EpochRow(**zeros | {"epoch": i, "asked": 8, "masked": masked, "parts": {}}) for i, masked in ((1, 3), (2, 1))
     ]
-    found = progress.summary(epochs)
+    found = progress.summary(epochs, learnt=2)
     assert (found["masked"], found["invalid_judge"]) == (4, 4 / 16)
 
 

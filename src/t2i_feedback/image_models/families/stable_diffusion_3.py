@@ -55,8 +55,18 @@ class StableDiffusion3(ImageModel):
         self, steps: int, kind: NoiseKind, level: float, noisy: transitions.Steps | None = None
     ) -> transitions.Schedule:
         scheduler = self.scheduler("euler", self.pipe.scheduler.config)
-        scheduler.set_timesteps(steps)
+        scheduler.set_timesteps(steps, mu=self._shift(scheduler.config))
         return transitions.Schedule.flow(scheduler.timesteps, scheduler.sigmas, kind, level, noisy)
+
+    def _shift(self, config: Any) -> float | None:
+        """That the pipeline gives a scheduler whose shift depends on the image's size; None for any other."""
+        if not config.use_dynamic_shifting:
+            return None
+        from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
+
+        (_, height, width), patch = self.latent_shape(), self.network.config.patch_size
+        names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+        return calculate_shift((height // patch) * (width // patch), *(config[name] for name in names))
 
 
 FAMILY = StableDiffusion3
