@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from t2i_feedback.foundation import distributed, files, paths
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "t2i-feedback"
 # MLflow would otherwise try for minutes; seconds are enough for a server that is there.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "DATABRICKS_TOKEN")  # variables that MLflow reads
 
 
 def wanted() -> bool:
@@ -54,6 +56,7 @@ def one_at_a_time() -> Iterator[None]:
 def connect() -> tuple["MlflowClient", str]:
     """The client and the experiment's id; makes the database and the experiment on first use."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # of a run's end: a server's, password and all
     for variable, value in PATIENCE.items():
         os.environ.setdefault(variable, value)
     from mlflow.tracking import MlflowClient
@@ -75,7 +78,7 @@ def connect() -> tuple["MlflowClient", str]:
 
 def warn(error: Exception) -> None:
     """One line that says what to do."""
-    reason = shown(" ".join(str(error).split())[:160])
+    reason = " ".join(shown(str(error)).split())[:160]
     print(
         f"warning: MLflow at {shown(uri())} did not take this: {reason}; publish again with `make publish`",
         file=sys.stderr,
@@ -83,9 +86,29 @@ def warn(error: Exception) -> None:
 
 
 def shown(text: str) -> str:
-    """Without the password that a URI may carry."""
-    return re.sub(r"://[^/@\s]*@", "://", text)
+    """Without passwords: that of the URI, also where its "@" and "/" are not encoded, and the environment's."""
+    found = re.search(r"://([^/:]*(?::(.*))?)@", uri())
+    login, password = (found[1], found[2] or "") if found else ("", "")
+    for form in (login, unquote(login)) if login else ():
+        text = text.replace(f"{form}@", "")
+    text = re.sub(r"://[^/\s]*@", "://", text)
+    text = re.sub(r"(password=)[^&\s]*", r"\1***", text, flags=re.IGNORECASE)
+    for secret in _secrets(password):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _secrets(password: str) -> list[str]:
+    """What else may stand in a library's message: the password in parts, as one that reads the URI otherwise has it,
+    and the environment's secrets."""
+    parts = [password, *re.split("[@/:?#]", password)]
+    found = {*parts, *map(unquote, parts), *(os.environ.get(name, "").strip() for name in SECRETS)}
+    return sorted((one for one in found if len(one) > 2), key=len, reverse=True)  # less would be found in any word
 
 
 if __name__ == "__main__":
-    connect()
+    try:
+        connect()
+    except Exception as error:  # its traceback would show the password
+        warn(error)
+        sys.exit(1)

@@ -1,5 +1,8 @@
+import json
 import os
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import warm
 from made_up_run import REPOSITORY, write_run
 
 from t2i_feedback.tracking import publish, store
+from t2i_feedback.tracking.runs import Run
 
 pytestmark = pytest.mark.slow  # needs MLflow
 
@@ -45,8 +49,82 @@ def test_an_experiment_that_was_deleted_is_restored(root: Path, capsys: pytest.C
     assert len(tracked.parents()) == 1
 
 
-def test_passwords_are_not_shown() -> None:
-    assert store.shown("at http://me:secret@host:5000/x") == "at http://host:5000/x"
+TOKEN = "eyJhbGciOiJSUzI1NiJ9." + "QUJDREVG" * 40
+
+
+@pytest.mark.parametrize(
+    ("given", "means"),
+    [
+        ("http://me:secret@host:5000/x", "http://host:5000/x"),
+        (f"http://ci:{TOKEN}@host", "http://host"),
+        ("http://token@host", "http://host"),
+        ("http://u:s3cr@tPASS@host:9", "http://host:9"),
+        ("postgresql://mlflow:9aF/k2Pq+Zx@db.internal:5432/mlflow", "postgresql://db.internal:5432/mlflow"),
+        ("postgresql://u:a%2Fb?c#d@db/mlflow", "postgresql://db/mlflow"),
+        ("http://host:5000", "http://host:5000"),
+        ("http://host/team@work", "http://host/team@work"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+    ],
+)
+def test_passwords_are_not_shown(monkeypatch: pytest.MonkeyPatch, given: str, means: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    assert store.shown(f"at {given}") == f"at {means}"
+
+
+def test_a_password_is_not_shown_however_an_error_quotes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://mlflow:9aF%2Fk2Pq@tPASS@db/mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "abcd1234\n")
+    text = "mlflow: '9aF/k2Pq' 9aF%2Fk2Pq@x, no host tPASS@db, Bearer abcd1234\\n, http://a:b@c@proxy"
+    assert store.shown(text) == "mlflow: '***' ***@x, no host ***@db, Bearer ***\\n, http://proxy"
+
+
+def test_a_warning_has_no_part_of_a_long_password(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracked.UNREACHABLE.replace("//", f"//ci:{TOKEN}@"))
+    write_run(Path.cwd(), captions=4)
+    assert not publish.publish()
+    said = capsys.readouterr().err
+    assert f"API request to {tracked.UNREACHABLE}/api" in said
+    assert TOKEN[:8] not in said
+
+
+class Server(BaseHTTPRequestHandler):
+    """Says of every run that it is there."""
+
+    def do_GET(self) -> None:
+        info = {"run_id": "7", "experiment_id": "1", "status": "RUNNING", "lifecycle_stage": "active"}
+        answer = {"run": {"info": info}, "run_info": info, "experiment": {"experiment_id": "1"}}
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_mlflow_itself_does_not_show_the_password_of_a_server(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{server.server_port}")
+        client, experiment = store.connect()
+        Run(client, experiment, "7").finish("FINISHED")
+        server.shutdown()
+    assert "secret" not in "".join(capsys.readouterr())
+
+
+def test_no_traceback_shows_a_password(root: Path) -> None:
+    address = tracked.UNREACHABLE.replace("//", "//me:secret@")
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src"), "MLFLOW_TRACKING_URI": address}
+    command = ["python", "-m", "t2i_feedback.tracking.store"]
+    done = subprocess.run(command, env=warm.environment(environment), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "did not take this" in done.stderr
+    assert "secret" not in done.stderr
 
 
 def test_parallel_first_use(untracked: Path) -> None:
