@@ -11,20 +11,25 @@ Environment: MLFLOW_TRACKING_URI (else a SQLite file in the repository's root), 
 import logging
 import os
 import re
+import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from t2i_feedback.foundation import distributed, files, paths
 
 if TYPE_CHECKING:
+    from mlflow.entities import Experiment
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "t2i-feedback"
 # MLflow would otherwise try for minutes; seconds are enough for a server that is there.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+# Table -> its column of absolute addresses of artifacts, in MLflow's database.
+ADDRESSES = {"experiments": "artifact_location", "runs": "artifact_uri", "logged_models": "artifact_location"}
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "DATABRICKS_TOKEN")  # variables that MLflow reads
 
 
@@ -70,10 +75,37 @@ def connect() -> tuple["MlflowClient", str]:
             if experiment.lifecycle_stage == "deleted":
                 client.restore_experiment(experiment.experiment_id)
                 print(f"the MLflow experiment {EXPERIMENT} had been deleted, and is restored", file=sys.stderr)
+            _bring_along(experiment)
             return client, experiment.experiment_id
         served = uri().startswith(("http://", "https://"))  # a server has its own place for artifacts
-        place = None if served else (paths.root() / "mlartifacts").as_uri()
-        return client, client.create_experiment(EXPERIMENT, place)
+        return client, client.create_experiment(EXPERIMENT, None if served else _artifacts())
+
+
+def _artifacts() -> str:
+    return (paths.root() / "mlartifacts").as_uri()
+
+
+def database() -> Path | None:
+    """The SQLite file in which runs are kept, if it is one."""
+    scheme, _, place = uri().partition(":///")
+    return Path(unquote(place.partition("?")[0])) if scheme.startswith("sqlite") else None
+
+
+def _bring_along(experiment: "Experiment") -> None:
+    """Give the records that a repository has brought along, copied or moved, the address that its artifacts have now:
+    else they would be read and written in the folder that they were made in, which may be another's."""
+    file, here, there = database(), _artifacts(), experiment.artifact_location
+    ours = file and file.resolve().is_relative_to(paths.root())
+    if not file or not ours or there == here or not re.fullmatch(r"file:.*/mlartifacts", there):
+        return
+    with closing(sqlite3.connect(file, timeout=60)) as records, records:
+        for table, column in ADDRESSES.items():
+            records.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                f"WHERE experiment_id = ? AND substr({column}, 1, ?) = ?",
+                (here, len(there) + 1, experiment.experiment_id, len(there), there),
+            )
+    print(f"this repository was copied or moved: MLflow's artifacts are in {here}, not in {there}", file=sys.stderr)
 
 
 def warn(error: Exception) -> None:

@@ -1,7 +1,11 @@
 import json
 import os
+import shutil
+import sqlite3
 import subprocess
 import threading
+from collections.abc import Callable
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -47,6 +51,48 @@ def test_an_experiment_that_was_deleted_is_restored(root: Path, capsys: pytest.C
     assert publish.publish()
     assert "had been deleted, and is restored" in capsys.readouterr().err
     assert len(tracked.parents()) == 1
+
+
+def contents(folder: Path) -> dict[Path, tuple[int, int]]:
+    """File -> when it was written, and its inode."""
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("bring", [shutil.copytree, shutil.move])
+def test_the_artifacts_of_a_copied_or_moved_repository_are_its_own(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], bring: Callable[[Path, Path], Path]
+) -> None:
+    write_run(Path.cwd(), captions=4)
+    assert publish.publish()
+    here = root.with_name("brought # here")
+    bring(root, here)
+    before = contents(root)
+    monkeypatch.setenv("DVC_ROOT", str(here))
+    monkeypatch.setattr("mlflow.tracking._tracking_service.utils._artifact_repos_cache", {})  # as in another process
+    (numbers,) = here.glob("mlartifacts/*/artifacts/numbers.json")
+    numbers.unlink()
+    assert publish.publish()
+    assert numbers.exists()
+    assert contents(root) == before
+    assert len(tracked.parents()) == 1
+    with closing(sqlite3.connect(here / "mlflow.db")) as database:
+        assert not [line for line in database.iterdump() if root.as_uri() in line]
+    assert capsys.readouterr().err.count(f"{root.as_uri()}/mlartifacts") == 1
+    assert publish.publish()
+    assert capsys.readouterr().err == ""
+
+
+def test_artifacts_stay_where_a_database_elsewhere_has_them(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared = root.with_name("shared.db")
+    (root / "mlflow.db").rename(shared)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shared}")
+    store.connect()
+    monkeypatch.setenv("DVC_ROOT", str(root.with_name("another repository")))
+    client, experiment = store.connect()
+    assert client.get_experiment(experiment).artifact_location == (root / "mlartifacts").as_uri()
+    assert capsys.readouterr().err == ""
 
 
 TOKEN = "eyJhbGciOiJSUzI1NiJ9." + "QUJDREVG" * 40
