@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from t2i_feedback.foundation import distributed, files, paths
+from t2i_feedback.foundation.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "t2i-feedback"
 # MLflow would otherwise try for minutes; seconds are enough for a server that is there.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+WORDS = ("databricks", "databricks-uc", "uc")  # servers that MLflow knows by a word, which is no folder then
 # Table -> its column of absolute addresses of artifacts, in MLflow's database.
 ADDRESSES = {"experiments": "artifact_location", "runs": "artifact_uri", "logged_models": "artifact_location"}
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "DATABRICKS_TOKEN")  # variables that MLflow reads
@@ -44,11 +46,35 @@ def uri() -> str:
     given = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     scheme, separator, path = given.partition(":///")
     if separator and scheme.startswith("sqlite") and not path.startswith("/"):
-        return f"{scheme}:///{paths.root() / path}"
-    folder = given.removeprefix("file:") if ":" not in given.removeprefix("file:") else ""
-    if folder and not folder.startswith("/"):
-        return (paths.root() / folder).as_uri()
-    return given
+        return _in_root(scheme, path)
+    folder = given.removeprefix("file:")
+    if given in WORDS or ":" in folder or folder.startswith("/"):
+        return given
+    return (paths.root() / folder).as_uri()
+
+
+def _in_root(scheme: str, path: str) -> str:
+    """Of a SQLite file. Only what SQLAlchemy would read otherwise is quoted: of a quoted path MLflow makes the folder
+    as it is written, unless a driver is named."""
+    root = str(paths.root())
+    quoted = root.replace("%", "%25").replace("?", "%3F")
+    driver = "+pysqlite" if quoted != root and scheme == "sqlite" else ""
+    return f"{scheme}{driver}:///{quoted}/{path}"
+
+
+def served() -> bool:
+    """Whether a server keeps the runs, which has its own place for artifacts and its own UI."""
+    return not re.match(r"(sqlite|postgresql|mysql|mssql|file)[+:]|/", uri())
+
+
+def refuse_folder() -> None:
+    """Raise UserError where MLflow would say the same in many words."""
+    allowed = os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1")
+    if re.match("file:|/", uri()) and not allowed:
+        raise UserError(
+            "MLflow keeps runs in a database or on a server, in no plain folder: "
+            "set MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
+        )
 
 
 @contextmanager
@@ -60,6 +86,7 @@ def one_at_a_time() -> Iterator[None]:
 
 def connect() -> tuple["MlflowClient", str]:
     """The client and the experiment's id; makes the database and the experiment on first use."""
+    refuse_folder()
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # of a run's end: a server's, password and all
     for variable, value in PATIENCE.items():
@@ -77,8 +104,7 @@ def connect() -> tuple["MlflowClient", str]:
                 print(f"the MLflow experiment {EXPERIMENT} had been deleted, and is restored", file=sys.stderr)
             _bring_along(experiment)
             return client, experiment.experiment_id
-        served = uri().startswith(("http://", "https://"))  # a server has its own place for artifacts
-        return client, client.create_experiment(EXPERIMENT, None if served else _artifacts())
+        return client, client.create_experiment(EXPERIMENT, None if served() else _artifacts())
 
 
 def _artifacts() -> str:

@@ -14,6 +14,7 @@ import tracked
 import warm
 from made_up_run import REPOSITORY, write_run
 
+from t2i_feedback.foundation import paths
 from t2i_feedback.tracking import publish, store
 from t2i_feedback.tracking.runs import Run
 
@@ -29,6 +30,11 @@ pytestmark = pytest.mark.slow  # needs MLflow
         ("", "sqlite:///{root}/mlflow.db"),
         ("http://host:5000", "http://host:5000"),
         ("postgresql://me@host/runs", "postgresql://me@host/runs"),
+        ("databricks", "databricks"),
+        ("databricks-uc", "databricks-uc"),
+        ("uc", "uc"),
+        ("databricks://profile", "databricks://profile"),
+        ("arn:aws:sagemaker:eu:1:mlflow-tracking-server/x", "arn:aws:sagemaker:eu:1:mlflow-tracking-server/x"),
     ],
 )
 def test_a_relative_place_is_the_repositorys_also_in_a_temporary_run(
@@ -42,6 +48,42 @@ def test_a_relative_place_is_the_repositorys_also_in_a_temporary_run(
 def test_a_relative_folder_is_the_repositorys_too(root: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
     assert store.uri() == (root / "mlruns").as_uri()
+
+
+@pytest.mark.parametrize("name", ["ws_feature%2Fx", "a b#c%41 ü?x"])
+@pytest.mark.parametrize("given", ["", "sqlite:///mlflow.db?timeout=30"])
+def test_runs_are_kept_in_a_repository_with_any_name(
+    root: Path, monkeypatch: pytest.MonkeyPatch, name: str, given: str
+) -> None:
+    here = root.rename(root.with_name(name))
+    beside = sorted(here.parent.iterdir())
+    monkeypatch.setenv("DVC_ROOT", str(here))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    assert store.database() == here / "mlflow.db"
+    Run(*store.connect(), "").child("stage").keep([paths.PARAMS])
+    assert list(here.glob("mlartifacts/*/artifacts/params.yaml"))
+    assert sorted(here.iterdir()) == [here / ".cache", here / "mlartifacts", here / "mlflow.db"]
+    assert sorted(here.parent.iterdir()) == beside
+
+
+@pytest.mark.parametrize("given", ["mlruns", "{root}/mlruns", "file:///mlruns"])
+def test_a_plain_folder_is_refused_in_words(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given.format(root=root))
+    write_run(Path.cwd(), captions=4)
+    assert not publish.publish()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no plain folder: set MLFLOW_TRACKING_URI=sqlite:///mlflow.db" in line
+
+
+def test_only_a_database_and_a_folder_have_their_artifacts_here(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for given in ("", "sqlite:////else/mlflow.db", "postgresql+psycopg2://me@host/runs", "mlruns", "/mlruns"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+        assert not store.served()
+    for given in ("http://host:5000", "https://host", "databricks", "databricks://profile", "uc:http://host", "arn:x"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+        assert store.served()
 
 
 def test_an_experiment_that_was_deleted_is_restored(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
