@@ -67,8 +67,7 @@ types: $(READY) ## mypy
 	mypy
 
 ui: $(READY) ## the MLflow UI on this repository's runs, http://127.0.0.1:5000
-	@echo "in half a minute: http://127.0.0.1:5000, Ctrl-C ends it"
-	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" --host 127.0.0.1 --port 5000
+	@python -m t2i_feedback.tools.ui
 
 publish: $(READY) ## log the present metrics, images and report to MLflow again (idempotent)
 	python -m t2i_feedback.tools.publish

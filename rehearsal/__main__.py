@@ -38,7 +38,7 @@ def main() -> None:
             problems.append(f"the raw arm was drawn {drawn} times, not once")
         print(f"the raw arm was drawn {drawn} time(s); finetune ran {there.times_run('finetune')} time(s)")
     print(f"rehearsal: {(time.monotonic() - start) / 60:.1f} minutes; tables in {RESULTS}, the clone in {WORK}/clone")
-    print(f"its runs: mlflow ui --backend-store-uri sqlite:///{(WORK / 'clone/mlflow.db').resolve()}")
+    print(f"its runs: MLFLOW_TRACKING_URI=sqlite:///{WORK}/clone/mlflow.db make ui")
     if problems:
         sys.exit("rehearsal: " + "; ".join(problems))
 

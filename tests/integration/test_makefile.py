@@ -50,3 +50,7 @@ def test_a_switch_is_off_when_it_says_so(tmp_path: Path, words: str, option: str
         assert f"|{option}|" in make(tmp_path, *words.format(yes).split())
     for no in ("0", "no", "false", "off", ""):
         assert option not in make(tmp_path, *words.format(no).split())
+
+
+def test_the_ui_is_started_where_runs_are_kept_by_tracking(tmp_path: Path) -> None:
+    assert make(tmp_path, "ui") == "-m|t2i_feedback.tools.ui|||"

@@ -11,19 +11,28 @@ Environment: MLFLOW_TRACKING_URI (else a SQLite file in the repository's root), 
 import logging
 import os
 import re
+import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from t2i_feedback.foundation import distributed, files, paths
+from t2i_feedback.foundation.errors import UserError
 
 if TYPE_CHECKING:
+    from mlflow.entities import Experiment
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "t2i-feedback"
 # MLflow would otherwise try for minutes; seconds are enough for a server that is there.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+WORDS = ("databricks", "databricks-uc", "uc")  # servers that MLflow knows by a word, which is no folder then
+# Table -> its column of absolute addresses of artifacts, in MLflow's database.
+ADDRESSES = {"experiments": "artifact_location", "runs": "artifact_uri", "logged_models": "artifact_location"}
+SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "DATABRICKS_TOKEN")  # variables that MLflow reads
 
 
 def wanted() -> bool:
@@ -37,11 +46,35 @@ def uri() -> str:
     given = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     scheme, separator, path = given.partition(":///")
     if separator and scheme.startswith("sqlite") and not path.startswith("/"):
-        return f"{scheme}:///{paths.root() / path}"
-    folder = given.removeprefix("file:") if ":" not in given.removeprefix("file:") else ""
-    if folder and not folder.startswith("/"):
-        return (paths.root() / folder).as_uri()
-    return given
+        return _in_root(scheme, path)
+    folder = given.removeprefix("file:")
+    if given in WORDS or ":" in folder or folder.startswith("/"):
+        return given
+    return (paths.root() / folder).as_uri()
+
+
+def _in_root(scheme: str, path: str) -> str:
+    """Of a SQLite file. Only what SQLAlchemy would read otherwise is quoted: of a quoted path MLflow makes the folder
+    as it is written, unless a driver is named."""
+    root = str(paths.root())
+    quoted = root.replace("%", "%25").replace("?", "%3F")
+    driver = "+pysqlite" if quoted != root and scheme == "sqlite" else ""
+    return f"{scheme}{driver}:///{quoted}/{path}"
+
+
+def served() -> bool:
+    """Whether a server keeps the runs, which has its own place for artifacts and its own UI."""
+    return not re.match(r"(sqlite|postgresql|mysql|mssql|file)[+:]|/", uri())
+
+
+def refuse_folder() -> None:
+    """Raise UserError where MLflow would say the same in many words."""
+    allowed = os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1")
+    if re.match("file:|/", uri()) and not allowed:
+        raise UserError(
+            "MLflow keeps runs in a database or on a server, in no plain folder: "
+            "set MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
+        )
 
 
 @contextmanager
@@ -53,7 +86,9 @@ def one_at_a_time() -> Iterator[None]:
 
 def connect() -> tuple["MlflowClient", str]:
     """The client and the experiment's id; makes the database and the experiment on first use."""
+    refuse_folder()
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # of a run's end: a server's, password and all
     for variable, value in PATIENCE.items():
         os.environ.setdefault(variable, value)
     from mlflow.tracking import MlflowClient
@@ -67,15 +102,41 @@ def connect() -> tuple["MlflowClient", str]:
             if experiment.lifecycle_stage == "deleted":
                 client.restore_experiment(experiment.experiment_id)
                 print(f"the MLflow experiment {EXPERIMENT} had been deleted, and is restored", file=sys.stderr)
+            _bring_along(experiment)
             return client, experiment.experiment_id
-        served = uri().startswith(("http://", "https://"))  # a server has its own place for artifacts
-        place = None if served else (paths.root() / "mlartifacts").as_uri()
-        return client, client.create_experiment(EXPERIMENT, place)
+        return client, client.create_experiment(EXPERIMENT, None if served() else _artifacts())
+
+
+def _artifacts() -> str:
+    return (paths.root() / "mlartifacts").as_uri()
+
+
+def database() -> Path | None:
+    """The SQLite file in which runs are kept, if it is one."""
+    scheme, _, place = uri().partition(":///")
+    return Path(unquote(place.partition("?")[0])) if scheme.startswith("sqlite") else None
+
+
+def _bring_along(experiment: "Experiment") -> None:
+    """Give the records that a repository has brought along, copied or moved, the address that its artifacts have now:
+    else they would be read and written in the folder that they were made in, which may be another's."""
+    file, here, there = database(), _artifacts(), experiment.artifact_location
+    ours = file and file.resolve().is_relative_to(paths.root())
+    if not file or not ours or there == here or not re.fullmatch(r"file:.*/mlartifacts", there):
+        return
+    with closing(sqlite3.connect(file, timeout=60)) as records, records:
+        for table, column in ADDRESSES.items():
+            records.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                f"WHERE experiment_id = ? AND substr({column}, 1, ?) = ?",
+                (here, len(there) + 1, experiment.experiment_id, len(there), there),
+            )
+    print(f"this repository was copied or moved: MLflow's artifacts are in {here}, not in {there}", file=sys.stderr)
 
 
 def warn(error: Exception) -> None:
     """One line that says what to do."""
-    reason = shown(" ".join(str(error).split())[:160])
+    reason = " ".join(shown(str(error)).split())[:160]
     print(
         f"warning: MLflow at {shown(uri())} did not take this: {reason}; publish again with `make publish`",
         file=sys.stderr,
@@ -83,9 +144,29 @@ def warn(error: Exception) -> None:
 
 
 def shown(text: str) -> str:
-    """Without the password that a URI may carry."""
-    return re.sub(r"://[^/@\s]*@", "://", text)
+    """Without passwords: that of the URI, also where its "@" and "/" are not encoded, and the environment's."""
+    found = re.search(r"://([^/:]*(?::(.*))?)@", uri())
+    login, password = (found[1], found[2] or "") if found else ("", "")
+    for form in (login, unquote(login)) if login else ():
+        text = text.replace(f"{form}@", "")
+    text = re.sub(r"://[^/\s]*@", "://", text)
+    text = re.sub(r"(password=)[^&\s]*", r"\1***", text, flags=re.IGNORECASE)
+    for secret in _secrets(password):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _secrets(password: str) -> list[str]:
+    """What else may stand in a library's message: the password in parts, as one that reads the URI otherwise has it,
+    and the environment's secrets."""
+    parts = [password, *re.split("[@/:?#]", password)]
+    found = {*parts, *map(unquote, parts), *(os.environ.get(name, "").strip() for name in SECRETS)}
+    return sorted((one for one in found if len(one) > 2), key=len, reverse=True)  # less would be found in any word
 
 
 if __name__ == "__main__":
-    connect()
+    try:
+        connect()
+    except Exception as error:  # its traceback would show the password
+        warn(error)
+        sys.exit(1)

@@ -205,8 +205,7 @@ def databases() -> Findings:
     found: Findings = []
     if why := _unusable(paths.ledger()):
         found += problem(f"the ledger {paths.ledger()}: {why}", "docs/how-it-works.md, When something is wrong")
-    scheme, _, place = store.uri().partition(":///")
-    if scheme == "sqlite" and (why := _unusable(Path(place))):
+    if (place := store.database()) and (why := _unusable(place)):
         found += warning(f"MLflow's {place}: {why}; runs go on without it", f"mv {place} {place}.old; make publish")
     return found or ok("the databases of answers and of MLflow are whole")
 
