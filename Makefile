@@ -14,7 +14,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 override PROMPT := $(value PROMPT)
 override PREFERENCE := $(value PREFERENCE)
 export PROMPT PREFERENCE
-yes = $(filter-out 0 no false off,$(1))# a switch: COLLECT=0 is no
+yes = $(filter-out 0 no No NO false False FALSE off Off OFF,$(1))# a switch: COLLECT=0 is no
 .DEFAULT_GOAL := help
 .PHONY: help setup repro test test-fast test-unit test-processes test-processes-lint-types test-pretrain soak lint types ui publish compare profile ledger retry-failed forget improve feedback gallery calibrate preflight gpu-check doctor estimate bench table1 table2 sealed rehearse pretrain model-card clean
 

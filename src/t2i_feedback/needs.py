@@ -15,7 +15,7 @@ from t2i_feedback.params import Params, is_of_hub
 
 PIPELINE = "model_index.json"
 _NETWORK = re.compile(r"unet|transformer|vae|text_encoder(_\d)?")
-_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+_WHOLE = re.compile(r"(diffusion_pytorch_|open_clip_)?model(\.\w+)?\.safetensors")
 HUB_SECONDS = 10  # to wait for the model hub
 
 
@@ -91,16 +91,17 @@ def cached(model: str, file: str, revision: str) -> bool:
     folder, parts = Path(found).parent, [""]
     if file == PIPELINE:
         index = json.loads(Path(found).read_text(encoding="utf-8"))
-        parts = [part for part, named in index.items() if _NETWORK.fullmatch(part) and named[0]]
+        parts = [part for part, named in index.items() if _NETWORK.fullmatch(part) and named and named[0]]
     return all(_has_weights(folder / part) for part in parts)
 
 
 def _has_weights(folder: Path) -> bool:
-    """In one file, or in all those that an index lists; of whichever variant."""
+    """In all files that an index lists, or in one that none lists and that is no piece; of whichever variant."""
     there = {file.name for file in folder.glob("*.safetensors")}
-    indices = (json.loads(one.read_text(encoding="utf-8")) for one in folder.glob("*.safetensors*.index*.json"))
-    complete = any(there.issuperset(index["weight_map"].values()) for index in indices)
-    return complete or any(not _SHARD.search(name) for name in there)
+    indices = [json.loads(one.read_text(encoding="utf-8")) for one in folder.glob("*.safetensors*.index*.json")]
+    listed = [set(index["weight_map"].values()) for index in indices]
+    alone = {name for name in there.difference(*listed) if _WHOLE.fullmatch(name)}
+    return bool(alone) or any(there >= pieces for pieces in listed)
 
 
 def unreachable(p: Params, *sections: str, seconds: float = HUB_SECONDS) -> tuple[str, str]:

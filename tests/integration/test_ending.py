@@ -47,8 +47,16 @@ def test_the_training_of_a_page_ends_with_it(
         stderr=subprocess.STDOUT,
         text=True,
     )
-    told = "".join(iter(page.stdout.readline, "feedback: Ctrl-C ends it; nothing that was answered is lost\n"))
-    address = re.search(r"(http://\S+)/(\?token=\S+)", told)
+    try:
+        _end_while_it_trains(page, number)
+    finally:
+        page.kill()
+        page.wait()
+
+
+def _end_while_it_trains(page: subprocess.Popen[str], number: signal.Signals) -> None:
+    address = next(filter(None, (re.search(r"(http://\S+)/(\?token=\S+)", line) for line in page.stdout)), None)
+    assert address, f"it ended with {page.wait()}"
     with httpx.Client(base_url=address[1], follow_redirects=True) as client:
         client.get(f"/{address[2]}").raise_for_status()
         client.post("/training", headers={"origin": address[1]}).raise_for_status()

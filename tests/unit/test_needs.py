@@ -14,6 +14,7 @@ PIPELINE = {
     "vae": ["diffusers", "AutoencoderKL"],
     "text_encoder": ["transformers", "CLIPTextModel"],
     "text_encoder_2": [None, None],
+    "text_encoder_3": None,
     "tokenizer": ["transformers", "CLIPTokenizer"],
 }
 SHARDS = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
@@ -36,7 +37,11 @@ def put(folder: Path, *names: str, content: object = None) -> None:
 
 
 def test_a_pipeline_is_there_when_each_of_its_networks_has_weights(snapshot: Path) -> None:
-    weights = ["unet/a.safetensors", "vae/a.fp16.safetensors", "text_encoder/model.safetensors"]
+    weights = [
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+        "text_encoder/model.safetensors",
+    ]
     found = [needs.cached("owner/model", needs.PIPELINE, "main")]
     put(snapshot, "model_index.json", content=PIPELINE)
     for one in weights:
@@ -47,7 +52,7 @@ def test_a_pipeline_is_there_when_each_of_its_networks_has_weights(snapshot: Pat
 
 
 def test_a_model_in_pieces_is_there_when_all_pieces_are(snapshot: Path) -> None:
-    put(snapshot, "config.json")
+    put(snapshot, "config.json", "consolidated.safetensors")
     put(snapshot, "model.safetensors.index.json", content=SHARDS)
     found = []
     for one in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):

@@ -81,7 +81,7 @@ def _table(file: Path, problems: Problems) -> Iterator[tuple[int, dict]]:
                 raise UserError(f"{file} has {has} called {column}: line 1 must name image and caption, each once")
         for row in rows:
             with problems.gathered():
-                if None in row:
+                if any(row.get(None) or ()):
                     raise UserError(
                         f"{file}:{rows.line_num} has more cells than columns: a caption with a comma is put in quotes"
                     )

@@ -14,14 +14,15 @@ ADAPTER_WEIGHTS = "pytorch_lora_weights.safetensors"  # in an adapter's folder, 
 ELSEWHERE = "not a folder or file of this machine"  # a hub's model, named by its revision; or none at all
 
 
-def digests(values: BaseModel) -> dict[str, str]:
-    """Key -> digest of the checkpoint that it names: itself, or by way of an entry of the catalogue `mllms`."""
+def digests(values: BaseModel, *keys: str) -> dict[str, str]:
+    """Key -> digest of the checkpoint that it names: itself, or by way of an entry of the catalogue `mllms`. Of these
+    keys, or of all."""
     named = {dotted: value for dotted, value, marks in fields(values) if CHECKPOINT in marks}
     found = {dotted: value for dotted, value in named.items() if not dotted.startswith("mllms.")}
     for dotted, entry, marks in fields(values):
         if ENTRY in marks:
             found[dotted] = next((value for name, value in named.items() if name.startswith(f"mllms.{entry}.")), None)
-    return {dotted: _digest(value) for dotted, value in found.items()}
+    return {dotted: _digest(value) for dotted, value in found.items() if dotted in keys or not keys}
 
 
 def noted(found: Mapping[str, str]) -> dict[str, str]:

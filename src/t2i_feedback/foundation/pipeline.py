@@ -4,7 +4,6 @@ Unfinished work, MLflow's runs and the paper's tables ask here, and so do `gener
 arm is drawn from; no other list of inputs is kept by hand.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,7 @@ class Stage:
     deps: tuple[str, ...]  # files and folders
     params: tuple[str, ...]  # dotted keys
     outs: tuple[str, ...]  # metrics and plots as well
-    begun: Mapping[str, str] = field(default_factory=dict, compare=False)  # of one that runs: `editable` at its start
+    begun_with: Mapping[str, str] = field(default_factory=dict, compare=False)  # its `sources` when it began to run
 
     def program(self) -> tuple[str, ...]:
         """What it starts: the stage's module and the first of its arguments."""
@@ -39,26 +38,10 @@ class Stage:
         """Whether it depends on the path, or on a folder above it."""
         return any(path.is_relative_to(dep) for dep in self.deps)
 
-    def editable(self) -> dict[str, str]:
-        """What somebody may edit while it runs: the values of its parameters, as JSON, and digests of its sources."""
-        values = params.read()
-        return {key: json.dumps(params.at(values, key), default=str) for key in self.params} | {
-            dep: files.digest(Path(dep)) if Path(dep).exists() else ""
-            for dep in self.deps
-            if Path(dep).parts[0] == "src"
-        }
-
-    def check_unchanged(self) -> None:
-        """Raises UserError when a parameter or a source is another one than when the stage began.
-
-        DVC notes what stands there at the end, and would take the result for that of the new values, now and later.
-        """
-        now = self.editable()
-        if changed := [name for name, value in self.begun.items() if now[name] != value]:
-            raise UserError(
-                f"{', '.join(changed)} changed while this ran. The work is kept: put it back and run the same command "
-                "again to have it, or run with what stands there now"
-            )
+    def sources(self) -> dict[str, str]:
+        """The digest of each dep that somebody may edit while it runs: of our code, and of none that is not there."""
+        named = (Path(dep) for dep in self.deps if Path(dep).parts[0] == "src")
+        return {str(path): files.digest(path) for path in named if path.exists()}
 
 
 def stages(pipeline: Path = paths.PIPELINE, parameters: Path = paths.PARAMS) -> list[Stage]:
@@ -82,7 +65,7 @@ def running(module: str, *arguments: str) -> Stage:
             given = arguments[0] if arguments else ""
             raise UserError(f"which arm? {module} knows {', '.join(known)} ({paths.PIPELINE}), not {given!r}")
         raise UserError(f"{paths.PIPELINE} has no stage that runs {' '.join(program)}")
-    return replace(found[0], begun=found[0].editable())
+    return replace(found[0], begun_with=found[0].sources())
 
 
 def code() -> list[str]:

@@ -7,9 +7,10 @@ a changed one starts afresh. `publish` moves the finished folder into place in o
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -27,17 +28,36 @@ def key(stage: Stage, values: BaseModel) -> str:
     Raises UserError when an input is missing.
     """
 
-    def listed(dotted: str) -> bool:
-        return any(f"{dotted}.".startswith(f"{one}.") for one in stage.params)
-
     try:
         inputs = {dep: files.digest(Path(dep)) for dep in stage.deps}
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing: run `dvc repro` to make it") from None
-    settings = {dotted: value for dotted, value in params.decisive(values).items() if listed(dotted)}
-    weights = {dotted: digest for dotted, digest in checkpoints.digests(values).items() if listed(dotted)}
-    described = {"inputs": inputs, "settings": settings, "checkpoints": weights}
+    weights = _listed(stage, checkpoints.digests(values))
+    described = {"inputs": inputs, "settings": _listed(stage, params.decisive(values)), "checkpoints": weights}
     return files.text_digest(TypeAdapter(dict).dump_json(described).decode())[:16]
+
+
+def _listed(stage: Stage, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Those whose dotted keys are below one that the stage lists."""
+    return {
+        dotted: value
+        for dotted, value in found.items()
+        if any(f"{dotted}.".startswith(f"{one}.") for one in stage.params)
+    }
+
+
+def check_unedited(stage: Stage, values: BaseModel) -> None:
+    """Raises UserError when a parameter of the stage's that decides a result, or its code, is another one by now.
+
+    DVC notes what stands there when a stage ends, and would take the result for that of the new values ever after.
+    """
+    before, now = (_listed(stage, params.decisive(one)) for one in (values, params.load(type(values))))
+    before, now = {**before, **stage.begun_with}, {**now, **stage.sources()}
+    if changed := [name for name in before | now if before.get(name) != now.get(name)]:
+        raise UserError(
+            f"{', '.join(changed)} changed while this ran, so that nothing was made of it. Run the same command again; "
+            "put back what stood there, and work that was kept is taken up"
+        )
 
 
 @contextmanager
@@ -87,12 +107,12 @@ def _held(stage: Stage, folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def publish(stage: Stage, finished: Path, out: Path) -> None:
+def publish(stage: Stage, values: BaseModel, finished: Path, out: Path) -> None:
     """Make `finished` the stage's output. Readers see the old one or the whole new one, or for a moment none.
 
     Raises UserError when what the stage depends on was edited while it ran; `finished` stays.
     """
-    stage.check_unchanged()
+    check_unedited(stage, values)
     out.parent.mkdir(parents=True, exist_ok=True)
     staged, old = (out.with_name(f".{out.name}.{word}.partial") for word in ("new", "old"))
     shutil.rmtree(staged, ignore_errors=True)

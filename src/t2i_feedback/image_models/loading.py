@@ -72,7 +72,7 @@ def load_image_model(model: Model, adapter: Path | None = None, *, training: boo
         raise UserError(f"model.name: {model.name!r} cannot be loaded: {first_line(error)}{advice}") from None
     made = family(pipe, model)
     made.check_settings()
-    pipe.scheduler = _scheduler(family.rollouts if training else scheduler, family, pipe.scheduler.config)
+    pipe.scheduler = _scheduler(family.rollouts if training else scheduler, family, pipe.scheduler.config, training)
     pipe.set_progress_bar_config(disable=True)
     if model.vae_dtype == "float32":
         pipe.vae.float()
@@ -160,7 +160,7 @@ DECISIVE = {
 }
 
 
-def _scheduler(name: str, family: "type[ImageModel]", config: Any) -> Any:
+def _scheduler(name: str, family: "type[ImageModel]", config: Any, training: bool) -> Any:
     """The family's scheduler of that name. Raises UserError if it does not keep the checkpoint's noise schedule."""
 
     def knows(scheduler: Any, key: str) -> bool:
@@ -170,10 +170,13 @@ def _scheduler(name: str, family: "type[ImageModel]", config: Any) -> Any:
     for key, nothing in DECISIVE.items():
         if config.get(key) not in (None, nothing) and not knows(made, key):
             others = [other for other in family.schedulers if knows(family.scheduler(other, config), key)]
-            raise UserError(
-                f"model.scheduler: {name} would drop {key} of the checkpoint's noise schedule; "
-                f"{' or '.join(others) or 'no other'} would not (fine-tuning takes {family.rollouts})"
-            )
+            if training:
+                raise UserError(
+                    f"model.name: a checkpoint with {key} cannot be fine-tuned: rollouts take {name}, which would drop "
+                    "it from the noise schedule"
+                )
+            keeps = f"set {' or '.join(others)}" if others else "no other one of its family keeps it"
+            raise UserError(f"model.scheduler: {name} would drop {key} of the checkpoint's noise schedule; {keeps}")
     return made
 
 

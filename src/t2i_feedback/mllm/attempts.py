@@ -5,21 +5,18 @@ from typing import Any
 
 import openai
 
-UNSENT = (
-    "ConnectError",
-    "ConnectTimeout",
-    "PoolTimeout",
-    "ProxyError",
-    "UnsupportedProtocol",
-)  # it reached nobody
+UNSENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol")  # it reached nobody
 
 
 class Client(openai.DefaultHttpxClient):
-    """`before` is called before an attempt and may raise; `lost` when the server may have worked for nothing."""
+    """`before` is called before an attempt and may raise; `unsent` when it reached nobody, `lost` when a server may
+    have worked for nothing."""
 
-    def __init__(self, before: Callable[[], None], lost: Callable[[], None], trust_env: bool):
+    def __init__(
+        self, before: Callable[[], None], unsent: Callable[[], None], lost: Callable[[], None], *, trust_env: bool
+    ):
         super().__init__(trust_env=trust_env)
-        self._before_attempt, self._after_loss = before, lost
+        self._before_attempt, self._unsent, self._after_loss = before, unsent, lost
 
     def send(self, request: Any, **how: Any) -> Any:
         if request.method != "POST":  # its list of models, which costs nothing
@@ -28,6 +25,5 @@ class Client(openai.DefaultHttpxClient):
         try:
             return super().send(request, **how)
         except Exception as error:
-            if type(error).__name__ not in UNSENT:
-                self._after_loss()
+            (self._unsent if type(error).__name__ in UNSENT else self._after_loss)()
             raise

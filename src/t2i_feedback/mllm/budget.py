@@ -28,6 +28,10 @@ class Budget:
             "is kept. Raise it and run the same command again."
         )
 
+    def give_back(self) -> None:
+        """After a call that reached nobody."""
+        self._ledger.give_back(self._account)
+
     def noted(self, subject: str) -> str | None:
         """What was found out about the server and is remembered with its account."""
         return self._ledger.noted(f"{self._account} {subject}")

@@ -24,10 +24,12 @@ SAID = 160  # characters of what a server says of an answer that is none
 
 # Why an answer ended, in the words of OpenAI, Anthropic, Gemini, Mistral, Cohere, TGI, Together, vLLM, SGLang, Zhipu
 _DONE = re.compile(
-    r"|stop(?:_\w+)?|eos(?:_\w+)?|end(?:_\w+)?|completed?|finish(?:ed)?|normal|done|tool_calls?|function_call|null|none",
+    r"|stop(?:ped|_\w+)?|eos(?:_\w+)?|end\w*|completed?|finish(?:ed)?|success|normal|done|tool_calls?|function_call|"
+    r"null|none",
     re.IGNORECASE,
 )
-_CUT = re.compile(r"length|max_?(?:output_?)?tokens|context", re.IGNORECASE)
+_CUT = re.compile(r"length|max(?:imum)?_?(?:\w*_)?tokens|context", re.IGNORECASE)
+_FAILED = re.compile(r"error|fail|abort|cancel|insufficient|overload|time_?out|network", re.IGNORECASE)
 _FILTERED = re.compile(
     r"content_?(?:filter|policy)|safety|sensitive|refusal|guardrail|prohibited|blocklist|moderation|recitation|toxic",
     re.IGNORECASE,
@@ -138,6 +140,13 @@ def broken_off(said: Json) -> str:
         return ""
     told = f": {clean(json.dumps(error, ensure_ascii=False, default=str))}" if error else ""
     return f"the answer broke off ({finish or 'error'}){told}"[:SAID]
+
+
+def ends_unknown(said: Json) -> str:
+    """The `finish_reason` of an answer that is neither an end nor a failure that is known here; "" for all others."""
+    choice = _first(said) or {}
+    finish = _finish(choice)
+    return finish if broken_off(said) and not choice.get("error") and not _FAILED.search(finish) else ""
 
 
 def fault_of_content(status: int, code: str, words: str) -> Literal["refusal", "truncated"] | None:

@@ -82,7 +82,7 @@ class EndpointMllm:
         entry = self.entry
         try:
             through = bool(self._proxy) or not getproxies()
-            web = attempts.Client(self._before_attempt, self._after_loss, trust_env=through)
+            web = attempts.Client(self._before_attempt, self._budget.give_back, self._after_loss, trust_env=through)
             return openai.OpenAI(
                 api_key=key,
                 base_url=entry.base_url,
@@ -149,6 +149,11 @@ class EndpointMllm:
             return self._reason(error)
         reply = self._read(given, request, decoding, 0.0)
         self._budget.pay(reply)
+        if finish := completion.ends_unknown(given.said):
+            raise UserError(
+                f"mllms.{self.name}: {self.entry.base_url} ends its answers with finish_reason {finish!r}, "
+                "which is not known here: whether they are whole cannot be told"
+            )
         if reason := completion.broken_off(given.said):
             raise self._cannot_be_asked(self._without_key(reason))
         if reply.status == "truncated" and "thinking used up" in reply.text and not self.dialect.thinks:
@@ -303,6 +308,8 @@ class EndpointMllm:
             return None
         refusal = (sent, error.param or "", self._all_said(error))
         if dialects.wrong_value(*refusal) == "temperature":
+            if not request.role:  # a probe, which finds out just that
+                return None
             advice = f"choose another mllms.{self.name}.reading"
             if request.role == "enhance":
                 advice = "lower stage1.temperature"
@@ -315,7 +322,7 @@ class EndpointMllm:
         return dialects.adapted(dialect, *refusal)
 
     def _nobody_is_there(self, error: openai.APIConnectionError) -> bool:
-        return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol")
+        return type(error.__cause__).__name__ in attempts.UNSENT
 
     def _give_up(self, problem: UserError) -> None:
         """Nothing is sent any more."""

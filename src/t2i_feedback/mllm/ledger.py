@@ -229,6 +229,11 @@ class Ledger:
             limits = {"account": account, "max_calls": max_calls, "max_cost": max_cost_usd}
             return connection.execute(_TAKE, limits).rowcount == 1
 
+    def give_back(self, account: str) -> None:
+        """Uncount a call that was taken."""
+        with self._connection() as connection:
+            connection.execute("UPDATE spent SET calls = calls - 1 WHERE account = ?", (account,))
+
     def pay(self, account: str, cost_usd: float) -> None:
         with self._connection() as connection:
             connection.execute("UPDATE spent SET cost_usd = cost_usd + ? WHERE account = ?", (cost_usd, account))

@@ -92,12 +92,12 @@ def _holds_to_schema(server: "EndpointMllm") -> bool:
 
 
 def _is_steady(server: "EndpointMllm") -> bool:
-    """Whether it gives the same answer each time, at a temperature at which it should not."""
+    """Whether it gives the same answer each time, at a temperature at which it should not, or takes none such."""
     texts = set()
     for sample in range(TIMES):
         request, decoding = Request(VARIETY, None, sample), Decoding(CHOICE_TOKENS, temperature=1.0)
         said = server.probe(request, decoding)
         if not isinstance(said, dict):
-            return False
+            return True
         texts.add(completion.read(said, request, decoding, 0.0, CHOICE_TOKENS).text)
     return len(texts) == 1

@@ -68,7 +68,7 @@ def main() -> None:
         if distributed.is_main():
             write_rows(folder / "rounds.jsonl", judged)
             write_rows(folder / "images.jsonl", final)
-            workspace.publish(stage, folder, paths.arm("best_of_n"))
+            workspace.publish(stage, p, folder, paths.arm("best_of_n"))
     print(f"best_of_n: {sum(bool(row.accepted) for row in final)} of {len(final)} would be accepted")
 
 

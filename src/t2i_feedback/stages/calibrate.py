@@ -58,7 +58,7 @@ def main() -> None:
         write_rows(out / "sweeps.jsonl", [row for one in found.values() for row in one.sweeps])
         write_json(out / paths.CALIBRATION_NUMBERS.name, {name: one.numbers for name, one in found.items()})
         calibration.draw_judges(found, p.preference, out / paths.JUDGE_PLOTS.name)
-        workspace.publish(stage, out, paths.CALIBRATION)
+        workspace.publish(stage, p, out, paths.CALIBRATION)
     ranks = ", ".join(f"{name} {_figure(one.numbers['rank_correlation'])}" for name, one in found.items())
     print(f"calibrate: rank correlation with the preferred direction: {ranks}; images in {paths.JUDGE_PLOTS}")
 

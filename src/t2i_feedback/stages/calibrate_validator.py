@@ -55,7 +55,7 @@ def main() -> None:
         out = work / "validator"
         write_json(out / paths.VALIDATOR_NUMBERS.name, written)
         calibration.draw_validator(name, found, out / paths.VALIDATOR_PLOTS.name)
-        workspace.publish(stage, out, paths.VALIDATOR)
+        workspace.publish(stage, p, out, paths.VALIDATOR)
     shown = ("balanced_accuracy", "auc", "best_threshold", "retest_agreement")
     text = ", ".join(f"{key} {written[key]:.2f}" for key in shown if written[key] is not None)
     auc = written["auc"]

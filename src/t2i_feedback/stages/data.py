@@ -61,7 +61,7 @@ def choose(stage: pipeline.Stage, p: Settings) -> None:
             print(f"data: {len(chosen.left_out)} images are left out, since they cannot be read ({paths.LEFT_OUT})")
         if p.data.source == "postcards":
             shutil.copytree(work / "postcards" / "annotations", out / "annotations")
-        workspace.publish(stage, out, paths.DATASET)
+        workspace.publish(stage, p, out, paths.DATASET)
     print(f"data: done, {len(finetune)} + {len(evaluation)} captions and {len(reference)} images in {paths.DATASET}")
 
 

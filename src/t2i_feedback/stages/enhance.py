@@ -47,7 +47,7 @@ def main() -> None:
         if distributed.is_main():
             finished = work / "prompts"
             write_rows(finished / paths.FIRST_PROMPTS.name, rows)
-            workspace.publish(stage, finished, paths.PROMPTS)
+            workspace.publish(stage, p, finished, paths.PROMPTS)
     cut = [row.tokens_lost for row in rows if row.tokens_lost]
     print(
         f"enhance: {sum(row.status == 'valid' for row in rows)} prompts, {len(cut)} of them longer than the image "

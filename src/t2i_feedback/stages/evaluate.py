@@ -101,7 +101,7 @@ def main(arm: str = "") -> None:
             write_rows(out / "fid_by_n.jsonl", curve)
             write_json(out / "card.json", card)
             write_json(out / paths.arm_numbers(arm).name, metrics)
-            workspace.publish(stage, out, paths.evaluation(arm))
+            workspace.publish(stage, p, out, paths.evaluation(arm))
     shown = (name for name in ("fid", "alignment", "judge_score", "held_out_score") if name in metrics)
     print(f"evaluate {arm}: done, {', '.join(f'{name} {metrics[name]:.4g}' for name in shown)}")
 

@@ -99,7 +99,7 @@ def main() -> None:
             write_rows(work / "adapter" / HISTORY, history)
             numbers = progress.summary(history, epochs_learnt(history, config))
             write_json(work / "adapter" / paths.FINETUNE_NUMBERS.name, numbers)
-            workspace.publish(stage, work / "adapter", paths.ADAPTER)
+            workspace.publish(stage, p, work / "adapter", paths.ADAPTER)
             run.adapter(paths.ADAPTER)
     if why:
         print(f"finetune: ended after epoch {len(history)}: {why}; the adapter is the last within bounds")

@@ -54,7 +54,7 @@ def main(arm: str = "") -> None:
         if distributed.is_main():
             write_rows(work / "arm/rounds.jsonl", rows)
             write_rows(work / "arm/images.jsonl", rows)
-            workspace.publish(stage, work / "arm", paths.arm(arm))
+            workspace.publish(stage, p, work / "arm", paths.arm(arm))
     found = sum(bool(row.flagged) for row in rows)
     warned = f"; {found} of {len(rows)} flagged by the safety checker" if found else ""
     print(f"generate {arm}: done, {paths.arm(arm)}/images{warned}")

@@ -55,7 +55,7 @@ def main() -> None:
                 "classes": 0 if extracted.logits is None else extracted.logits.shape[1],
             }
             write_json(out / "card.json", card)
-            workspace.publish(stage, out, paths.REFERENCE)
+            workspace.publish(stage, p, out, paths.REFERENCE)
     print(f"reference: done, {len(files)} x {extracted.features.shape[1]} features in {paths.REFERENCE}")
 
 

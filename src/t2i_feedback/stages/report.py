@@ -3,7 +3,7 @@
 import sys
 
 from t2i_feedback import arms
-from t2i_feedback.foundation import paths, pipeline, running
+from t2i_feedback.foundation import paths, pipeline, running, workspace
 from t2i_feedback.foundation.errors import UserError
 from t2i_feedback.foundation.files import write_json, write_text
 from t2i_feedback.foundation.params import load
@@ -23,7 +23,7 @@ def main() -> None:
     print(f"report: {len(evidence.arms)} arms, {len(evidence.captions)} captions")
     alarms = alarm.alarms(evidence.history, settings.epochs)
     summary = comparisons.summary(evidence) | {"alarms": float(len(alarms))}
-    stage.check_unchanged()
+    workspace.check_unedited(stage, settings)
     series.write(evidence, paths.PLOTS)
     write_json(paths.NUMBERS, numbers.every(evidence, gathering.numbers(paths.FINETUNE_NUMBERS), summary))
     write_json(paths.HEADLINE, numbers.headline(evidence, summary))

@@ -72,7 +72,7 @@ def main(arm: str = "") -> None:
         if distributed.is_main():
             write_rows(folder / "rounds.jsonl", images)
             write_rows(folder / "images.jsonl", final)
-            workspace.publish(stage, folder, paths.arm(arm))
+            workspace.publish(stage, p, folder, paths.arm(arm))
     accepted = sum(bool(row.accepted) for row in final)
     print(f"validate {arm}: {accepted} of {len(final)} accepted, {len(images) / len(final):.2f} rounds on average")
 

@@ -89,6 +89,11 @@ def test_a_table_that_would_cut_a_caption_is_refused(tmp_path: Path, text: str, 
     assert said in refusal(tmp_path)
 
 
+def test_empty_cells_behind_a_line_of_a_table_cut_nothing(tmp_path: Path) -> None:
+    (tmp_path / "captions.csv").write_text("image,caption\na.png,a red car,\n")
+    assert folder.read(tmp_path)[0].captions[0].text == "a red car"
+
+
 def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "captions.jsonl").write_text('{"image": "a.jpg", "caption": "a dog"}\nnot json\n')
     assert "captions.jsonl:2 is not JSON" in refusal(tmp_path)

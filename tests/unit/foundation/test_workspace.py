@@ -165,14 +165,17 @@ def test_publishing_replaces_the_old_output_whole(here: Path) -> None:
     for name, file in (("finished", "new"), ("out", "old")):
         (here / name).mkdir()
         (here / name / file).write_text("")
-    workspace.publish(pipeline.running("draw", "raw"), here / "finished", here / "out")
+    workspace.publish(pipeline.running("draw", "raw"), Settings(), here / "finished", here / "out")
     assert [path.name for path in (here / "out").iterdir()] == ["new"]
     assert not (here / "finished").exists() and not list(here.glob(".*.partial"))
 
 
 @pytest.mark.parametrize(
     ("file", "text", "said"),
-    [("params.yaml", "seed: 2", "seed changed"), ("src/drawing/pen.py", "b", "src/drawing changed")],
+    [
+        ("params.yaml", "seed: 2\nmodel: {steps: 5}", "seed, model.steps changed"),
+        ("src/drawing/pen.py", "b", "src/drawing changed"),
+    ],
 )
 def test_what_was_edited_while_a_stage_ran_is_not_taken_for_what_it_ran_with(
     here: Path, file: str, text: str, said: str
@@ -181,14 +184,14 @@ def test_what_was_edited_while_a_stage_ran_is_not_taken_for_what_it_ran_with(
     stage = pipeline.running("draw", "raw")
     before = (here / file).read_text()
     (here / "finished").mkdir()
-    (here / "params.yaml").write_text("seed: 1  # its own key\nreport: list\n" if file == "params.yaml" else "seed: 1")
-    stage.check_unchanged()  # a key of others, a comment
+    (here / "params.yaml").write_text("seed: 1  # its own\nreport: list\nmodel: {batch_size: 2}\n")
+    workspace.check_unedited(stage, Settings())  # a comment, a key of others, one that decides nothing
     (here / file).write_text(text)
-    with pytest.raises(UserError, match=f"^{said} while this ran. The work is kept: put it back"):
-        workspace.publish(stage, here / "finished", here / "out")
+    with pytest.raises(UserError, match=f"^{said} while this ran, so that nothing was made of it"):
+        workspace.publish(stage, Settings(), here / "finished", here / "out")
     assert not (here / "out").exists()
     (here / file).write_text(before)
-    workspace.publish(stage, here / "finished", here / "out")
+    workspace.publish(stage, Settings(), here / "finished", here / "out")
     assert (here / "out").is_dir()
 
 
@@ -208,7 +211,7 @@ def test_what_a_killed_process_half_wrote_is_not_taken_up() -> None:
 
 def test_publishing_makes_the_folders_above(here: Path) -> None:
     (here / "finished").mkdir()
-    workspace.publish(pipeline.running("draw", "raw"), here / "finished", here / "data" / "arms" / "raw")
+    workspace.publish(pipeline.running("draw", "raw"), Settings(), here / "finished", here / "data" / "arms" / "raw")
     assert (here / "data" / "arms" / "raw").is_dir()
 
 
@@ -223,6 +226,6 @@ def test_publishing_crosses_file_systems(here: Path, monkeypatch: pytest.MonkeyP
         rename(source, target)
 
     monkeypatch.setattr(workspace.os, "rename", refuse_the_first)
-    workspace.publish(pipeline.running("draw", "raw"), here / "finished", here / "out")
+    workspace.publish(pipeline.running("draw", "raw"), Settings(), here / "finished", here / "out")
     assert [path.name for path in (here / "out").iterdir()] == ["new"]
     assert not (here / "finished").exists()

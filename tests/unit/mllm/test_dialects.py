@@ -334,6 +334,15 @@ def test_samples_are_taken_only_where_temperature_is_heeded(server: Particular, 
     assert sum(body["messages"][0]["content"][-1]["text"] == VARIETY for body in server.probes) == 3
 
 
+def test_where_no_temperature_is_taken_that_varies_answers_none_are_sampled(server: Particular, ledger: Path) -> None:
+    server.gives_logprobs = False
+    wrong = about("temperature", "temperature must be less than 1")
+    server.refuses = lambda body: wrong if body.get("temperature", 0) >= 1 else None
+    with mllm.connect("gpt", entry(server, samples=3), ledger) as model:
+        assert model.reading == "text"
+        assert roles.validate(model, [IMAGE], ["a fish"])[0].status == "valid"
+
+
 def test_degenerate_probabilities_are_not_read(server: Particular, ledger: Path, capsys, monkeypatch) -> None:
     alone = said("Yes", logprobs=[{"Yes": 1.0, "No": 1e-300}])
     monkeypatch.setattr(server, "probe", lambda body: (200, {}, alone if "logprobs" in body else said("yes")))

@@ -148,7 +148,7 @@ def test_half_an_answer_is_none(server: Server, ledger: Path, answer: dict, stat
 
 
 @pytest.mark.parametrize(
-    "finish", [None, "", "STOP", "eos", "eos_token", "stop_sequence", "end_turn", "COMPLETE", "normal", "tool_calls"]
+    "finish", [None, "", "STOP", "eos", "eos_token", "stop_sequence", "end_turn", "COMPLETE", "endoftext", "tool_calls"]
 )
 def test_a_good_end_in_other_words_is_one(server: Server, ledger: Path, finish) -> None:
     server.script = [(200, {}, said("A red fish", finish))]
@@ -166,6 +166,12 @@ def test_nothing_is_found_out_from_an_answer_that_broke_off(server: Server, ledg
             pass
     with mllm.connect("gpt", entry(server), ledger) as model:
         assert model.reading == "probability"
+
+
+def test_an_end_that_nobody_knows_is_named(server: Server, ledger: Path, monkeypatch) -> None:
+    monkeypatch.setattr(server, "probe", lambda body: (200, {}, broken("other")))
+    with pytest.raises(UserError, match=r"finish_reason 'other', which is not known here"):
+        mllm.connect("gpt", entry(server), ledger).__enter__()
 
 
 def test_a_cut_answer_is_no_score(server: Server, ledger: Path) -> None:

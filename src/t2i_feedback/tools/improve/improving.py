@@ -84,12 +84,12 @@ class Improver:
     def _name(self) -> str:
         first = self.captions[0].caption.lower()
         words = "-".join(re.findall(r"\w+", first)[:5])[:40] or "prompt"
-        decisive, found = params.decisive(self.p), checkpoints.digests(self.p)
+        decisive = params.decisive(self.p)
         described = {
             "prompts": sorted(row.caption for row in self.captions),
             "parameters": {key: decisive[key] for key in decisive if key.split(".")[0] in ("seed", "model", "stage1")},
             "mllm": {key: decisive[key] for key in decisive if key.startswith(f"mllms.{self.p.stage1.mllm}.")},
-            "checkpoints": {key: found[key] for key in ("model.name", "stage1.mllm")},
+            "checkpoints": checkpoints.digests(self.p, "model.name", "stage1.mllm"),
             "adapter": files.digest(self.adapter / ADAPTER_WEIGHTS) if self.adapter else None,
         }
         return f"{words}-{files.text_digest(json.dumps(described, sort_keys=True, default=str))[:8]}"
