@@ -336,7 +336,7 @@ def test_samples_are_taken_only_where_temperature_is_heeded(server: Particular, 
 
 def test_where_no_temperature_is_taken_that_varies_answers_none_are_sampled(server: Particular, ledger: Path) -> None:
     server.gives_logprobs = False
-    wrong = about("temperature", "temperature must be less than 1")
+    wrong = failed("invalid", "temperature must be less than 1")
     server.refuses = lambda body: wrong if body.get("temperature", 0) >= 1 else None
     with mllm.connect("gpt", entry(server, samples=3), ledger) as model:
         assert model.reading == "text"
