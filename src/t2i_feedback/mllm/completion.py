@@ -20,7 +20,6 @@ CHOICE_TOKENS = 16  # room for "Score: 7/10" where the first token is not the an
 CHARACTERS_PER_TOKEN, IMAGE_TOKENS = 3, 1000  # where a server counts none: rather too many than too few
 BLANKS = " \t\n\r\u2581\u0120"  # space, and the marks that tokenisers write for it
 NOTHING = 1e-20  # a probability that no model means: what a server says of tokens that it had ruled out
-SAID = 160  # characters of what a server says of an answer that is none
 
 # Why an answer ended, in the words of OpenAI, Anthropic, Gemini, Mistral, Cohere, TGI, Together, vLLM, SGLang, Zhipu
 _DONE = re.compile(
@@ -95,7 +94,7 @@ def read(
     found = joined(message.get("content")) if isinstance(message, Mapping) else None
     if choice is None or not isinstance(message, Mapping) or found is None:
         error = said.get("error") if isinstance(said, Mapping) else None
-        words = f"not a chat completion: {clean(json.dumps(error or said, ensure_ascii=False, default=str))[:SAID]}"
+        words = f"not a chat completion: {clean(json.dumps(error or said, ensure_ascii=False, default=str))}"
         paid = [tokens or 0 for tokens in _counted(said)]  # it may have cost something all the same
         return whole(Reply("transport", words, None, None, paid[0], paid[1], paid[2], seconds))
     text, thought = found[0].strip(), found[1]
@@ -139,7 +138,7 @@ def broken_off(said: Json) -> str:
     if not error and any((_DONE.fullmatch(finish), _CUT.search(finish), _FILTERED.search(finish))):
         return ""
     told = f": {clean(json.dumps(error, ensure_ascii=False, default=str))}" if error else ""
-    return f"the answer broke off ({finish or 'error'}){told}"[:SAID]
+    return f"the answer broke off ({finish or 'error'}){told}"
 
 
 def ends_unknown(said: Json) -> str:

@@ -174,6 +174,18 @@ def test_an_end_that_nobody_knows_is_named(server: Server, ledger: Path, monkeyp
         mllm.connect("gpt", entry(server), ledger).__enter__()
 
 
+@pytest.mark.parametrize("before", range(60, 320, 12))
+def test_no_part_of_a_key_that_a_server_repeats_is_kept(server: Server, ledger: Path, monkeypatch, before: int) -> None:
+    """Words are cut after the key is taken out of them: nothing is left of one that stands where they end."""
+    monkeypatch.setenv("A_KEY", "sk-0123456789abcdef0123456789abcdef")
+    answer = broken("error") | {"error": None}
+    answer["choices"][0]["error"] = {"message": f"{'x' * before} sk-0123456789abcdef0123456789abcdef"}
+    server.script = [(200, {}, answer), (200, {}, {"error": answer["choices"][0]["error"]})]
+    with mllm.connect("gpt", entry(server, api_key_env="A_KEY"), ledger) as model:
+        told = [outcome.raw for outcome in roles.enhance(model, ["a fish", "a house"])]
+    assert all("xxx" in one and "0123" not in one for one in told)
+
+
 def test_a_cut_answer_is_no_score(server: Server, ledger: Path) -> None:
     server.script = [(200, {}, said("1", finish="length"))]  # of 10?
     with mllm.connect("gpt", entry(server, reading="text"), ledger) as model:
